@@ -1,0 +1,289 @@
+"""The wavelet score: fit once on clean images, then denoise or score at any noise level (equations (6), (15), (16))."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from numeric.data import as_image_set
+from numeric.denoiser import Denoiser, check_images
+from numeric.families import Family
+from numeric.moments import CleanMoments, monomials
+from numeric.noise import NoiseLevel, as_noise
+from numeric.progress import progress_bar
+from numeric.solve import BASES, BlockSolution, Ridge, held_out_error, solve_block
+from numeric.wavelets import WaveletTransform
+
+EVALUATION_BYTES = 24 * 2**20
+"""Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
+
+
+class NotFittedError(RuntimeError):
+    """The estimator has seen no images yet."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """All blocks solved at one noise level and degree."""
+
+    noise: NoiseLevel
+    degree: int
+    blocks: tuple[BlockSolution, ...]
+
+    @property
+    def expected_error(self) -> float:
+        """Exact expected squared error summed over coefficients, before clamping, on the fitted data."""
+        return float(sum(block.expected_error.sum() for block in self.blocks))
+
+
+class WaveletScore(Denoiser, BaseEstimator):
+    """Analytic score in a wavelet basis, ``own`` readout: each coefficient sees only its own features.
+
+    Args:
+        family: ``independent``, ``band``, ``local``, ``parent`` or ``joint``.
+        degree: polynomial degree; lower ones can be asked of the fitted object too.
+        radius, interactions: of the local family.
+        channels_coupled: couple colour channels at one atom.
+        wavelet, levels, mode: of the transform.
+        basis: ``monomial`` or ``hermite`` features (one space, two conditionings).
+        ridge, ridge_side, ridge_scaling: see :class:`numeric.solve.Ridge`.
+        device: torch device of the moments and solves.
+
+    Example:
+        >>> model = WaveletScore(family="local", degree=3).fit(images)      # doctest: +SKIP
+        >>> model.denoise(noisy, ve(0.5)), model.score(noisy, vp(0.9))      # doctest: +SKIP
+    """
+
+    readout = "own"
+
+    def __init__(
+        self,
+        family: str = "independent",
+        degree: int = 3,
+        radius: int = 1,
+        interactions: str = "pairwise",
+        channels_coupled: bool = False,
+        wavelet: str = "db2",
+        levels: int | None = None,
+        mode: str = "periodization",
+        basis: str = "monomial",
+        ridge: float = 1e-10,
+        ridge_side: str = "score",
+        ridge_scaling: str = "unit",
+        device: str = "cpu",
+    ) -> None:
+        self.family, self.degree, self.radius, self.interactions = family, degree, radius, interactions
+        self.channels_coupled = channels_coupled
+        self.wavelet, self.levels, self.mode = wavelet, levels, mode
+        self.basis, self.ridge, self.ridge_side, self.ridge_scaling = basis, ridge, ridge_side, ridge_scaling
+        self.device = device
+
+    # ----- fitting -----------------------------------------------------------------------------------------------------
+
+    def new_moments(self, shape: tuple[int, int, int]) -> CleanMoments:
+        """An empty accumulator for images of ``(channels, height, width)``."""
+        if self.basis not in BASES:
+            raise ValueError(f"unknown basis {self.basis!r}: use 'monomial' or 'hermite'")
+        transform = WaveletTransform(shape[1:], self.wavelet, self.levels, self.mode)
+        family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
+        needed = CleanMoments.foreseen_bytes(transform, family, self.degree, shape[0])
+        free = _free_memory()
+        if free is not None and needed * 3 > free:
+            raise MemoryError(
+                f"{family.label} at degree {self.degree} on {shape} images needs about {needed * 3 / 2**30:.1f} GiB, "
+                f"{free / 2**30:.1f} GiB are free: lower the degree or radius, or use interactions='pairwise'"
+            )
+        return CleanMoments(transform, family, self.degree, shape[0], device=self.device)
+
+    def fit(self, images: Any, y: None = None, *, batch_size: int = 1000, progress: bool = False) -> WaveletScore:
+        """One streaming pass over clean images.
+
+        Args:
+            images: anything :func:`numeric.data.as_image_set` takes.
+            batch_size: images held in memory at a time.
+            progress: show a progress bar.
+        """
+        data = as_image_set(images)
+        moments = self.new_moments(data.shape)
+        with progress_bar(len(data), f"moments {moments.family.label}", progress) as bar:
+            moments.fit(data.batches(batch_size), bar.update)
+        return self.fit_moments(moments)
+
+    def fit_moments(self, moments: CleanMoments) -> WaveletScore:
+        """Use moments made earlier (merged, or read from a file)."""
+        if moments.degree < self.degree:
+            raise ValueError(f"the moments reach degree {moments.degree}, this estimator wants {self.degree}: fit again")
+        self.moments_ = moments
+        self.transform_ = moments.transform
+        self.central_ = moments.central()
+        self.mean_ = moments.mean
+        self._solutions: dict[tuple[Any, ...], Solution] = {}
+        return self
+
+    def _fitted(self) -> CleanMoments:
+        if not hasattr(self, "moments_"):
+            raise NotFittedError("this WaveletScore has seen no images: call fit(images) first")
+        return self.moments_
+
+    def _names(self, targets: Any) -> list[str]:
+        addresses, size = self.transform_.addresses, self.transform_.n_coefficients
+        return [
+            "{3} scale {0} at ({1}, {2})".format(*addresses[int(t) % size])
+            + (f" channel {int(t) // size}" if self.moments_.channels > 1 else "")
+            for t in targets
+        ]
+
+    def _covariance(self, variables: Any) -> Tensor | None:
+        full = self.transform_.noise_covariance
+        if full is None:
+            return None
+        size = self.transform_.n_coefficients
+        local, channel = variables % size, variables // size
+        k = full[local[:, :, None], local[:, None, :]] * (channel[:, :, None] == channel[:, None, :])
+        return torch.as_tensor(k, dtype=torch.float64, device=self.device).permute(1, 2, 0)
+
+    def solve(self, noise: NoiseLevel | float, degree: int | None = None, condition: bool = False) -> Solution:
+        """Solve all coefficients at a noise level from the moments alone; no image is read and no noise drawn.
+
+        Args:
+            degree: up to the fitted degree (the default).
+            condition: also compute condition numbers.
+
+        Raises:
+            NotFittedError, FamilyError (degree out of range), SingularGramError.
+        """
+        moments, level = self._fitted(), as_noise(noise)
+        degree = self.degree if degree is None else degree
+        ridge = Ridge(self.ridge, self.ridge_side, self.ridge_scaling)
+        key = (level, degree, condition, self.basis, ridge)
+        if key not in self._solutions:
+            blocks = []
+            for block, table in zip(moments.blocks, self.central_):
+                variables = block.block.variables
+                blocks.append(
+                    solve_block(
+                        table,
+                        self.mean_[torch.as_tensor(variables, device=self.mean_.device)].T,
+                        block.plan,
+                        level,
+                        degree,
+                        self.basis,
+                        ridge,
+                        self._covariance(variables),
+                        self._names(variables[:, 0]),
+                        condition,
+                    )
+                )
+            if len(self._solutions) >= 8:  # keep a few levels; a sweep or a sampler revisits none after moving on
+                self._solutions.pop(next(iter(self._solutions)))
+            self._solutions[key] = Solution(level, degree, tuple(blocks))
+        return self._solutions[key]
+
+    # ----- use ---------------------------------------------------------------------------------------------------------
+
+    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        return self.estimate_degrees(y, noise, [self.degree])[0]
+
+    def estimate_degrees(self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int]) -> Tensor:
+        """Unclamped estimates at several degrees at once, ``(len(degrees), n, channels, height, width)``.
+
+        The features of the highest degree hold those of the lower ones, so they are evaluated once.
+        """
+        check_images(y)
+        moments = self._fitted()
+        if y.shape[1] != moments.channels:
+            raise ValueError(f"fitted on {moments.channels} channel(s), got images with {y.shape[1]}")
+        solutions = [self.solve(noise, degree) for degree in degrees]
+        v = self.transform_.forward(y).flatten(1).T.contiguous()
+        out = torch.empty(len(degrees), *v.shape, dtype=v.dtype, device=v.device)
+        for index, block in enumerate(moments.blocks):
+            parts = [solution.blocks[index] for solution in solutions]
+            widest = max(parts, key=lambda p: p.denoiser.shape[1])
+            size = widest.denoiser.shape[1]
+            h = torch.zeros(len(block.block.variables), len(parts), size, dtype=torch.float64, device=self.device)
+            for k, part in enumerate(parts):
+                h[:, k, : part.denoiser.shape[1]] = part.denoiser
+            h = h.to(v)
+            centre = widest.centre.T[:, :, None].to(v)
+            inverse = (1.0 / widest.scale).T[:, :, None].to(v)
+            variables = torch.as_tensor(block.block.variables, device=v.device)
+            step = max(1, EVALUATION_BYTES // (v.element_size() * v.shape[1] * (size + variables.shape[1])))
+            for start in range(0, len(variables), step):
+                part_ = slice(start, start + step)
+                u = (v[variables[part_]] - centre[part_]) * inverse[part_]
+                phi = monomials(u, block.plan, size)
+                out[:, variables[part_, 0]] = torch.bmm(h[part_], phi).permute(1, 0, 2)
+        images = out.transpose(1, 2).reshape(len(degrees) * y.shape[0], moments.channels, -1)
+        return self.transform_.inverse(images).reshape(len(degrees), *y.shape)
+
+    def denoise_degrees(self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int], clamp: bool = True) -> Tensor:
+        """:meth:`denoise` at several degrees at once."""
+        out = self.estimate_degrees(y, noise, degrees)
+        return out.clamp_(0.0, 1.0) if clamp else out
+
+    def expected_mse(
+        self, noise: NoiseLevel | float, degree: int | None = None, moments: CleanMoments | None = None
+    ) -> float:
+        """Exact expected MSE per pixel, before clamping, from moments alone (orthonormal bases).
+
+        Args:
+            moments: of other data (held-out), with this estimator's settings; by default the fitted ones.
+        """
+        fitted, level = self._fitted(), as_noise(noise)
+        if not self.transform_.is_orthonormal:
+            raise ValueError(f"the expected pixel MSE needs an orthonormal basis; {self.transform_} is over-complete")
+        solution = self.solve(level, degree)
+        pixels = fitted.channels * self.transform_.shape[0] * self.transform_.shape[1]
+        if moments is None:
+            return solution.expected_error / pixels
+        if moments.config != fitted.config:
+            raise ValueError("the held-out moments have other settings than the fitted ones: make them with new_moments")
+        total, mean = 0.0, moments.mean
+        for block, part, table in zip(fitted.blocks, solution.blocks, moments.central()):
+            variables = torch.as_tensor(block.block.variables, device=mean.device)
+            total += float(held_out_error(part, table, mean[variables].T, level).sum())
+        return total / pixels
+
+    def condition_numbers(self, noise: NoiseLevel | float, degree: int | None = None) -> Tensor:
+        """Condition number of every coefficient's solved system, ``(channels * n_coefficients,)``."""
+        solution = self.solve(noise, degree, condition=True)
+        out = torch.empty(len(self.mean_), dtype=torch.float64, device=self.mean_.device)
+        for block, part in zip(self._fitted().blocks, solution.blocks):
+            out[torch.as_tensor(block.block.targets, device=out.device)] = part.condition
+        return out
+
+    @property
+    def label(self) -> str:
+        """Name for legends, with the readout."""
+        family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
+        return f"{family.label}, {self.readout} readout"
+
+    # ----- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write settings and moments (safetensors with JSON metadata), atomically."""
+        self._fitted().save(path, extra=self.get_params())
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> WaveletScore:
+        """Read what :meth:`save` wrote."""
+        moments, extra = CleanMoments.load_with_extra(path, device)
+        return cls(**{**extra, "device": device}).fit_moments(moments)
+
+
+def _free_memory() -> int | None:
+    """Free system memory in bytes, None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,325 @@
+"""Clean-data moments in one streaming pass, and their exact noisy counterparts (equation (20), DESIGN section 4).
+
+Every number a score coefficient needs at any noise level, VE or VP, is a linear function of mixed moments of the
+*clean* coefficients.  They are accumulated once, as products of feature matrices (BLAS-3), in float64 and about a
+fixed centre; afterwards a new noise level reads no data and draws no noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from numeric.families import Block, Family, MonomialPlan, monomial_plan
+from numeric.wavelets import WaveletTransform
+
+CHUNK_BYTES = 96 * 2**20
+"""Working memory of one step of the pass (feature matrices of a chunk of groups)."""
+
+
+class MomentError(ValueError):
+    """Moments cannot be accumulated, merged or read; the message names the value and the fix."""
+
+
+# ----- pure functions on moment tables (products, groups) --------------------------------------------------------------
+
+
+def monomials(x: Tensor, plan: MonomialPlan, count: int | None = None) -> Tensor:
+    """Basis monomials ``(groups, B, n)`` of the variables ``x`` of shape ``(groups, q, n)``."""
+    parent, variable = plan.recursion
+    size = len(plan.basis) if count is None else count
+    out = x.new_empty(x.shape[0], size, x.shape[2])
+    out[:, 0] = 1.0
+    for index in range(size - 1):
+        p, v = int(parent[index]), int(variable[index])
+        if p == 0:
+            out[:, index + 1] = x[:, v]
+        else:
+            torch.mul(out[:, p], x[:, v], out=out[:, index + 1])
+    return out
+
+
+def translate(table: Tensor, plan: MonomialPlan, shift: Tensor) -> Tensor:
+    """Moments of ``u + shift`` from those of ``u``: the binomial theorem in every variable.
+
+    Args:
+        table: ``(M, groups)`` moments of all products.
+        shift: ``(q, groups)``.
+    """
+    out = table
+    for i in range(plan.variables):
+        if not bool(torch.any(shift[i] != 0)):
+            continue
+        # exp(shift_i d/du_i), a finite sum because the derivative is nilpotent on polynomials.
+        power = torch.as_tensor(plan.products[:, i], device=table.device)
+        down = torch.as_tensor(plan.down[i], device=table.device)
+        term, result = out, out.clone()
+        for k in range(1, int(power.max()) + 1):
+            rows = torch.nonzero(power >= k).squeeze(1)
+            lowered = torch.zeros_like(term)
+            lowered[rows] = term[down[rows]] * power[rows, None].to(table.dtype) * (shift[i] / k)
+            term = lowered
+            result[rows] += term[rows]
+        out = result
+    return out
+
+
+def heat(table: Tensor, plan: MonomialPlan, alpha: float, sigma: float, covariance: Tensor | None = None) -> Tensor:
+    """Moments of ``alpha u + sigma z`` from those of ``u``, the Gaussian noise integrated exactly (equation (20)).
+
+    ``E_z p(alpha u + sigma z) = exp(sigma^2 / 2 * Laplacian) p(alpha u)``: the heat semigroup, a finite sum on
+    polynomials.  It equals ``m_p = sum_q C(p, q) a^q s^(p-q) mu_q E[z^(p-q)]`` in one variable.
+
+    Args:
+        table: ``(M, groups)`` clean moments.
+        covariance: ``(q, q, groups)`` covariance of ``z`` (over-complete bases), or None for the identity.
+    """
+    products = plan.products
+    device, dtype = table.device, table.dtype
+    degree = torch.as_tensor(products.sum(axis=1), device=device)
+    term = table * (alpha ** degree.to(dtype))[:, None]
+    out = term.clone()
+    steps = []
+    for i in range(plan.variables):
+        for j in range(i, plan.variables):
+            if i == j:
+                weight = products[:, i] * (products[:, i] - 1) / 2.0
+            elif covariance is None:
+                continue
+            else:
+                weight = (products[:, i] * products[:, j]).astype(float)
+            rows = np.flatnonzero(weight > 0)
+            if len(rows) == 0:
+                continue
+            source = plan.down[j][plan.down[i][rows]]
+            steps.append(
+                (
+                    torch.as_tensor(rows, device=device),
+                    torch.as_tensor(source, device=device),
+                    torch.as_tensor(weight[rows], device=device, dtype=dtype)[:, None],
+                    None if covariance is None else covariance[i, j],
+                )
+            )
+    for order in range(1, int(products.sum(axis=1).max()) // 2 + 1):
+        lowered = torch.zeros_like(term)
+        for rows, source, weight, k in steps:
+            part = term[source] * weight
+            lowered.index_add_(0, rows, part if k is None else part * k)
+        term = lowered * (sigma**2 / order)
+        out += term
+    return out
+
+
+# ----- the streaming accumulator -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class BlockMoments:
+    """Moment sums of one block: ``sums`` is ``(M, groups)``, about the accumulator's centre."""
+
+    block: Block
+    plan: MonomialPlan
+    sums: Tensor
+    _index: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def accumulate(self, centred: Tensor) -> None:
+        """Add a batch of centred coefficients ``(channels * n_coefficients, n)``."""
+        n, basis = centred.shape[1], len(self.plan.basis)
+        q = self.plan.variables
+        device = centred.device
+        if "variables" not in self._index:
+            self._index["variables"] = torch.as_tensor(self.block.variables, device=device)
+            self._index["representative"] = torch.as_tensor(self.plan.representative, device=device)
+        variables, representative = self._index["variables"], self._index["representative"]
+        step = max(1, int(CHUNK_BYTES // (8 * (n * (basis + q) + basis * basis + self.plan.n_products))))
+        for start in range(0, len(variables), step):
+            x = centred[variables[start : start + step]]
+            phi = monomials(x, self.plan)
+            gram = torch.bmm(phi, phi.transpose(1, 2)).flatten(1)
+            self.sums[:, start : start + step] += gram[:, representative].T
+
+
+class CleanMoments:
+    """Moments of clean wavelet coefficients for one family, from one pass over the images.
+
+    Args:
+        transform: the wavelet transform.
+        family: the feature family.
+        degree: largest degree that will be asked for; lower degrees are nested in it.
+        channels: of the images.
+        centre: ``(channels * n_coefficients,)`` point about which moments are summed; by default the mean of the first
+            batch. Any fixed point gives the same moments; one near the mean keeps their digits.
+        device: where the sums live and the products run.
+
+    Use :meth:`update` per batch, or :meth:`fit` over an iterable.  Two accumulators :meth:`merge`; the state saves to a
+    file and resumes from it.
+    """
+
+    def __init__(
+        self,
+        transform: WaveletTransform,
+        family: Family,
+        degree: int,
+        channels: int = 1,
+        centre: Tensor | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.transform, self.family, self.degree, self.channels = transform, family, degree, channels
+        self.device = torch.device(device)
+        self.count = 0
+        self.centre = None if centre is None else centre.to(self.device, torch.float64)
+        self.blocks: list[BlockMoments] = []
+        for block in family.blocks(transform, channels):
+            plan = monomial_plan(block.pattern, block.variables.shape[1], degree)
+            sums = torch.zeros(plan.n_products, len(block.variables), dtype=torch.float64, device=self.device)
+            self.blocks.append(BlockMoments(block, plan, sums))
+
+    @staticmethod
+    def foreseen_bytes(transform: WaveletTransform, family: Family, degree: int, channels: int = 1) -> int:
+        """Memory of the moment sums, before any of it is taken."""
+        total = 0
+        for block in family.blocks(transform, channels):
+            plan = monomial_plan(block.pattern, block.variables.shape[1], degree)
+            total += 8 * plan.n_products * len(block.variables)
+        return total
+
+    def update(self, images: Tensor) -> CleanMoments:
+        """Add a batch of images ``(n, channels, height, width)``."""
+        if images.shape[1] != self.channels:
+            raise MomentError(f"expected {self.channels} channel(s), got {images.shape[1]}")
+        coefficients = self.transform.forward(images.to(self.device, torch.float64)).flatten(1)
+        return self.update_coefficients(coefficients)
+
+    def update_coefficients(self, coefficients: Tensor) -> CleanMoments:
+        """Add clean coefficients ``(n, channels * n_coefficients)``, float64 on this device."""
+        if not torch.isfinite(coefficients).all():
+            raise MomentError("the images contain NaN or infinite pixels: remove or replace them before fitting")
+        if self.centre is None:
+            self.centre = coefficients.mean(0)
+        centred = (coefficients - self.centre).T.contiguous()
+        for block in self.blocks:
+            block.accumulate(centred)
+        self.count += len(coefficients)
+        return self
+
+    def fit(self, batches: Iterable[Tensor], progress: Callable[[int], None] | None = None) -> CleanMoments:
+        """Add every batch; ``progress`` is told the number of images of each."""
+        for images in batches:
+            self.update(images)
+            if progress is not None:
+                progress(len(images))
+        return self
+
+    def recentred(self, centre: Tensor) -> CleanMoments:
+        """The same moments summed about another centre (exact up to rounding)."""
+        out = CleanMoments(self.transform, self.family, self.degree, self.channels, centre, self.device)
+        out.count = self.count
+        shift = self.centre - out.centre  # type: ignore[operator]
+        for mine, theirs in zip(self.blocks, out.blocks):
+            variables = torch.as_tensor(mine.block.variables, device=self.device)
+            theirs.sums = translate(mine.sums, mine.plan, shift[variables].T)
+        return out
+
+    def merge(self, other: CleanMoments) -> CleanMoments:
+        """Moments of both sets of images together; with one centre this is plain addition.
+
+        Raises:
+            MomentError: the two were made with another transform, family or degree.
+        """
+        if self.config != other.config:
+            raise MomentError(f"cannot merge moments of different settings: {self.config} and {other.config}")
+        if self.count == 0 or other.count == 0:
+            return other if self.count == 0 else self
+        other = other if torch.equal(self.centre, other.centre) else other.recentred(self.centre)  # type: ignore[arg-type]
+        out = CleanMoments(self.transform, self.family, self.degree, self.channels, self.centre, self.device)
+        out.count = self.count + other.count
+        for target, left, right in zip(out.blocks, self.blocks, other.blocks):
+            target.sums = left.sums + right.sums
+        return out
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What two accumulators must share to be merged."""
+        return {
+            "transform": self.transform.config,
+            "family": self.family.config,
+            "degree": self.degree,
+            "channels": self.channels,
+        }
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean coefficients ``(channels * n_coefficients,)``."""
+        self._require_data()
+        out = self.centre.clone()  # type: ignore[union-attr]
+        for block in self.blocks:
+            first = int(block.plan.pair[0, block.plan.linear])
+            out[torch.as_tensor(block.block.targets, device=self.device)] += block.sums[first] / self.count
+        return out
+
+    def _require_data(self) -> None:
+        if self.count == 0 or self.centre is None:
+            raise MomentError("no images have been seen: call fit or update first")
+
+    def central(self) -> list[Tensor]:
+        """Central moments of every block, a table ``(M, groups)`` each, about :attr:`mean`."""
+        mean = self.mean
+        shift = self.centre - mean  # type: ignore[operator]
+        tables = []
+        for block in self.blocks:
+            variables = torch.as_tensor(block.block.variables, device=self.device)
+            tables.append(translate(block.sums / self.count, block.plan, shift[variables].T))
+        return tables
+
+    # ----- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
+        """Write the state (sums, centre, count, settings, and ``extra``) atomically as safetensors."""
+        from numeric.results import save_tensors
+
+        self._require_data()
+        tensors = {f"sums.{i}": block.sums for i, block in enumerate(self.blocks)}
+        tensors["centre"] = self.centre  # type: ignore[assignment]
+        record = {"config": self.config, "count": self.count, "extra": extra or {}}
+        save_tensors(path, tensors, {key: json.dumps(value, sort_keys=True) for key, value in record.items()})
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> CleanMoments:
+        """Read a state written by :meth:`save`.
+
+        Raises:
+            MomentError: the file is truncated or not a moments file.
+        """
+        return cls.load_with_extra(path, device)[0]
+
+    @classmethod
+    def load_with_extra(
+        cls, path: str | Path, device: str | torch.device = "cpu"
+    ) -> tuple[CleanMoments, dict[str, Any]]:
+        """:meth:`load`, and the ``extra`` settings that were saved beside."""
+        from numeric.results import load_tensors
+
+        tensors, metadata = load_tensors(path)
+        if "config" not in metadata or "centre" not in tensors:
+            raise MomentError(f"{path} is not a moments file: it has no settings")
+        config = json.loads(metadata["config"])
+        transform_config = dict(config["transform"])
+        transform = WaveletTransform(tuple(transform_config.pop("shape")), **transform_config)
+        out = cls(transform, Family(**config["family"]), config["degree"], config["channels"], tensors["centre"], device)
+        out.count = int(metadata["count"])
+        for i, block in enumerate(out.blocks):
+            block.sums = tensors[f"sums.{i}"].to(out.device)
+        return out, json.loads(metadata["extra"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings, for naming cached files."""
+        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,126 @@
+"""Results files: written atomically, each naming the command, seed, data hash and versions that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("wavelet-score", "numpy", "scipy", "sympy", "PyWavelets", "torch", "torchvision")
+    out = {"python": platform.python_version()}
+    for name in names:
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+def provenance(command: str | None = None, seed: int | None = None, **more: Any) -> dict[str, Any]:
+    """The record every results file carries."""
+    command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {
+        "command": command,
+        "seed": seed,
+        "versions": versions(),
+        "machine": {"processor_count": os.cpu_count(), "torch_threads": torch.get_num_threads(), "system": platform.system()},
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **more,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return value.name
+    raise TypeError(f"cannot write {type(value).__name__} to JSON")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON atomically (arrays and tensors as lists)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=_plain) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: the file is truncated or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is truncated or not JSON ({error}): delete it and run again") from error
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors atomically as safetensors with string metadata."""
+    with atomic_path(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file and its metadata.
+
+    Raises:
+        ValueError: the file is truncated or not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error}): delete it and make it again") from error
+
+
+def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[Path]:
+    """Write a figure as ``path.png`` and ``path.pdf`` and its numbers as ``path.json``."""
+    base = Path(path)
+    written = []
+    for suffix in (".png", ".pdf"):
+        target = base.with_name(base.name + suffix)
+        with atomic_path(target) as temporary:
+            options = {"metadata": {"CreationDate": None}} if suffix == ".pdf" else {}
+            figure.savefig(temporary, dpi=160, bbox_inches="tight", **options)
+        written.append(target)
+    target = base.with_name(base.name + ".json")
+    write_json(target, record)
+    return [*written, target]
