@@ -1,0 +1,337 @@
+"""The ``shared`` readout: one feature vector of all coefficients, a dense ridge to all outputs (Sec. 3, App. C).
+
+This is the paper's code, with the noise integrated exactly instead of sampled.  Clean data enter through one matrix,
+``S = E[B B^T]`` over all monomials.  At any noise level the noisy Gram follows from Wick's theorem: contracting noise
+inside each factor gives ``Z = T S T^T`` with a sparse T, and contracting across the two factors adds
+``sum_kappa s^(2|kappa|) / kappa! (d^kappa alpha)(d^kappa beta) Z``, non-zero only where two monomials share variables.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import factorial
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from numeric.data import as_image_set
+from numeric.denoiser import Denoiser, check_images
+from numeric.estimator import NotFittedError, _free_memory
+from numeric.families import Family, FamilyError, closure
+from numeric.noise import NoiseLevel, as_noise
+from numeric.progress import progress_bar
+from numeric.solve import BASES, Ridge, SingularGramError, hermite_coefficients
+from numeric.wavelets import WaveletTransform
+
+
+def shared_monomials(family: Family, transform: WaveletTransform, degree: int, channels: int = 1) -> np.ndarray:
+    """All distinct monomials of a family as sorted variable multisets, ``(P, degree)``, padded with -1 in front.
+
+    ``w3^2 w5`` at degree 4 is ``(-1, 3, 3, 5)``.  Sorted by degree; the first row is the intercept.
+    """
+    rows = []
+    for block in family.blocks(transform, channels):
+        for exponents in closure(block.pattern, block.variables.shape[1], degree):
+            positions = np.repeat(np.arange(len(exponents)), exponents)
+            part = np.full((len(block.variables), degree), -1, dtype=np.int64)
+            if len(positions):
+                part[:, degree - len(positions) :] = np.sort(block.variables[:, positions], axis=1)
+            rows.append(part)
+    unique = np.unique(np.concatenate(rows), axis=0)
+    order = np.lexsort((*unique.T[::-1], (unique >= 0).sum(axis=1)))
+    return unique[order]
+
+
+class _Index:
+    """Look-up of multisets by hashing rows to bytes."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.table = {row.tobytes(): i for i, row in enumerate(rows)}
+
+    def __call__(self, row: Sequence[int], width: int) -> int:
+        full = np.full(width, -1, dtype=np.int64)
+        if len(row):
+            full[width - len(row) :] = row
+        return self.table[full.tobytes()]
+
+
+@dataclass(frozen=True)
+class _Divisors:
+    """For every contraction kappa: the monomials that hold it, what is left of them, and falling factorials."""
+
+    kappa_degree: np.ndarray
+    kappa_factorial: np.ndarray
+    rows: list[np.ndarray]
+    left: list[np.ndarray]
+    falling: list[np.ndarray]
+
+
+class SharedWaveletScore(Denoiser, BaseEstimator):
+    """Wavelet score with the ``shared`` readout: every pixel reads all features.  Degree 1 *is* the linear denoiser.
+
+    Args: as :class:`numeric.estimator.WaveletScore`; orthonormal bases only (the noise must be white in coefficients).
+
+    Memory is about ``4 P^2`` float64 for P features (32 x 32 independent degree 3: P = 3,073, 0.3 GiB).
+    """
+
+    readout = "shared"
+
+    def __init__(
+        self,
+        family: str = "independent",
+        degree: int = 3,
+        radius: int = 1,
+        interactions: str = "pairwise",
+        channels_coupled: bool = False,
+        wavelet: str = "db2",
+        levels: int | None = None,
+        basis: str = "monomial",
+        ridge: float = 1e-6,
+        ridge_side: str = "denoiser",
+        ridge_scaling: str = "unit",
+    ) -> None:
+        self.family, self.degree, self.radius, self.interactions = family, degree, radius, interactions
+        self.channels_coupled, self.wavelet, self.levels = channels_coupled, wavelet, levels
+        self.basis, self.ridge, self.ridge_side, self.ridge_scaling = basis, ridge, ridge_side, ridge_scaling
+
+    @property
+    def label(self) -> str:
+        return f"{Family(self.family, self.radius, self.interactions, self.channels_coupled).label}, shared readout"
+
+    # ----- fitting -----------------------------------------------------------------------------------------------------
+
+    def fit(self, images: Any, y: None = None, *, batch_size: int = 1000, progress: bool = False) -> SharedWaveletScore:
+        """One streaming pass over clean images accumulates ``S`` (BLAS-3, float64)."""
+        if self.basis not in BASES:
+            raise ValueError(f"unknown basis {self.basis!r}: use 'monomial' or 'hermite'")
+        data = as_image_set(images)
+        channels = data.shape[0]
+        transform = WaveletTransform(data.shape[1:], self.wavelet, self.levels)
+        if not transform.is_orthonormal:
+            raise ValueError(f"the shared readout needs an orthonormal basis; {self.wavelet!r} is not: use db2, haar, sym4, ...")
+        family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
+        rows = shared_monomials(family, transform, self.degree, channels)
+        needed, free = 4 * 8 * len(rows) ** 2, _free_memory()
+        if free is not None and needed > free:
+            raise MemoryError(
+                f"{len(rows):,} shared features need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
+                "use a lower degree, a smaller family or the 'own' readout"
+            )
+        self.transform_, self.channels_, self.monomials_ = transform, channels, rows
+        n_coefficients = channels * transform.n_coefficients
+        centre = torch.zeros(n_coefficients, dtype=torch.float64)
+        with progress_bar(2 * len(data), f"shared moments {family.label}", progress) as bar:
+            for batch in data.batches(batch_size):
+                centre += transform.forward(batch.double()).flatten(1).sum(0)
+                bar.update(len(batch))
+            centre /= len(data)
+            gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+            # Bound the feature matrix of a batch as well as the batch of images.
+            step = max(1, min(batch_size, 2**28 // (8 * len(rows))))
+            for batch in data.batches(step):
+                features = self._features(transform.forward(batch.double()).flatten(1) - centre)
+                gram.addmm_(features, features.T)
+                bar.update(len(batch))
+        self.gram_, self.mean_ = (gram / len(data)).numpy(), centre.numpy()
+        self._divisors: _Divisors | None = None
+        self._solutions: dict[Any, tuple[Tensor, Tensor, Tensor, float]] = {}
+        return self
+
+    def _features(self, u: Tensor, count: int | None = None) -> Tensor:
+        """Monomials ``(P, n)`` of centred coefficients ``(n, channels * n_coefficients)``."""
+        rows = self.monomials_ if count is None else self.monomials_[:count]
+        padded = torch.cat([u.T, torch.ones(1, len(u), dtype=u.dtype)])  # index -1 is the constant 1
+        index = torch.as_tensor(rows)
+        out = padded[index[:, -1]]
+        for position in range(rows.shape[1] - 2, -1, -1):
+            used = torch.nonzero(index[:, position] >= 0).squeeze(1)
+            if len(used):
+                out[used] *= padded[index[used, position]]
+        return out
+
+    def count(self, degree: int) -> int:
+        """Number of features up to a degree (they are sorted by degree)."""
+        if not 1 <= degree <= self.degree:
+            raise FamilyError(f"degree must lie in 1..{self.degree} (the fitted degree), got {degree}")
+        return int(((self.monomials_ >= 0).sum(axis=1) <= degree).sum())
+
+    # ----- exact noise integration -------------------------------------------------------------------------------------
+
+    def _expansion(self, size: int, rules: Any) -> sp.csr_matrix:
+        """Sparse matrix that rewrites every monomial through one-variable rules ``(variable, power) -> {power: factor}``."""
+        index, width = _Index(self.monomials_), self.monomials_.shape[1]
+        i, j, value = [], [], []
+        for row_number, row in enumerate(self.monomials_[:size]):
+            variables, powers = np.unique(row[row >= 0], return_counts=True)
+            terms: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
+            for variable, power in zip(variables.tolist(), powers.tolist()):
+                terms = [
+                    (left + (variable,) * new, factor * extra)
+                    for left, factor in terms
+                    for new, extra in rules(variable, power)
+                ]
+            for left, factor in terms:
+                i.append(row_number)
+                j.append(index(left, width))
+                value.append(factor)
+        return sp.csr_matrix((value, (i, j)), shape=(size, size))
+
+    def _make_divisors(self) -> _Divisors:
+        index, width = _Index(self.monomials_), self.monomials_.shape[1]
+        found: dict[int, list[tuple[int, int, float]]] = defaultdict(list)
+        for number, row in enumerate(self.monomials_):
+            letters = row[row >= 0].tolist()
+            seen = set()
+            for size in range(1, len(letters) + 1):
+                for chosen in combinations(range(len(letters)), size):
+                    kappa = tuple(letters[k] for k in chosen)
+                    if kappa in seen:
+                        continue
+                    seen.add(kappa)
+                    left = [letters[k] for k in range(len(letters)) if k not in chosen]
+                    falling = 1.0
+                    for variable in set(kappa):
+                        power, taken = letters.count(variable), kappa.count(variable)
+                        falling *= factorial(power) / factorial(power - taken)
+                    found[index(kappa, width)].append((number, index(left, width), falling))
+        keys = sorted(found)
+        degrees = (self.monomials_[keys] >= 0).sum(axis=1)
+        factorials = np.array(
+            [np.prod([factorial(c) for c in np.unique(r[r >= 0], return_counts=True)[1]]) for r in self.monomials_[keys]]
+        )
+        columns = [list(zip(*found[key])) for key in keys]
+        return _Divisors(
+            degrees,
+            factorials,
+            [np.array(c[0]) for c in columns],
+            [np.array(c[1]) for c in columns],
+            [np.array(c[2]) for c in columns],
+        )
+
+    def noisy_gram(self, noise: NoiseLevel, degree: int) -> np.ndarray:
+        """Exact ``E[phi phi^T]`` of the noisy centred monomials, ``(P, P)``; noise variance integrated by Wick's theorem."""
+        a, s, size = noise.alpha, noise.sigma, self.count(degree)
+
+        def contract(_: int, power: int) -> list[tuple[int, float]]:
+            return [
+                (power - 2 * k, factorial(power) / (factorial(k) * factorial(power - 2 * k) * 2.0**k) * s ** (2 * k) * a ** (power - 2 * k))
+                for k in range(power // 2 + 1)
+            ]
+
+        t = self._expansion(size, contract)
+        z = t @ (t @ self.gram_[:size, :size]).T
+        if self._divisors is None:
+            self._divisors = self._make_divisors()
+        out = z.copy()
+        d = self._divisors
+        for power, weight, rows, left, falling in zip(d.kappa_degree, d.kappa_factorial, d.rows, d.left, d.falling):
+            keep = rows < size
+            if not keep.any():
+                continue
+            r, l, f = rows[keep], left[keep], falling[keep]
+            out[np.ix_(r, r)] += (s ** (2.0 * power) / weight) * np.outer(f, f) * z[np.ix_(l, l)]
+        self._transfer = t
+        return out
+
+    def _feature_map(self, noise: NoiseLevel, size: int, sd: np.ndarray) -> sp.csr_matrix:
+        """The requested basis in centred noisy monomials (sparse)."""
+        from math import comb
+
+        if self.basis == "monomial":
+            mean = noise.alpha * self.mean_
+
+            def rule(variable: int, power: int) -> list[tuple[int, float]]:
+                return [(k, comb(power, k) * mean[variable] ** (power - k)) for k in range(power + 1)]
+        else:
+            he = hermite_coefficients(self.degree)
+
+            def rule(variable: int, power: int) -> list[tuple[int, float]]:
+                return [(k, he[power, k] / sd[variable] ** k) for k in range(power + 1) if he[power, k]]
+
+        return self._expansion(size, rule)
+
+    def solve(self, noise: NoiseLevel | float, degree: int | None = None) -> tuple[Tensor, Tensor, float]:
+        """Readout ``(P, channels * n_coefficients)`` to clean coefficients, and the exact expected squared error.
+
+        Returns ``(readout, feature_norm, expected_error)``; the readout acts on centred noisy monomials over the norm.
+        Pixel ridge equals wavelet ridge plus synthesis for an orthonormal basis (Lemma C.1).
+        """
+        if not hasattr(self, "gram_"):
+            raise NotFittedError("this SharedWaveletScore has seen no images: call fit(images) first")
+        level = as_noise(noise)
+        degree = self.degree if degree is None else degree
+        ridge = Ridge(self.ridge, self.ridge_side, self.ridge_scaling)
+        key = (level, degree, self.basis, ridge)
+        if key in self._solutions:
+            return self._solutions[key]  # type: ignore[return-value]
+        a, s, size = level.alpha, level.sigma, self.count(degree)
+        gram = self.noisy_gram(level, degree)
+        n = len(self.mean_)
+        lin = np.arange(1, 1 + n)  # the degree-one monomials, in order of their variable
+        cross = self._transfer @ self.gram_[:size, lin]  # E[phi (w - c)], the noise integrated
+        sd = np.sqrt(gram[lin, lin])
+        r = self._feature_map(level, size, sd)
+        g = r @ (r @ gram).T
+        p = r @ cross
+        if ridge.side == "score":
+            rhs = (a * p - r @ gram[:, lin]) / s**2  # b from Stein's identity: E[phi v] = a E[phi w] - s^2 b
+        else:
+            rhs = p + np.outer(r @ gram[:, 0], self.mean_)
+        norm = 1.0 / np.sqrt(g.diagonal())
+        g = g * norm[:, None] * norm[None, :]
+        g[np.diag_indices(size)] += ridge.strength * (1.0 if ridge.scaling == "unit" else norm**2)
+        factor, info = torch.linalg.cholesky_ex(torch.from_numpy(g))
+        if int(info):
+            raise SingularGramError(
+                f"the shared Gram matrix of {size:,} features is singular to float64: use a ridge > 0 (such as 1e-8)"
+            )
+        theta = torch.cholesky_solve(torch.from_numpy(rhs * norm[:, None]), factor).numpy() * norm[:, None]
+        readout = r.T @ theta
+        if ridge.side == "score":
+            readout *= s**2 / a
+            readout[lin, np.arange(n)] += 1.0 / a
+            readout[0] += self.mean_
+        centred = readout.copy()
+        centred[0] -= self.mean_
+        variance = self.gram_[lin, lin].sum()
+        error = float(variance - 2 * (centred * cross).sum() + (centred * (gram @ centred)).sum())
+        scale = np.sqrt(gram.diagonal())
+        if len(self._solutions) >= 4:
+            self._solutions.pop(next(iter(self._solutions)))
+        solution = (torch.from_numpy(readout * scale[:, None]), torch.from_numpy(scale), error)
+        self._solutions[key] = solution  # type: ignore[assignment]
+        return solution
+
+    def expected_mse(self, noise: NoiseLevel | float, degree: int | None = None) -> float:
+        """Exact expected MSE per pixel on the fitted data, before clamping."""
+        return self.solve(noise, degree)[2] / len(self.mean_)
+
+    # ----- use ---------------------------------------------------------------------------------------------------------
+
+    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        return self.estimate_degrees(y, noise, [self.degree])[0]
+
+    def estimate_degrees(self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int]) -> Tensor:
+        """Unclamped estimates at several degrees, ``(len(degrees), n, channels, height, width)``."""
+        check_images(y)
+        level = as_noise(noise)
+        v = self.transform_.forward(y).flatten(1) - torch.as_tensor(level.alpha * self.mean_).to(y)
+        features = self._features(v, self.count(max(degrees)))
+        out = []
+        for degree in degrees:
+            readout, scale, _ = self.solve(level, degree)
+            phi = features[: len(scale)] / scale[:, None].to(y)
+            out.append(self.transform_.inverse((phi.T @ readout.to(y)).reshape(len(y), self.channels_, -1)))
+        return torch.stack(out)
+
+    def denoise_degrees(self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int], clamp: bool = True) -> Tensor:
+        """:meth:`denoise` at several degrees at once."""
+        out = self.estimate_degrees(y, noise, degrees)
+        return out.clamp_(0.0, 1.0) if clamp else out
