@@ -82,7 +82,9 @@ def in_monomials(polynomial: Polynomial, centres: Sequence[sp.Expr], scales: Seq
         term: Polynomial = {(0,) * len(exponent): coefficient}
         for index, power in enumerate(exponent):
             shift = {
-                unit(index, len(exponent), q): comb(power, q) * (-centres[index]) ** (power - q) / scales[index] ** power
+                unit(index, len(exponent), q): comb(power, q)
+                * (-centres[index]) ** (power - q)
+                / scales[index] ** power
                 for q in range(power + 1)
             }
             term = multiply(term, shift)

@@ -12,7 +12,8 @@ from analytic import generate
 from analytic.bases import basis_features, change_of_basis, check_basis
 from analytic.cofactor import cofactor_solution
 from analytic.errors import AnalyticError
-from analytic.families import Family, family as make_family, monomial
+from analytic.families import Family, monomial
+from analytic.families import family as make_family
 from analytic.hankel import gram_matrix, rhs_vector
 from analytic.moments import (
     Exponent,
@@ -67,9 +68,7 @@ class ScoreCoefficient:
         if isinstance(family, Family):
             self.family = family
         else:
-            self.family = make_family(
-                family, degree, radius=radius, interactions=interactions, neighbours=neighbours
-            )
+            self.family = make_family(family, degree, radius=radius, interactions=interactions, neighbours=neighbours)
         self.degree = self.family.degree
         self.noise = noise_model(noise)
         self.basis = check_basis(basis)
@@ -180,9 +179,7 @@ class ScoreCoefficient:
         rows = self.exponents
         products = {tuple(i + j for i, j in zip(a, b)) for a in rows for b in rows}
         if self.basis == "monomial":
-            lowered = {
-                (row[0] - 1, *row[1:]) for row in rows if row[0]
-            }
+            lowered = {(row[0] - 1, *row[1:]) for row in rows if row[0]}
             return sorted(products | lowered, key=lambda row: (sum(row), tuple(-p for p in row)))
         return moment_closure(list(products))
 
@@ -226,7 +223,7 @@ class ScoreCoefficient:
         """Substitute noisy (and standardised) moments by clean ones and the noise level; not expanded."""
         if self.basis != "monomial":
             table = {k: v for k, v in self.standard_moments.items()}
-            names = set(sum(self.scale_symbols, []))
+            names = {name for row in self.scale_symbols for name in row}
             places = {k: v for k, v in table.items() if k in names}
             expression = expression.xreplace({k: v for k, v in table.items() if k not in names}).xreplace(places)
         return expression.xreplace(self.noisy_moments)

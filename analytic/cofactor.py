@@ -35,6 +35,7 @@ def cramer_minors(
         new: dict[tuple[int, ...], Any] = {}
         for columns in combinations(range(size + 1), r + 1):
             total: Any = None
+            first: Any = rows[r][columns[0]]
             for place, column in enumerate(columns):
                 if rows[r][column] == 0:
                     continue
@@ -43,7 +44,7 @@ def cramer_minors(
                     total = -term if total is None else total - term
                 else:
                     total = term if total is None else total + term
-            new[columns] = keep(columns, rows[r][columns[0]] * 0 if total is None else total)
+            new[columns] = keep(columns, first * 0 if total is None else total)
         minors = new
     everything = tuple(range(size + 1))
     numerators = []

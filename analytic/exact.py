@@ -177,7 +177,12 @@ def diagnose(coefficient: ScoreCoefficient, moments: Sequence[Any]) -> SingularC
                 if one
                 else f"feature {size - 1} is a linear combination of the earlier ones on the clean data (s = 0)"
             )
-            return FewAtoms(what, f"use degree <= {size - 2}, noise s > 0, or a ridge" if one else "use a lower degree, s > 0, or a ridge")
+            return FewAtoms(
+                what,
+                f"use degree <= {size - 2}, noise s > 0, or a ridge"
+                if one
+                else "use a lower degree, s > 0, or a ridge",
+            )
     return None
 
 

@@ -137,7 +137,9 @@ def family(
     if radius < 0:
         raise AnalyticError(f"radius must be >= 0, got {radius}")
     if neighbours is not None and not 0 <= neighbours <= (2 * radius + 1) ** 2 - 1:
-        raise AnalyticError(f"neighbours must lie in 0..{(2 * radius + 1) ** 2 - 1} at radius {radius}, got {neighbours}")
+        raise AnalyticError(
+            f"neighbours must lie in 0..{(2 * radius + 1) ** 2 - 1} at radius {radius}, got {neighbours}"
+        )
     if key == "independent":
         variables, rows = sp.symbols("w,", real=True), independent_exponents(degree)
     elif key == "band":

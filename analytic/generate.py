@@ -65,7 +65,9 @@ def callable_of(
                 f"got {len(moments)}"
             )
         if not has_ridge and _any(ridge != 0):
-            raise AnalyticError(f'this coefficient has no ridge, got ridge={ridge}: build it with ridge="unit" or "raw"')
+            raise AnalyticError(
+                f'this coefficient has no ridge, got ridge={ridge}: build it with ridge="unit" or "raw"'
+            )
         if _any(ridge < 0):
             raise AnalyticError(f"ridge must be >= 0, got {ridge}")
         tail = (ridge,) if has_ridge else ()
@@ -135,7 +137,7 @@ def _array(
         import numpy as np
 
         numbers = np.asarray(moments, dtype=np.float64)
-        values = [np.asarray(value, dtype=np.float64) for value in level]
+        values: list[Any] = [np.asarray(value, dtype=np.float64) for value in level]
         tail = tuple(np.asarray(value, dtype=np.float64) for value in tail)
     else:
         numbers = moments.double()
@@ -175,7 +177,9 @@ def _check_levels(kind: str, level: Sequence[Any]) -> None:
 
 def _check_first(first: Any) -> None:
     if _any(abs(first - 1) > 1e-9):
-        raise AnalyticError(f"the first moment must be mu_0 = 1, got {first}: divide the moments by the number of samples")
+        raise AnalyticError(
+            f"the first moment must be mu_0 = 1, got {first}: divide the moments by the number of samples"
+        )
 
 
 def _check_guards(guards: Sequence[Any]) -> None:
@@ -183,7 +187,8 @@ def _check_guards(guards: Sequence[Any]) -> None:
         positive = guard > 0
         bad = ~positive if hasattr(positive, "any") else not positive
         if _any(bad):
-            where = f" at {int(bad.sum())} coefficient(s)" if getattr(guard, "ndim", 0) else ""
+            count: Any = bad
+            where = f" at {int(count.sum())} coefficient(s)" if hasattr(guard, "ndim") and guard.ndim else ""
             raise NumericallySingular(
                 f"det G or a pivot is not positive{where}: the normal equations (16) have no unique solution "
                 "in this arithmetic",

@@ -62,7 +62,7 @@ def gram_matrix(features: Sequence[Polynomial], moment: Moment = noisy_symbol) -
 
 
 def rhs_vector(
-    features: Sequence[Polynomial], moment: Moment = noisy_symbol, scale: sp.Expr = sp.Integer(1)
+    features: Sequence[Polynomial], moment: Moment = noisy_symbol, scale: sp.Expr = sp.S.One
 ) -> sp.ImmutableMatrix:
     """``b_j = -E[d phi_j / d w]``, shape (F, 1) (equations (13), (14)); ``scale`` is dw/du of the target."""
     return sp.ImmutableMatrix([-expectation(derivative(feature), moment) / scale for feature in features])

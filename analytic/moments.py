@@ -137,9 +137,7 @@ def scale(index: int, count: int) -> sp.Expr:
     return sp.sqrt(noisy_symbol(unit(index, count, 2)) - noisy_symbol(unit(index, count)) ** 2)
 
 
-def standard_moment(
-    power: int | Sequence[int], centres: Sequence[sp.Expr], scales: Sequence[sp.Expr]
-) -> sp.Expr:
+def standard_moment(power: int | Sequence[int], centres: Sequence[sp.Expr], scales: Sequence[sp.Expr]) -> sp.Expr:
     """Moment of ``u_i = (w_i - c_i) / d_i`` in noisy symbols: the binomial shift, then the scale."""
     exponent = as_exponent(power)
     total = sp.Integer(0)

@@ -83,12 +83,16 @@ def check_level(kind: str, *level: Any) -> None:
     for name, value in zip(names, level):
         number = float(value)
         if not math.isfinite(number):
-            raise AnalyticError(f"{name} must be finite, got {value}: use a large number for the limit, or analytic.limits")
+            raise AnalyticError(
+                f"{name} must be finite, got {value}: use a large number for the limit, or analytic.limits"
+            )
         if name == "abar":
             if number == 1:
                 raise ZeroNoise("abar = 1 is s = 0", 'use abar < 1, or noise="clean" for the limit system')
             if not 0 < number < 1:
-                raise AnalyticError(f"abar must lie strictly between 0 and 1, got {value}: it is the cumulative product of 1 - beta")
+                raise AnalyticError(
+                    f"abar must lie strictly between 0 and 1, got {value}: it is the cumulative product of 1 - beta"
+                )
         elif name in ("sigma", "s"):
             if number == 0:
                 raise ZeroNoise(f"{name} = 0", f'use {name} > 0, or noise="clean" for the limit system')

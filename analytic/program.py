@@ -58,7 +58,9 @@ class Program:
         return [expression.xreplace(table) for expression in self.outputs]
 
 
-def solve_program(gram: sp.MatrixBase, rhs: sp.MatrixBase, method: str = "auto") -> tuple[list[Assignment], list[sp.Expr]]:
+def solve_program(
+    gram: sp.MatrixBase, rhs: sp.MatrixBase, method: str = "auto"
+) -> tuple[list[Assignment], list[sp.Expr]]:
     """Assignments and outputs for ``theta = G^-1 b`` (equation (15)).
 
     Args:

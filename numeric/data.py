@@ -178,7 +178,9 @@ def read_idx(path: Path) -> np.ndarray:
     shape = struct.unpack(f">{dimensions}I", payload[4:header])
     expected = int(np.prod(shape))
     if len(payload) - header != expected:
-        raise DataError(f"{path.name} is truncated: {len(payload) - header} data bytes, {expected} expected; fetch it again")
+        raise DataError(
+            f"{path.name} is truncated: {len(payload) - header} data bytes, {expected} expected; fetch it again"
+        )
     return np.frombuffer(payload, dtype=np.uint8, offset=header).reshape(shape)
 
 

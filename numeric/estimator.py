@@ -118,7 +118,9 @@ class WaveletScore(Denoiser, BaseEstimator):
     def fit_moments(self, moments: CleanMoments) -> WaveletScore:
         """Use moments made earlier (merged, or read from a file)."""
         if moments.degree < self.degree:
-            raise ValueError(f"the moments reach degree {moments.degree}, this estimator wants {self.degree}: fit again")
+            raise ValueError(
+                f"the moments reach degree {moments.degree}, this estimator wants {self.degree}: fit again"
+            )
         self.moments_ = moments
         self.transform_ = moments.transform
         self.central_ = moments.central()
@@ -222,7 +224,9 @@ class WaveletScore(Denoiser, BaseEstimator):
         images = out.transpose(1, 2).reshape(len(degrees) * y.shape[0], moments.channels, -1)
         return self.transform_.inverse(images).reshape(len(degrees), *y.shape)
 
-    def denoise_degrees(self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int], clamp: bool = True) -> Tensor:
+    def denoise_degrees(
+        self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int], clamp: bool = True
+    ) -> Tensor:
         """:meth:`denoise` at several degrees at once."""
         out = self.estimate_degrees(y, noise, degrees)
         return out.clamp_(0.0, 1.0) if clamp else out
@@ -243,7 +247,9 @@ class WaveletScore(Denoiser, BaseEstimator):
         if moments is None:
             return solution.expected_error / pixels
         if moments.config != fitted.config:
-            raise ValueError("the held-out moments have other settings than the fitted ones: make them with new_moments")
+            raise ValueError(
+                "the held-out moments have other settings than the fitted ones: make them with new_moments"
+            )
         total, mean = 0.0, moments.mean
         for block, part, table in zip(fitted.blocks, solution.blocks, moments.central()):
             variables = torch.as_tensor(block.block.variables, device=mean.device)

@@ -73,9 +73,7 @@ def closure(pattern: str, variables: int, degree: int) -> np.ndarray:
     features = exponents(pattern, variables, degree)
     if pattern != "target" or variables == 1:
         return features
-    rows = {
-        below for row in features for below in product(*(range(exponent + 1) for exponent in row))
-    }
+    rows = {below for row in features for below in product(*(range(exponent + 1) for exponent in row))}
     return np.array(sorted(rows, key=lambda row: (sum(row), tuple(-e for e in row))), dtype=np.int64)
 
 
@@ -161,7 +159,9 @@ class MonomialPlan:
     def features(self, degree: int) -> np.ndarray:
         """Positions in the basis of the features of a degree up to this plan's, ``(F,)``."""
         self._check(degree)
-        return np.array([self._position[tuple(int(e) for e in row)] for row in exponents(self.pattern, self.variables, degree)])
+        return np.array(
+            [self._position[tuple(int(e) for e in row)] for row in exponents(self.pattern, self.variables, degree)]
+        )
 
     def _check(self, degree: int) -> None:
         if not 1 <= degree <= self.degree:
@@ -244,7 +244,9 @@ class Family:
         rows, columns = np.indices(band.shape)
         columns_of: list[np.ndarray] = []
         if self.name in ("band", "joint") and band.orientation != "A":
-            siblings = [b for b in transform.bands if b.scale == band.scale and b.orientation not in ("A", band.orientation)]
+            siblings = [
+                b for b in transform.bands if b.scale == band.scale and b.orientation not in ("A", band.orientation)
+            ]
             columns_of += [b.indices for b in siblings]
         if self.name in ("local", "joint"):
             for dr, dc in product(range(-self.radius, self.radius + 1), repeat=2):

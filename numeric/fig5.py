@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,11 +74,8 @@ class SweepConfig:
 
 def trained_baselines(size: int) -> dict[str, Denoiser]:
     """Trained networks shipped for this image size; empty where there are none."""
-    try:
-        from numeric.baselines import trained
-    except ImportError:
-        return {}
-    return trained(size)
+    module = importlib.import_module("numeric.baselines")
+    return module.trained(size) if hasattr(module, "trained") else {}
 
 
 def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
@@ -89,7 +87,13 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     fit_seconds: dict[str, float] = {}
     own = [
         WaveletScore(
-            name, max(degrees), config.radius, config.interactions, basis=config.basis, ridge=config.ridge, device=config.device
+            name,
+            max(degrees),
+            config.radius,
+            config.interactions,
+            basis=config.basis,
+            ridge=config.ridge,
+            device=config.device,
         )
         for name in config.families
     ]
@@ -111,7 +115,11 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     linear = LinearDenoiser().fit(train, progress=progress)
     fit_seconds[linear.label] = time.perf_counter() - start
     optimal = OptimalDenoiser().fit(train)
-    baselines: dict[str, Denoiser] = {linear.label: linear, optimal.label: optimal, **trained_baselines(config.size)}
+    baselines: dict[str, Denoiser] = {
+        linear.label: linear,
+        optimal.label: optimal,
+        **trained_baselines(config.size),
+    }
     methods |= {label: (denoiser, None) for label, denoiser in baselines.items()}
     limits = {label: config.n_optimal for label in baselines if label != linear.label}
     splits = {"train": train.take(config.n_eval), "test": test}
@@ -129,7 +137,12 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         progress=progress,
     )
     expected = [
-        {"method": model.label, "degree": degree, "sigma": sigma, "expected_mse_unclamped": model.expected_mse(sigma, degree)}
+        {
+            "method": model.label,
+            "degree": degree,
+            "sigma": sigma,
+            "expected_mse_unclamped": model.expected_mse(sigma, degree),
+        }
         for model in own
         for sigma in config.sigmas
         for degree in degrees
@@ -137,7 +150,10 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     return {
         "parameters": config.settings,
         "data": {"fit": train.provenance, **{k: v.provenance for k, v in splits.items()}},
-        "families": {TITLES[m.family] if m.family != "local" else f"local, r = {m.radius}, {m.interactions}": m.label for m in own},
+        "families": {
+            TITLES[m.family] if m.family != "local" else f"local, r = {m.radius}, {m.interactions}": m.label
+            for m in own
+        },
         "baselines": ["noisy", *baselines],
         "fit_seconds": fit_seconds,
         "evaluation_seconds": time.perf_counter() - start,
@@ -146,7 +162,9 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     }
 
 
-def make_figure(config: SweepConfig, output: str | Path, progress: bool = True) -> tuple[Any, dict[str, Any], list[Path]]:
+def make_figure(
+    config: SweepConfig, output: str | Path, progress: bool = True
+) -> tuple[Any, dict[str, Any], list[Path]]:
     """Run the sweep and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
     result = mse_sweep(config, progress)
     fit = result["data"]["fit"]

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -22,7 +22,7 @@ STYLE = {
     "figure.dpi": 110,
     "pdf.fonttype": 42,
 }
-SPLIT_STYLE = {"train": ("-", "o"), "test": ("--", "s")}
+SPLIT_STYLE: Any = {"train": ("-", "o"), "test": ("--", "s")}
 
 
 def sigma_colours(sigmas: Sequence[float]) -> dict[float, Any]:
@@ -85,6 +85,26 @@ def method_panel(axis: Any, records: Sequence[dict[str, Any]], methods: Sequence
     axis.set_xlim(-0.5, len(methods) - 0.5)
 
 
+def _crop(
+    axis: Any, records: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]], methods: Sequence[str]
+) -> None:
+    """Keep the scale of the families; what lies below it (memorised training images) becomes an arrow with its range."""
+    low, high = min(r["mse"] for r in shown) / 2.5, max(r["mse"] for r in records) * 1.4
+    axis.set_ylim(low, high)
+    for position, method in enumerate(methods):
+        below = [r["mse"] for r in records if r["method"] == method and r["mse"] < low]
+        if below:
+            text = f"{min(below):.0e}" if len(below) == 1 else f"{min(below):.0e} to {max(below):.0e}"
+            axis.annotate(
+                f"{len(below)} below:\n{text}",
+                (position, low),
+                (position, low * 2.2),
+                fontsize=7,
+                ha="center",
+                arrowprops={"arrowstyle": "->", "color": "0.4"},
+            )
+
+
 def mse_against_degree(
     records: Sequence[dict[str, Any]],
     families: dict[str, str],
@@ -113,16 +133,35 @@ def mse_against_degree(
         last.set_title(f"({'abcdefgh'[len(families)]}) baselines")
         for axis in flat[len(families) + 1 :]:
             axis.set_visible(False)
+        _crop(last, records, [r for r in records if r["degree"] is not None], baselines)
         for axis in axes[:, 0]:
             axis.set_ylabel("MSE per pixel (clamped)")
         colours = sigma_colours(sigmas)
         handles = [Line2D([], [], color=colours[s], linewidth=3, label=rf"$\sigma={s:g}$") for s in sigmas]
         handles += [
             Line2D([], [], color="0.3", linestyle="-", marker="o", label="training images"),
-            Line2D([], [], color="0.3", linestyle="--", marker="s", markerfacecolor="white", label="held-out images"),
+            Line2D(
+                [],
+                [],
+                color="0.3",
+                linestyle="--",
+                marker="s",
+                markerfacecolor="white",
+                label="held-out images",
+            ),
         ]
         if any("shared" in r["method"] for r in records):
-            handles.append(Line2D([], [], color="0.3", marker="x", linewidth=0.9, alpha=0.55, label="shared readout (else own)"))
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    color="0.3",
+                    marker="x",
+                    linewidth=0.9,
+                    alpha=0.55,
+                    label="shared readout (else own)",
+                )
+            )
         figure.suptitle(title, y=1.0)
         figure.tight_layout(rect=(0, 0.06, 1, 1))
         figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8.5, columnspacing=1.2)

@@ -110,9 +110,9 @@ def heat(table: Tensor, plan: MonomialPlan, alpha: float, sigma: float, covarian
             )
     for order in range(1, int(products.sum(axis=1).max()) // 2 + 1):
         lowered = torch.zeros_like(term)
-        for rows, source, weight, k in steps:
+        for target, source, weight, k in steps:
             part = term[source] * weight
-            lowered.index_add_(0, rows, part if k is None else part * k)
+            lowered.index_add_(0, target, part if k is None else part * k)
         term = lowered * (sigma**2 / order)
         out += term
     return out
@@ -313,7 +313,14 @@ class CleanMoments:
         config = json.loads(metadata["config"])
         transform_config = dict(config["transform"])
         transform = WaveletTransform(tuple(transform_config.pop("shape")), **transform_config)
-        out = cls(transform, Family(**config["family"]), config["degree"], config["channels"], tensors["centre"], device)
+        out = cls(
+            transform,
+            Family(**config["family"]),
+            config["degree"],
+            config["channels"],
+            tensors["centre"],
+            device,
+        )
         out.count = int(metadata["count"])
         for i, block in enumerate(out.blocks):
             block.sums = tensors[f"sums.{i}"].to(out.device)

@@ -24,9 +24,13 @@ class NoiseLevel:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise ValueError(f"sigma must be a finite number > 0, got {self.sigma}: the score of clean data is not defined")
+            raise ValueError(
+                f"sigma must be a finite number > 0, got {self.sigma}: the score of clean data is not defined"
+            )
         if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha must be a finite number > 0, got {self.alpha}: use 1 for VE, sqrt(alpha_bar) for VP")
+            raise ValueError(
+                f"alpha must be a finite number > 0, got {self.alpha}: use 1 for VE, sqrt(alpha_bar) for VP"
+            )
 
     @property
     def effective_sigma(self) -> float:

@@ -56,7 +56,11 @@ def provenance(command: str | None = None, seed: int | None = None, **more: Any)
         "command": command,
         "seed": seed,
         "versions": versions(),
-        "machine": {"processor_count": os.cpu_count(), "torch_threads": torch.get_num_threads(), "system": platform.system()},
+        "machine": {
+            "processor_count": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "system": platform.system(),
+        },
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **more,
     }
@@ -106,9 +110,11 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}): delete it and make it again") from error
+        raise ValueError(
+            f"{path} is truncated or not a safetensors file ({error}): delete it and make it again"
+        ) from error
 
 
 def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[Path]:

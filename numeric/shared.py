@@ -115,7 +115,9 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         channels = data.shape[0]
         transform = WaveletTransform(data.shape[1:], self.wavelet, self.levels)
         if not transform.is_orthonormal:
-            raise ValueError(f"the shared readout needs an orthonormal basis; {self.wavelet!r} is not: use db2, haar, sym4, ...")
+            raise ValueError(
+                f"the shared readout needs an orthonormal basis; {self.wavelet!r} is not: use db2, haar, sym4, ..."
+            )
         family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
         rows = shared_monomials(family, transform, self.degree, channels)
         needed, free = 4 * 8 * len(rows) ** 2, _free_memory()
@@ -204,7 +206,10 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         keys = sorted(found)
         degrees = (self.monomials_[keys] >= 0).sum(axis=1)
         factorials = np.array(
-            [np.prod([factorial(c) for c in np.unique(r[r >= 0], return_counts=True)[1]]) for r in self.monomials_[keys]]
+            [
+                np.prod([factorial(c) for c in np.unique(r[r >= 0], return_counts=True)[1]])
+                for r in self.monomials_[keys]
+            ]
         )
         columns = [list(zip(*found[key])) for key in keys]
         return _Divisors(
@@ -221,7 +226,13 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
 
         def contract(_: int, power: int) -> list[tuple[int, float]]:
             return [
-                (power - 2 * k, factorial(power) / (factorial(k) * factorial(power - 2 * k) * 2.0**k) * s ** (2 * k) * a ** (power - 2 * k))
+                (
+                    power - 2 * k,
+                    factorial(power)
+                    / (factorial(k) * factorial(power - 2 * k) * 2.0**k)
+                    * s ** (2 * k)
+                    * a ** (power - 2 * k),
+                )
                 for k in range(power // 2 + 1)
             ]
 
@@ -331,7 +342,9 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             out.append(self.transform_.inverse((phi.T @ readout.to(y)).reshape(len(y), self.channels_, -1)))
         return torch.stack(out)
 
-    def denoise_degrees(self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int], clamp: bool = True) -> Tensor:
+    def denoise_degrees(
+        self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int], clamp: bool = True
+    ) -> Tensor:
         """:meth:`denoise` at several degrees at once."""
         out = self.estimate_degrees(y, noise, degrees)
         return out.clamp_(0.0, 1.0) if clamp else out

@@ -52,7 +52,9 @@ class Ridge:
         if not self.strength >= 0 or not np.isfinite(self.strength):
             raise ValueError(f"ridge must be a finite number >= 0, got {self.strength}")
         if self.side not in RIDGE_SIDES:
-            raise ValueError(f"unknown ridge side {self.side!r}: use 'score' (equation (16)) or 'denoiser' (equation (23))")
+            raise ValueError(
+                f"unknown ridge side {self.side!r}: use 'score' (equation (16)) or 'denoiser' (equation (23))"
+            )
         if self.scaling not in RIDGE_SCALINGS:
             raise ValueError(f"unknown ridge scaling {self.scaling!r}: use 'unit' or 'raw'")
 
@@ -225,7 +227,13 @@ def normal_system(
     cross = (scale[0] * u[times_target] + s**2 * stein) / a
     variance_index = plan.product_index(0, 0)
     return NormalSystem(
-        gram, stein.T.contiguous(), cross.T.contiguous(), a * mean, scale, mean[0], table[variance_index].clamp_min(0.0)
+        gram,
+        stein.T.contiguous(),
+        cross.T.contiguous(),
+        a * mean,
+        scale,
+        mean[0],
+        table[variance_index].clamp_min(0.0),
     )
 
 
@@ -344,7 +352,5 @@ def held_out_error(
     # Re-centre the other data's moments on the fitted mean, so that both speak of the same coordinates.
     fitted_mean = solution.centre / noise.alpha
     moved = translate(table, solution.plan, mean - fitted_mean)
-    system = normal_system(
-        moved, fitted_mean, solution.plan, noise, solution.degree, covariance, scale=solution.scale
-    )
+    system = normal_system(moved, fitted_mean, solution.plan, noise, solution.degree, covariance, scale=solution.scale)
     return expected_error(solution.denoiser, system)

@@ -142,7 +142,7 @@ def sweep(
                         methods,
                         split,
                         sigma,
-                        key=(seed, split_number, int(round(sigma * 1e6))),
+                        key=(seed, split_number, round(sigma * 1e6)),
                         batch_size=batch_size,
                         limits=limits,
                         device=device,

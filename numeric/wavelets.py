@@ -103,7 +103,9 @@ class WaveletTransform:
                 f"image size {height}x{width} is not divisible by 2^{levels} = {2**levels}: resize the images, or use fewer levels"
             )
         if min(height, width) >> levels < 1:
-            raise WaveletError(f"{levels} levels are too many for {height}x{width} images: use at most {int(np.log2(min(height, width)))}")
+            raise WaveletError(
+                f"{levels} levels are too many for {height}x{width} images: use at most {int(np.log2(min(height, width)))}"
+            )
         self.shape = (int(height), int(width))
         self.wavelet, self.levels, self.mode = wavelet, int(levels), mode
         self.steps: list[tuple[np.ndarray, np.ndarray]] = []
@@ -135,7 +137,9 @@ class WaveletTransform:
     def is_orthonormal(self) -> bool:
         """Whether ``W W^T = I`` to 1e-8 (filter coefficients are published to about 12 digits)."""
         return self.n_coefficients == self.shape[0] * self.shape[1] and all(
-            float(np.abs(matrix @ matrix.T - np.eye(len(matrix))).max()) < 1e-8 for step in self.steps for matrix in step
+            float(np.abs(matrix @ matrix.T - np.eye(len(matrix))).max()) < 1e-8
+            for step in self.steps
+            for matrix in step
         )
 
     def _matrices(self, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor, ...]]:
@@ -152,7 +156,9 @@ class WaveletTransform:
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or tuple(images.shape[-2:]) != self.shape:
-            raise WaveletError(f"expected images (n, channels, {self.shape[0]}, {self.shape[1]}), got {tuple(images.shape)}")
+            raise WaveletError(
+                f"expected images (n, channels, {self.shape[0]}, {self.shape[1]}), got {tuple(images.shape)}"
+            )
         if not images.is_floating_point():
             raise WaveletError(f"expected floating images, got {images.dtype}: divide by 255 first")
 
@@ -208,7 +214,10 @@ class WaveletTransform:
     @cached_property
     def addresses(self) -> np.ndarray:
         """Structured array ``(n_coefficients,)`` of (scale, row, column, orientation) for every atom."""
-        out = np.empty(self.n_coefficients, dtype=[("scale", "i4"), ("row", "i4"), ("column", "i4"), ("orientation", "U1")])
+        out = np.empty(
+            self.n_coefficients,
+            dtype=[("scale", "i4"), ("row", "i4"), ("column", "i4"), ("orientation", "U1")],
+        )
         for band in self.bands:
             rows, columns = np.indices(band.shape)
             part = out[band.start : band.stop]

@@ -26,7 +26,10 @@ class LinearDenoiser(Denoiser):
         data = as_image_set(images)
         pixels = data.shape[0] * data.shape[1] * data.shape[2]
         shift = data[:1].double().flatten(1)[0]
-        total, second = torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, pixels, dtype=torch.float64)
+        total, second = (
+            torch.zeros(pixels, dtype=torch.float64),
+            torch.zeros(pixels, pixels, dtype=torch.float64),
+        )
         with progress_bar(len(data), "covariance", progress) as bar:
             for batch in data.batches(batch_size):
                 x = batch.double().flatten(1) - shift

@@ -1,0 +1,34 @@
+# One command sets up and runs the main job (make fig5), one passes the tests (make test).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+TORCH ?= 2.13.0
+TORCHVISION ?= 0.28.0
+
+.PHONY: help setup fig5 test slow lint clean
+help:  ## show these targets
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+setup: $(VENV)/.installed  ## create the environment (no CUDA packages on a machine without a GPU)
+
+$(VENV)/.installed: pyproject.toml install.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python install.py --torch $(TORCH) --torchvision $(TORCHVISION)
+	touch $@
+
+fig5: setup  ## Figure 5: denoising MSE against degree and noise (ARGS="-p n_train 20000" sets parameters)
+	$(BIN)/papermill notebooks/fig5.ipynb out.ipynb $(ARGS)
+
+test: setup  ## the test suite (ARGS are passed to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: setup  ## the long tests too
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment, caches and finished sweeps
+	rm -rf $(VENV) runs out.ipynb .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,107 @@
+"""Data: the order of DESIGN section 7, announced fall-back, provenance, and clear errors for bad input."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from numeric.data import (
+    DataError,
+    FallbackDataWarning,
+    ImageSet,
+    as_image_set,
+    load_mnist,
+    pixels_to_idx,
+    read_idx,
+)
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    monkeypatch.delenv("WAVELET_SCORE_DATA", raising=False)
+    return tmp_path / "empty"
+
+
+def test_fall_back_is_announced_and_recorded(nowhere):
+    with pytest.warns(FallbackDataWarning, match="4,000"):
+        train = load_mnist("train", root=nowhere, download=False)
+    with pytest.warns(FallbackDataWarning):
+        test = load_mnist("test", root=nowhere, download=False)
+    assert (len(train), len(test)) == (4000, 1000)
+    assert "fall-back" in train.provenance["source"] and len(train.sha256) == 64
+    assert torch.bincount(train.labels).tolist() == [400] * 10
+    seen = {image.numpy().tobytes() for image in train.raw}
+    assert sum(image.numpy().tobytes() in seen for image in test.raw) == 0  # held out means held out
+
+
+def test_images_are_resized_antialiased_and_in_range(nowhere):
+    with pytest.warns(FallbackDataWarning):
+        data = load_mnist("test", size=64, count=7, root=nowhere, download=False)
+    images = data[:]
+    assert images.shape == (7, 1, 64, 64) and images.dtype == torch.float32
+    assert 0 <= images.min() and images.max() <= 1
+    small = data.resized(7)[:]
+    assert torch.allclose(small.mean((1, 2, 3)), data.resized(28)[:].mean((1, 2, 3)), atol=0.02)
+
+
+def test_idx_round_trip_and_truncation(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 5), dtype=np.uint8)
+    payload = pixels_to_idx(pixels)
+    (tmp_path / "a").write_bytes(payload)
+    (tmp_path / "a.gz").write_bytes(gzip.compress(payload))
+    assert np.array_equal(read_idx(tmp_path / "a"), pixels)
+    assert np.array_equal(read_idx(tmp_path / "a.gz"), pixels)
+    (tmp_path / "b").write_bytes(payload[:-5])
+    with pytest.raises(DataError, match="truncated: 55 data bytes, 60 expected"):
+        read_idx(tmp_path / "b")
+    (tmp_path / "b.gz").write_bytes(gzip.compress(payload)[:-9])
+    with pytest.raises(DataError, match="truncated"):
+        read_idx(tmp_path / "b.gz")
+    (tmp_path / "c").write_bytes(b"hello world")
+    with pytest.raises(DataError, match="not an IDX file"):
+        read_idx(tmp_path / "c")
+
+
+def test_wrong_folder_is_an_error_not_a_fall_back(monkeypatch, tmp_path):
+    monkeypatch.setenv("WAVELET_SCORE_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="holds no MNIST train files"):
+        load_mnist("train")
+    for name, shape in (("images-idx3", (5, 28, 28)), ("labels-idx1", (5,))):
+        (tmp_path / f"train-{name}-ubyte").write_bytes(pixels_to_idx(np.zeros(shape, np.uint8)))
+    with pytest.raises(DataError, match="is not MNIST's train file: md5"):
+        load_mnist("train")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: load_mnist("validation"), "unknown split 'validation'"),
+        (lambda: as_image_set(np.zeros((0, 8, 8), np.uint8)), "empty"),
+        (lambda: as_image_set(np.zeros((8, 8), np.float32)), "shape"),
+        (lambda: as_image_set(np.zeros((2, 8, 8), np.int64)), "uint8 or floating, got torch.int64"),
+        (lambda: as_image_set(np.full((2, 8, 8), np.nan)), "NaN"),
+        (lambda: as_image_set(np.zeros((2, 8, 8), np.uint8)).take(0), "cannot take 0"),
+        (lambda: list(as_image_set(np.zeros((2, 8, 8), np.uint8)).batches(0)), "batch_size must be >= 1, got 0"),
+        (lambda: ImageSet(torch.zeros(2, 1, 8, 8), size=0), "size must be a positive"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(DataError, match=message):
+        call()
+
+
+def test_torch_data_set_and_array_agree():
+    pixels = torch.randint(0, 256, (6, 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+    class Pairs(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(pixels)
+
+        def __getitem__(self, index):
+            return pixels[index], 0
+
+    assert torch.equal(as_image_set(Pairs())[:], as_image_set(pixels)[:])
+    assert as_image_set(Pairs()).shape == (3, 8, 8)
