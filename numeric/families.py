@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import product
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,19 @@ def closure(pattern: str, variables: int, degree: int) -> np.ndarray:
         return features
     rows = {below for row in features for below in product(*(range(exponent + 1) for exponent in row))}
     return np.array(sorted(rows, key=lambda row: (sum(row), tuple(-e for e in row))), dtype=np.int64)
+
+
+def product_count(pattern: str, variables: int, degree: int) -> int:
+    """Number of moments of a pattern (for ``target`` an upper bound), without listing them."""
+    if degree < 1:
+        raise FamilyError(f"degree must be >= 1, got {degree}: degree 1 is the linear score")
+    n, k = degree, variables - 1
+    if k == 0 or pattern == "independent":
+        return 2 * n + 1
+    if pattern == "pairwise":
+        triples = sum(2 * n - i - j + 1 for i in range(1, n + 1) for j in range(1, n + 1))
+        return 2 * n + 1 + k * n * (2 * n + 1) + comb(k, 2) * triples
+    return comb(2 * n + variables, variables)
 
 
 class MonomialPlan:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.families import Block, Family, MonomialPlan, monomial_plan
+from numeric.families import Block, Family, MonomialPlan, monomial_plan, product_count
 from numeric.wavelets import WaveletTransform
 
 CHUNK_BYTES = 96 * 2**20
@@ -185,11 +185,10 @@ class CleanMoments:
     @staticmethod
     def foreseen_bytes(transform: WaveletTransform, family: Family, degree: int, channels: int = 1) -> int:
         """Memory of the moment sums, before any of it is taken."""
-        total = 0
-        for block in family.blocks(transform, channels):
-            plan = monomial_plan(block.pattern, block.variables.shape[1], degree)
-            total += 8 * plan.n_products * len(block.variables)
-        return total
+        return sum(
+            8 * product_count(block.pattern, block.variables.shape[1], degree) * len(block.variables)
+            for block in family.blocks(transform, channels)
+        )
 
     def update(self, images: Tensor) -> CleanMoments:
         """Add a batch of images ``(n, channels, height, width)``."""

@@ -146,6 +146,10 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         self._solutions: dict[Any, tuple[Tensor, Tensor, Tensor, float]] = {}
         return self
 
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "gram_"):
+            raise NotFittedError("this SharedWaveletScore has seen no images: call fit(images) first")
+
     def _features(self, u: Tensor, count: int | None = None) -> Tensor:
         """Monomials ``(P, n)`` of centred coefficients ``(n, channels * n_coefficients)``."""
         rows = self.monomials_ if count is None else self.monomials_[:count]
@@ -274,8 +278,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         Returns ``(readout, feature_norm, expected_error)``; the readout acts on centred noisy monomials over the norm.
         Pixel ridge equals wavelet ridge plus synthesis for an orthonormal basis (Lemma C.1).
         """
-        if not hasattr(self, "gram_"):
-            raise NotFittedError("this SharedWaveletScore has seen no images: call fit(images) first")
+        self._check_fitted()
         level = as_noise(noise)
         degree = self.degree if degree is None else degree
         ridge = Ridge(self.ridge, self.ridge_side, self.ridge_scaling)
@@ -332,6 +335,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
     def estimate_degrees(self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int]) -> Tensor:
         """Unclamped estimates at several degrees, ``(len(degrees), n, channels, height, width)``."""
         check_images(y)
+        self._check_fitted()
         level = as_noise(noise)
         v = self.transform_.forward(y).flatten(1) - torch.as_tensor(level.alpha * self.mean_).to(y)
         features = self._features(v, self.count(max(degrees)))
