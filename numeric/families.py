@@ -7,7 +7,7 @@ handled together as one :class:`Block`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
 from math import comb
@@ -223,7 +223,6 @@ class Family:
     radius: int = 1
     interactions: str = "pairwise"
     channels_coupled: bool = False
-    _: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.name not in FAMILIES:

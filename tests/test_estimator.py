@@ -269,7 +269,11 @@ def test_optimal_denoiser_is_the_posterior_mean(generator):
         (lambda x: WaveletScore().fit(x).denoise(x * torch.nan, 0.5), ValueError, "NaN"),
         (lambda x: WaveletScore().fit(x).denoise(x[:, 0], 0.5), ValueError, "expected floating images"),
         (lambda x: WaveletScore().fit(x).denoise(torch.cat([x, x], 1), 0.5), ValueError, "fitted on 1 channel"),
-        (lambda x: WaveletScore("local", 4, radius=3, interactions="full").fit(x), MemoryError, "GiB"),
+        (
+            lambda x: WaveletScore("local", 8, radius=4, interactions="full").new_moments((1, 512, 512)),
+            MemoryError,
+            "GiB",
+        ),
         (lambda x: OptimalDenoiser(0), ValueError, "chunk must be >= 1"),
     ],
 )
