@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import load_mnist
 from numeric.denoiser import Denoiser
 from numeric.estimator import WaveletScore
-from numeric.figures import mse_against_degree
+from numeric.figures import mse_against_degree, select
 from numeric.progress import progress_bar
 from numeric.results import provenance, save_figure
 from numeric.shared import SharedWaveletScore
@@ -160,6 +162,42 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         "records": records,
         "expected": expected,
     }
+
+
+def findings(result: dict[str, Any]) -> list[str]:
+    """Sentences read off the records: does the MSE fall with the degree, and which method is lowest where.
+
+    A step counts as a rise where it exceeds two standard errors of the two means.  That is generous to the families: the
+    noise is common to all degrees, so that paired differences are known better than the means.
+    """
+    records, lines = result["records"], []
+    splits = sorted({r["split"] for r in records})
+    for method in dict.fromkeys(r["method"] for r in records if r["degree"] is not None):
+        rises = []
+        for split in splits:
+            for sigma in sorted({r["sigma"] for r in records}):
+                rows = sorted(select(records, method=method, split=split, sigma=sigma), key=lambda r: r["degree"])
+                for low, high in itertools.pairwise(rows):
+                    if high["mse"] > low["mse"] + 2 * math.hypot(low["se"], high["se"]):
+                        rises.append(f"degree {high['degree']} at sigma {sigma:g} ({split})")
+                    elif high["mse"] > low["mse"]:
+                        rises.append(
+                            f"degree {high['degree']} at sigma {sigma:g} ({split}, within two standard errors)"
+                        )
+        lines.append(f"{method}: " + (f"rises at {', '.join(rises)}" if rises else "falls with every degree"))
+    for split in splits:
+        for sigma in sorted({r["sigma"] for r in records}):
+            family = min(
+                (r for r in select(records, split=split, sigma=sigma) if r["degree"] is not None),
+                key=lambda r: r["mse"],
+            )
+            rest = [r for r in select(records, split=split, sigma=sigma, degree=None) if r["method"] != "noisy"]
+            beside = ", ".join(f"{r['method']} {r['mse']:.5f}" for r in rest)
+            lines.append(
+                f"{split}, sigma {sigma:g}: lowest family {family['method']} at degree {family['degree']}, "
+                f"{family['mse']:.5f} (± {family['se']:.5f}); {beside or 'no baseline'}"
+            )
+    return lines
 
 
 def make_figure(

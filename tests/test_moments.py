@@ -207,7 +207,9 @@ def test_schedule_and_levels():
             "NaN",
         ),
         (
-            lambda: CleanMoments(WaveletTransform(8), Family(), 2).merge(CleanMoments(WaveletTransform(8), Family(), 3)),
+            lambda: CleanMoments(WaveletTransform(8), Family(), 2).merge(
+                CleanMoments(WaveletTransform(8), Family(), 3)
+            ),
             MomentError,
             "different settings",
         ),

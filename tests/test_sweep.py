@@ -1,0 +1,188 @@
+"""The sweep behind Figures 5 and 6: errors against their exact expectation, resumption, results files, the notebook."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import numeric.sweep as sweep_module
+from numeric._torchvision import import_torchvision
+from numeric.baselines.linear import LinearDenoiser
+from numeric.data import ImageSet
+from numeric.estimator import WaveletScore
+from numeric.fig5 import SweepConfig, findings
+from numeric.noise import vp
+from numeric.results import atomic_path, load_tensors, provenance, read_json, save_tensors, write_json
+from numeric.sweep import evaluate, noise_like, sweep
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def images(generator) -> ImageSet:
+    return ImageSet(torch.rand(60, 1, 8, 8, generator=generator))
+
+
+def test_measured_mse_is_the_exact_expectation(images):
+    """Unclamped MSE of drawn noise against ``E|x|^2 - 2 theta.E[phi x] + theta.G theta`` (DESIGN 4), within 4 standard errors.
+
+    The noise is drawn 40 times on the fitted images, so that the mean is over the expectation's own distribution.
+    """
+    model = WaveletScore("independent", 2, levels=1).fit(images)
+    for noise in (0.4, vp(0.7)):
+        runs = [
+            evaluate({"m": (model, [1, 2])}, images, noise, key=(draw,), batch_size=25, clamp=False)
+            for draw in range(40)
+        ]
+        for degree in (1, 2):
+            values = np.array([r["mse"] for run in runs for r in run if r["degree"] == degree])
+            error = values.std(ddof=1) / len(values) ** 0.5
+            assert abs(values.mean() - model.expected_mse(noise, degree)) < 4 * error
+
+
+def test_noise_is_a_function_of_its_key():
+    x = torch.zeros(3, 1, 4, 4)
+    assert torch.equal(noise_like(x, 1, 2), noise_like(x, 1, 2))
+    assert not torch.equal(noise_like(x, 1, 2), noise_like(x, 2, 1))
+
+
+def test_limits_and_standard_error(images):
+    linear = LinearDenoiser().fit(images)
+    record = {r["method"]: r for r in evaluate({"linear": (linear, None)}, images, 0.3, limits={"linear": 7})}
+    assert (record["noisy"]["n"], record["linear"]["n"]) == (60, 7)
+    y = images[:] + 0.3 * noise_like(images[:], 0, 0)
+    direct = (linear.denoise(y, 0.3) - images[:])[:7].square().flatten(1).mean(1).double()
+    assert record["linear"]["mse"] == pytest.approx(float(direct.mean()), rel=1e-6)
+    assert record["linear"]["se"] == pytest.approx(float(direct.std() / 7**0.5), rel=1e-4)
+
+
+def test_an_interrupted_sweep_resumes_with_the_same_numbers(images, tmp_path, monkeypatch):
+    model = WaveletScore("independent", 2, levels=1).fit(images)
+    arguments = {"methods": {"m": (model, [1, 2])}, "splits": {"train": images}, "sigmas": [0.2, 0.5, 1.0]}
+    whole = sweep(**arguments, progress=False)
+    real, calls = sweep_module.evaluate, []
+
+    def dies(methods, split, sigma, **more):
+        calls.append(sigma)
+        if sigma == 0.5 and len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(methods, split, sigma, **more)
+
+    monkeypatch.setattr(sweep_module, "evaluate", dies)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(**arguments, checkpoint=tmp_path / "c.json", progress=False)
+    assert sweep(**arguments, checkpoint=tmp_path / "c.json", progress=False) == whole
+    assert calls == [0.2, 0.5, 0.5, 1.0]  # 0.2 was not done again
+    sweep(**arguments, checkpoint=tmp_path / "c.json", seed=1, progress=False)  # other settings: nothing is reused
+    assert calls[4:] == [0.2, 0.5, 1.0]
+
+
+def test_results_files_are_atomic_and_name_what_made_them(tmp_path):
+    write_json(tmp_path / "a.json", {"x": np.float64(1.5), "t": torch.arange(2)})
+    assert read_json(tmp_path / "a.json") == {"x": 1.5, "t": [0, 1]}
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a.json") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(tmp_path / "a.json")["x"] == 1.5 and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "a.json").write_text('{"x": 1')
+    with pytest.raises(ValueError, match="truncated or not JSON"):
+        read_json(tmp_path / "a.json")
+    save_tensors(tmp_path / "a.safetensors", {"t": torch.ones(3)}, {"k": "v"})
+    assert load_tensors(tmp_path / "a.safetensors")[1] == {"k": "v"}
+    (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-5])
+    with pytest.raises(ValueError, match="truncated or not a safetensors file"):
+        load_tensors(tmp_path / "a.safetensors")
+    record = provenance("command", 3)
+    assert record["command"] == "command" and record["seed"] == 3 and record["versions"]["torch"] == torch.__version__
+
+
+def test_torchvision_imports_beside_a_cpu_torch():
+    """In a fresh interpreter, because an import happens once; its resize agrees with ours (bilinear, antialiased)."""
+    code = (
+        "from numeric._torchvision import import_torchvision as i; print(i('datasets').MNIST.__name__, i().__version__)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert out.stdout.startswith("MNIST 0.")
+    x = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    theirs = import_torchvision("transforms.functional").resize(x.float() / 255, [32, 32], antialias=True)
+    assert torch.allclose(ImageSet(x, size=32)[:], theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"families": ["wavelet"]}, "unknown family 'wavelet'"),
+        ({"degrees": [0]}, "degrees must be whole numbers >= 1"),
+        ({"sigmas": [-1.0]}, "sigmas must be > 0"),
+    ],
+)
+def test_bad_parameters_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        SweepConfig(**change)
+
+
+def test_findings_are_computed_from_the_records():
+    def row(method, degree, mse, se=0.01):
+        return {"method": method, "degree": degree, "sigma": 0.5, "split": "test", "mse": mse, "se": se, "n": 9}
+
+    falling = [row("a", 1, 3.0), row("a", 2, 2.0), row("b", 1, 2.5), row("b", 2, 1.0), row("base", None, 1.5)]
+    lines = "\n".join(findings({"records": falling}))
+    assert "a: falls with every degree" in lines and "b at degree 2" in lines
+    rising = [row("a", 1, 1.0), row("a", 2, 2.0)]
+    assert "a: rises" in "\n".join(findings({"records": rising}))
+
+
+def test_fig5_notebook_runs(tmp_path):
+    """The README's first command, small: papermill executes the notebook and writes the figure with its numbers."""
+    out = tmp_path / "out.ipynb"
+    parameters = {"n_train": "200", "n_eval": "100", "n_optimal": "20", "size": "16"}
+    options = [word for key, value in parameters.items() for word in ("-p", key, value)]
+    lists = "{sigmas: [0.5], degrees: [1, 2], families: [independent, band], shared: []}"
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/fig5.ipynb"), str(out), "--no-progress-bar"]
+    subprocess.run(
+        [*command, *options, "-y", lists, "-p", "output", str(tmp_path), "-p", "cache", str(tmp_path / "runs")],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+    record = json.loads((tmp_path / "fig5.json").read_text())
+    assert {p.name for p in tmp_path.glob("fig5.*")} == {"fig5.png", "fig5.pdf", "fig5.json"}
+    assert record["parameters"]["n_train"] == 200 and len(record["data"]["fit"]["sha256"]) == 64
+    rows = [r for r in record["records"] if r["method"] == "independent, own readout" and r["split"] == "train"]
+    expected = {
+        r["degree"]: r["expected_mse_unclamped"] for r in record["expected"] if r["method"] == rows[0]["method"]
+    }
+    assert expected[2] <= expected[1]  # nested features at one noise level (the ridge of 1e-10 is far below it)
+    for r in rows:  # clamping only helps, and by little
+        assert 0.5 * expected[r["degree"]] < r["mse"] < expected[r["degree"]] + 6 * r["se"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [0.1, 0.25, 0.5, 1.0, 2.0])
+def test_reference_table(sigma):
+    """DESIGN section 5 (20,000 training and 2,000 test images, VE, own readout) within 3%; needs the full MNIST."""
+    from numeric.data import load_mnist
+
+    reference = {
+        0.1: (0.00570, 0.00155, 0.00255, 0.00248, 0.00239, 0.00234),
+        0.25: (0.03365, 0.00529, 0.00858, 0.00837, 0.00824, 0.00814),
+        0.5: (0.11593, 0.01215, 0.01823, 0.01784, 0.01770, 0.01761),
+        1.0: (0.24926, 0.02396, 0.03221, 0.03190, 0.03183, 0.03180),
+        2.0: (0.35188, 0.03765, 0.04454, 0.04444, 0.04444, 0.04444),
+    }[sigma]
+    train = load_mnist("train", size=32, count=20_000, download=False)
+    if len(train) < 20_000:
+        pytest.skip("needs the full MNIST: set WAVELET_SCORE_DATA")
+    test = load_mnist("test", size=32, count=2_000, download=False)
+    methods = {
+        "linear": (LinearDenoiser().fit(train), None),
+        "own": (WaveletScore("independent", 5).fit(train), [1, 2, 3, 5]),
+    }
+    measured = [r["mse"] for r in evaluate(methods, test, sigma)]
+    assert measured == pytest.approx(reference, rel=0.03)
