@@ -18,6 +18,9 @@ from torch import Tensor
 ORIENTATIONS = ("A", "H", "V", "D")
 """Scaling atom, and the horizontal, vertical and diagonal details (PyWavelets' ``da``, ``ad``, ``dd``)."""
 
+CACHE_BYTES = 2**21
+"""Images of one chunk of the transform."""
+
 
 class WaveletError(ValueError):
     """The transform cannot be built; the message names the value and the fix."""
@@ -165,15 +168,25 @@ class WaveletTransform:
     def forward(self, images: Tensor) -> Tensor:
         """``w = W x``: images ``(n, channels, height, width)`` to coefficients ``(n, channels, n_coefficients)``."""
         self._check(images)
-        approximation, details = images, []
-        for row, column_t, _, _ in self._matrices(images.dtype, images.device):
-            out = row @ approximation @ column_t
-            r, c = out.shape[-2] // 2, out.shape[-1] // 2
-            approximation = out[..., :r, :c]
-            # H is high-pass along rows (PyWavelets' "da"), V along columns ("ad").
-            details.append([out[..., r:, :c], out[..., :r, c:], out[..., r:, c:]])
-        parts = [approximation] + [band for level in reversed(details) for band in level]
-        return torch.cat([part.flatten(-2) for part in parts], dim=-1)
+        flat = images.reshape(-1, *self.shape)
+        out = flat.new_empty(len(flat), self.n_coefficients)
+        matrices = self._matrices(images.dtype, images.device)
+        # A chunk of images goes through all levels before the next one starts, so that intermediate results stay in the
+        # cache and their memory is used again; on a GPU one large chunk is better.
+        chunk_bytes = CACHE_BYTES if images.device.type == "cpu" else 64 * CACHE_BYTES
+        step = max(1, chunk_bytes // (flat.element_size() * self.shape[0] * self.shape[1]))
+        for start in range(0, len(flat), step):
+            target, approximation = out[start : start + step], flat[start : start + step]
+            for level, (row, column_t, _, _) in enumerate(matrices):
+                both = row @ (approximation @ column_t)
+                h, v, d = self.bands[len(self.bands) - 3 * (level + 1) : len(self.bands) - 3 * level]
+                r, c = h.shape
+                # H is high-pass along rows (PyWavelets' "da"), V along columns ("ad").
+                for band, part in ((h, both[:, r:, :c]), (v, both[:, :r, c:]), (d, both[:, r:, c:])):
+                    target[:, band.start : band.stop].unflatten(1, band.shape).copy_(part)
+                approximation = both[:, :r, :c]
+            target[:, : self.bands[0].stop].unflatten(1, self.bands[0].shape).copy_(approximation)
+        return out.reshape(*images.shape[:2], self.n_coefficients)
 
     def inverse(self, coefficients: Tensor) -> Tensor:
         """``x = W^+ w``: coefficients ``(n, channels, n_coefficients)`` to images.
