@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import sympy as sp
 from sympy.polys.rings import ring
 
+from analytic.errors import AnalyticError
+
 T = TypeVar("T")
 METHODS = ("laplace", "berkowitz", "bareiss")
 
@@ -79,10 +81,10 @@ def determinant(matrix: sp.MatrixBase, method: str = "laplace") -> sp.Expr:
     """Expanded determinant of a polynomial matrix by one of :data:`METHODS`.
 
     Raises:
-        ValueError: unknown method.
+        AnalyticError: unknown method.
     """
     if method not in METHODS:
-        raise ValueError(f"unknown determinant method {method!r}: use one of {', '.join(METHODS)}")
+        raise AnalyticError(f"unknown determinant method {method!r}: use one of {', '.join(METHODS)}")
     if method == "laplace":
         return cofactor_solution(matrix, sp.zeros(matrix.shape[0], 1))[1] if matrix.shape[0] else sp.Integer(1)
     return sp.expand(matrix.det(method=method))

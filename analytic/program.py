@@ -14,8 +14,10 @@ from typing import Any
 import sympy as sp
 
 from analytic.cofactor import cramer_minors
+from analytic.errors import AnalyticError
 
 Assignment = tuple[sp.Symbol, sp.Expr]
+PROGRAM_METHODS = ("cofactor", "elimination", "auto")
 MAX_COFACTOR = 7  # features; beyond, 2^(F+1) minors cost more than F^3 pivots
 
 
@@ -66,6 +68,9 @@ def solve_program(
     Args:
         method: ``"cofactor"`` (equation (21), named minors), ``"elimination"`` (LDL^T without pivoting: G is positive
             definite) or ``"auto"``: cofactor up to seven features.
+
+    Raises:
+        AnalyticError: unknown method.
     """
     if method == "auto":
         method = "cofactor" if gram.shape[0] <= MAX_COFACTOR else "elimination"
@@ -73,7 +78,7 @@ def solve_program(
         return _cofactor_program(gram, rhs)
     if method == "elimination":
         return _elimination_program(gram, rhs)
-    raise ValueError(f"unknown method {method!r}: use 'cofactor', 'elimination' or 'auto'")
+    raise AnalyticError(f"unknown method {method!r}: use 'cofactor', 'elimination' or 'auto'")
 
 
 def _cofactor_program(gram: sp.MatrixBase, rhs: sp.MatrixBase) -> tuple[list[Assignment], list[sp.Expr]]:
