@@ -159,11 +159,16 @@ class ScoreCoefficient:
         return sp.ImmutableMatrix(plain + LAMBDA * weights)
 
     @cached_property
-    def rhs(self) -> sp.ImmutableMatrix:
-        """``b = -E[d phi / d w]``, (F, 1) (equation (14))."""
+    def rhs_of_stein(self) -> sp.ImmutableMatrix:
+        """``b = -E[d phi / d w]``, (F, 1), without what a ridge may add to it (equations (13), (14))."""
         symbol = noisy_symbol if self.basis == "monomial" else standard_symbol
         step = sp.Integer(1) if self.basis == "monomial" else self.scale_symbols[1][0]
-        vector = rhs_vector(self._polynomials, symbol, step)
+        return rhs_vector(self._polynomials, symbol, step)
+
+    @cached_property
+    def rhs(self) -> sp.ImmutableMatrix:
+        """Right-hand side of the system, (F, 1): ``b``, and the ridge's part where it sits on the denoiser (23)."""
+        vector = self.rhs_of_stein
         if self.ridge == "denoiser":
             target = self.exponents.index((1, *(0,) * (len(self.variables) - 1)))
             vector = sp.ImmutableMatrix(
@@ -248,7 +253,9 @@ class ScoreCoefficient:
                 step = self.scale_symbols[1][0]  # keeps the entries polynomial
             if self.ridge == "denoiser":
                 step = self.noise.s2
-            numerators, determinant = cofactor_solution(gram, sp.ImmutableMatrix((rhs * step).expand()))
+            # cancel, not expand: it leaves no 1 / (1 - abar) behind, which is no polynomial
+            scaled = sp.ImmutableMatrix([sp.expand(sp.cancel(value * step)) for value in rhs])
+            numerators, determinant = cofactor_solution(gram, scaled)
             return [numerator / step for numerator in numerators], determinant
         columns = []
         for k in range(gram.shape[0]):
