@@ -1,0 +1,177 @@
+"""Samplers against Gaussian data, where flow and reverse SDE are known exactly; metrics against other libraries."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from numeric.baselines.linear import LinearDenoiser
+from numeric.denoiser import Denoiser
+from numeric.estimator import WaveletScore
+from numeric.sample import NoiseStream, Sampler, SamplingError, compare, edm_sigmas, level
+
+SHAPE = (1, 2, 2)
+
+
+@pytest.fixture
+def gaussian() -> LinearDenoiser:
+    """The exact denoiser of N(mean, C) on 2 x 2 pixels, eigenvalues 0.05 to 1."""
+    draw = torch.Generator().manual_seed(1)
+    denoiser = LinearDenoiser()
+    denoiser.eigenvalues_ = torch.tensor([0.05, 0.2, 0.5, 1.0], dtype=torch.float64)
+    denoiser.eigenvectors_ = torch.linalg.qr(torch.randn(4, 4, generator=draw, dtype=torch.float64))[0]
+    denoiser.mean_ = torch.tensor([0.5, -0.2, 0.1, 0.3], dtype=torch.float64)
+    return denoiser
+
+
+def exact_flow(gaussian: LinearDenoiser, start: torch.Tensor, high: float, low: float) -> torch.Tensor:
+    """VE probability flow of Gaussian data: every eigencoordinate shrinks by sqrt((l + low^2) / (l + high^2))."""
+    centred = (start.flatten(1) - gaussian.mean_) @ gaussian.eigenvectors_
+    gain = ((gaussian.eigenvalues_ + low**2) / (gaussian.eigenvalues_ + high**2)).sqrt()
+    return ((centred * gain) @ gaussian.eigenvectors_.T + gaussian.mean_).reshape(start.shape)
+
+
+def coordinates(gaussian: LinearDenoiser, samples: torch.Tensor) -> torch.Tensor:
+    return (samples.flatten(1) - gaussian.mean_) @ gaussian.eigenvectors_
+
+
+@pytest.mark.parametrize("process", ["ve", "vp"])
+def test_heun_converges_to_the_exact_flow_with_order_two(gaussian, process):
+    """Halving the step divides the error by four (between 3.4 and 4.6), down to 2e-4 of the exact flow."""
+    errors = []
+    for steps in (40, 80, 160, 320):
+        sampler = Sampler(edm_sigmas(steps, 0.05, 10), "ode", process, denoise_last=False, dtype=torch.float64)
+        start = sampler.start(NoiseStream.from_seeds(range(20)), SHAPE)
+        end = sampler.run(gaussian, NoiseStream.from_seeds(range(20)), SHAPE, progress=False)
+        exact = exact_flow(gaussian, start / level(process, 10).alpha, 10, 0.05) * level(process, 0.05).alpha
+        errors.append(float((end - exact).abs().max()))
+    ratios = [a / b for a, b in itertools.pairwise(errors)]
+    assert all(3.4 < r < 4.6 for r in ratios), ratios
+    assert errors[-1] < 2e-4
+
+
+def test_vp_and_ve_are_one_flow(gaussian):
+    """DESIGN section 1: from the same noise VP and VE give the same images up to the discretisation, which is O(h^2)."""
+
+    def gap(steps: int) -> float:
+        runs = [
+            Sampler(edm_sigmas(steps, 0.02, 20), process=p, dtype=torch.float64).run(
+                gaussian, NoiseStream.from_seeds(range(10)), SHAPE, progress=False
+            )
+            for p in ("ve", "vp")
+        ]
+        return float((runs[0] - runs[1]).abs().max())
+
+    coarse, fine = gap(50), gap(200)
+    assert fine < 1e-3 and 10 < coarse / fine < 22  # 16 for order two
+
+
+def euler_maruyama(gaussian: LinearDenoiser, sigmas: list[float], process: str) -> tuple[np.ndarray, np.ndarray]:
+    """Exact mean and variance of each eigencoordinate of the discretised reverse SDE, by its linear recursion."""
+    eigenvalues = gaussian.eigenvalues_.numpy()
+    target = (gaussian.mean_ @ gaussian.eigenvectors_).numpy()
+    mean, variance = np.zeros(4), np.full(4, level(process, sigmas[0]).sigma ** 2)
+    for high, low in itertools.pairwise(sigmas):
+        alpha, s2 = level(process, high).alpha, level(process, high).sigma ** 2
+        dt, drift = high**2 - low**2, 0.0
+        if process == "vp":
+            dt, drift = math.log1p(high**2) - math.log1p(low**2), 0.5
+        precision = 1 / (alpha**2 * eigenvalues + s2)
+        factor = 1 + dt * (drift - precision)
+        mean, variance = factor * mean + dt * precision * alpha * target, factor**2 * variance + dt
+    return mean, variance
+
+
+@pytest.mark.parametrize("process", ["ve", "vp"])
+def test_reverse_sde_on_gaussian_data(gaussian, process):
+    """Sample mean and covariance within 4.5 standard errors of the exact ones of the discretised SDE; that bias is O(h)."""
+    n, sigmas = 20_000, edm_sigmas(60, 0.05, 10)
+    sampler = Sampler(sigmas, "sde", process, denoise_last=False, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(5)
+    y = sampler.run(gaussian, NoiseStream.from_generator(n, generator), SHAPE, progress=False)
+    alpha = level(process, 0.05).alpha
+    u = y.flatten(1) @ gaussian.eigenvectors_
+    mean, expected = euler_maruyama(gaussian, sigmas, process)
+    assert (np.abs(u.mean(0).numpy() - mean) < 4.5 * np.sqrt(expected / n)).all()
+    covariance = np.cov(u.numpy().T)
+    error = np.sqrt((np.outer(expected, expected) + np.diag(expected**2)) / n)  # normal samples
+    assert (np.abs(covariance - np.diag(expected)) < 4.5 * error).all()
+    target = (alpha**2 * gaussian.eigenvalues_ + level(process, 0.05).sigma ** 2).numpy()
+    gaps = [
+        np.abs(euler_maruyama(gaussian, edm_sigmas(k, 0.05, 10), process)[1] / target - 1).max()
+        for k in (200, 400, 800)
+    ]
+    assert gaps[2] < 0.06 and all(1.6 < a / b < 2.4 for a, b in itertools.pairwise(gaps)), gaps  # weak order one
+
+
+@pytest.mark.parametrize("method", ["ode", "sde"])
+def test_samples_have_the_data_mean_and_covariance(gaussian, method):
+    """End to end: 10,000 samples against N(mean, C), within 4.5 standard errors and 4% for what steps remain."""
+    n = 10_000
+    sampler = Sampler(edm_sigmas(250, 0.02, 40), method, dtype=torch.float64, denoise_last=False)
+    x = sampler.run(
+        gaussian, NoiseStream.from_generator(n, torch.Generator().manual_seed(2)), SHAPE, progress=False
+    ).flatten(1)
+    u = coordinates(gaussian, x.reshape(n, *SHAPE))
+    target = gaussian.eigenvalues_ + 0.02**2
+    assert (u.mean(0).abs() < 4.5 * (target / n).sqrt() + 0.02).all()
+    assert ((u.var(0) / target - 1).abs() < 4.5 * math.sqrt(2 / n) + 0.04).all()
+
+
+def test_same_seed_same_samples_whatever_the_batch(gaussian):
+    sampler = Sampler(edm_sigmas(10), "sde")
+    all_ = sampler.run(gaussian, NoiseStream.from_seeds([3, 4, 5]), SHAPE, progress=False)
+    again = sampler.run(gaussian, NoiseStream.from_seeds([3, 4, 5]), SHAPE, progress=False)
+    alone = sampler.run(gaussian, NoiseStream.from_seeds([5]), SHAPE, progress=False)
+    assert torch.equal(all_, again)
+    assert torch.allclose(all_[2:], alone, atol=1e-6)
+    assert not torch.allclose(all_[0], all_[1], atol=1e-3)
+
+
+def test_denoisers_are_compared_on_the_same_noise(mnist16):
+    """At degree 1 on one pixel-wise-independent level the same noise gives the same start; one denoiser twice, the same end."""
+    images = mnist16.take(300)
+    model = WaveletScore("independent", 1).fit(images)
+    linear = LinearDenoiser().fit(images)
+    out = compare({"a": model, "b": linear, "c": model}, [0, 1], images.shape, Sampler(edm_sigmas(8)), progress=False)
+    assert torch.equal(out["a"], out["c"]) and out["a"].shape == (2, 1, 16, 16)
+    assert not torch.allclose(out["a"], out["b"], atol=1e-2)
+
+
+class Exploding(Denoiser):
+    label = "exploding"
+
+    def estimate(self, y, noise):
+        return 1e30 * y**3
+
+
+def test_a_state_that_blows_up_is_named_and_clipping_helps():
+    with pytest.raises(SamplingError, match=r"exploding: the state became infinite between sigma=20 .*clip_denoised"):
+        Sampler(edm_sigmas(5)).run(Exploding(), NoiseStream.from_seeds([0]), SHAPE, progress=False)
+    clipped = Sampler(edm_sigmas(5), clip_denoised=True)
+    assert torch.isfinite(clipped.run(Exploding(), NoiseStream.from_seeds([0]), SHAPE, progress=False)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: edm_sigmas(0), "steps must be >= 1, got 0"),
+        (lambda: edm_sigmas(5, 2.0, 1.0), "0 < sigma_min < sigma_max"),
+        (lambda: edm_sigmas(5, rho=0), "rho must be > 0"),
+        (lambda: Sampler([1.0]), "at least two noise levels"),
+        (lambda: Sampler([0.1, 1.0]), "must decrease"),
+        (lambda: Sampler([1.0, 0.0]), "finite and > 0"),
+        (lambda: Sampler([1.0, 0.1], "euler"), "unknown method 'euler'"),
+        (lambda: Sampler([1.0, 0.1], process="x"), "unknown process 'x'"),
+        (lambda: NoiseStream.from_seeds([]), "no seeds"),
+        (lambda: NoiseStream.from_generator(0, torch.Generator()), "number of samples must be >= 1"),
+        (lambda: Sampler([1.0, 0.1]).start(NoiseStream.from_seeds([0]), (2, 2)), "channels, height, width"),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(SamplingError, match=message):
+        make()
