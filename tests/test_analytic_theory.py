@@ -131,7 +131,7 @@ def test_cumulant_form_against_the_numbers():
 
 def test_floats_agree_with_a_quadrature_of_the_true_score():
     """Equation (11): as the degree grows the projection tends to the true score (two-component mixture, sigma = 1)."""
-    x = np.linspace(-9, 9, 6001)
+    x = np.linspace(-14, 14, 8001)
     centres, weights, variance = np.array([-1.5, 2.0]), np.array([0.4, 0.6]), 1.25
     parts = weights * np.exp(-((x[:, None] - centres) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
     density = parts.sum(1)
