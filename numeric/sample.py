@@ -188,16 +188,21 @@ class Sampler:
                 else:
                     z = noise.draw(shape, self.dtype, self.device)
                     y = self._sde_step(denoiser, y, sigma, below, z)
-                if not torch.isfinite(y).all():
-                    raise SamplingError(
-                        f"{name}: the state became infinite between sigma={sigma:g} and {below:g}: a polynomial denoiser "
-                        "extrapolates; use clip_denoised=True, more steps or a lower degree"
-                    )
+                _check_finite(y, name, f"between sigma={sigma:g} and {below:g}")
                 bar.update()
             if self.denoise_last:
                 y = self._denoised(denoiser, y, self.sigmas[-1])
+                _check_finite(y, name, f"at sigma={self.sigmas[-1]:g}")
             bar.update()
         return y
+
+
+def _check_finite(y: Tensor, name: str, where: str) -> None:
+    if not torch.isfinite(y).all():
+        raise SamplingError(
+            f"{name}: the state became infinite {where}: a polynomial denoiser extrapolates; use clip_denoised=True, "
+            "more steps or a lower degree"
+        )
 
 
 def compare(

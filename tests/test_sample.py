@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.ndimage
 import skimage.filters
 import torch
+import typer
 from sklearn.neighbors import NearestNeighbors
+from typer.testing import CliRunner
 
 from numeric.baselines.linear import LinearDenoiser
 from numeric.denoiser import Denoiser
 from numeric.estimator import WaveletScore
+from numeric.generate import GenerateConfig, findings, main
 from numeric.metrics import (
     SampleQuality,
     edge_error,
@@ -26,6 +33,7 @@ from numeric.metrics import (
 )
 from numeric.sample import NoiseStream, Sampler, SamplingError, compare, edm_sigmas, level
 
+ROOT = Path(__file__).parents[1]
 SHAPE = (1, 2, 2)
 
 
@@ -262,3 +270,54 @@ def test_seed_agreement(mnist16):
     assert abs(rolled["matched"] - rolled["shuffled"]) < 4 * rolled["se"] + 0.03
     with pytest.raises(ValueError, match="two sets"):
         seed_agreement(x, x[:3])
+
+
+# ----- Figure 11 -----------------------------------------------------------------------------------------------------------
+
+
+def test_fig11_notebook_runs(tmp_path):
+    """Papermill, small: the figure, its numbers, and findings that follow from them."""
+    lists = "{families: ['independent:1', 'local:2'], shared: []}"
+    numbers = {"n_train": 300, "size": 16, "n_shown": 3, "n_quality": 20, "n_trained": 4, "steps": 6}
+    options = [word for key, value in numbers.items() for word in ("-p", key, str(value))]
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/fig11.ipynb"), str(tmp_path / "out.ipynb")]
+    subprocess.run(
+        [*command, *options, "-y", lists, "-p", "output", str(tmp_path)], check=True, cwd=ROOT, capture_output=True
+    )
+    record = json.loads((tmp_path / "fig11.json").read_text())
+    assert {p.name for p in tmp_path.glob("fig11.*")} == {"fig11.png", "fig11.pdf", "fig11.json"}
+    rows = {r["method"]: r for r in record["scores"]}
+    assert {
+        "training images",
+        "independent, degree 1, own",
+        "local, degree 2, own",
+        "linear",
+        "optimal empirical",
+    } <= set(rows)
+    # The optimal empirical denoiser's flow ends on training images (Li et al., 2024); the linear one's does not.
+    assert rows["optimal empirical"]["memorised"] > 0.9 > 0.1 > rows["linear"]["memorised"]
+    assert record["findings"] == findings(record)
+    assert "copy a training image: optimal empirical" in "\n".join(record["findings"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"families": ["local"]}, "family:degree"),
+        ({"families": ["wave:2"]}, "family:degree"),
+        ({"n_shown": 9, "n_quality": 5}, "n_shown <= n_quality"),
+        ({"process": "xx"}, "unknown process"),
+    ],
+)
+def test_bad_parameters_of_figure_11_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        GenerateConfig(**change)
+
+
+def test_generate_command_line():
+    runner = CliRunner()
+    app = typer.Typer()
+    app.command()(main)
+    assert runner.invoke(app, ["--help"]).exit_code == 0
+    bad = runner.invoke(app, ["--method", "euler"])
+    assert bad.exit_code == 2 and "unknown method" in bad.output
