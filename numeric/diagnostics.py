@@ -1,0 +1,477 @@
+"""What each correlation and each moment is worth, exactly, from moments alone (Section 5.2's diagnostics).
+
+Two maps, both of exact expected squared errors (DESIGN section 4), on the fitted data and on held-out data:
+
+- *correlations*: how much the error of every scale and orientation falls when a family may use the orientations at its
+  place, its neighbours by radius, a higher degree, or the coefficient one scale above;
+- *moments*: how much it rises when the system is solved with some cumulants of the clean data replaced by a Gaussian's,
+  which are zero from the third on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.colors import SymLogNorm
+from torch import Tensor
+
+from numeric.data import ImageSet, load_mnist
+from numeric.estimator import Solution, WaveletScore
+from numeric.families import MonomialPlan
+from numeric.figures import STYLE, select
+from numeric.moments import CleanMoments
+from numeric.noise import NoiseLevel, as_noise
+from numeric.progress import progress_bar
+from numeric.results import provenance, save_figure
+from numeric.solve import BlockSolution, expected_error, held_out_error, normal_system
+
+# ----- cumulants -----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _partitions(plan: MonomialPlan) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """For every product monomial ``alpha``: the terms of its moment in cumulants and lower moments.
+
+    With ``i`` a variable of ``alpha``: ``m_alpha = sum_beta C(alpha - e_i, beta) kappa_{beta + e_i} m_{alpha - e_i - beta}``
+    over ``beta <= alpha - e_i`` (the exponential formula, differentiated once).  Rows ``(coefficient, cumulant, moment)``;
+    the first one is ``kappa_alpha`` itself.
+    """
+    position = {tuple(int(e) for e in row): k for k, row in enumerate(plan.products)}
+    out: list[tuple[tuple[int, ...], ...]] = []
+    for row in plan.products:
+        alpha = [int(e) for e in row]
+        if sum(alpha) == 0:
+            out.append(())
+            continue
+        i = next(k for k, e in enumerate(alpha) if e)
+        rest = list(alpha)
+        rest[i] -= 1
+        terms = []
+        for beta in product(*(range(e, -1, -1) for e in rest)):
+            weight = 1
+            for e, b in zip(rest, beta):
+                weight *= comb(e, b)
+            kappa = tuple(b + (k == i) for k, b in enumerate(beta))
+            moment = tuple(e - b for e, b in zip(rest, beta))
+            terms.append((weight, position[kappa], position[moment]))
+        out.append(tuple(terms))
+    return tuple(out)
+
+
+def cumulants(table: Tensor, plan: MonomialPlan) -> Tensor:
+    """Joint cumulants ``(M, groups)`` of the variables from their moments ``(M, groups)``; row 0 is zero."""
+    out = torch.zeros_like(table)
+    for k, terms in enumerate(_partitions(plan)):
+        if terms:
+            out[k] = table[k]
+            for weight, kappa, moment in terms[1:]:
+                out[k] -= weight * out[kappa] * table[moment]
+    return out
+
+
+def moments_from_cumulants(kappa: Tensor, plan: MonomialPlan) -> Tensor:
+    """Inverse of :func:`cumulants`."""
+    out = torch.ones_like(kappa)
+    for k, terms in enumerate(_partitions(plan)):
+        if terms:
+            out[k] = 0.0
+            for weight, index, moment in terms:
+                out[k] += weight * kappa[index] * out[moment]
+    return out
+
+
+def gaussianise(table: Tensor, plan: MonomialPlan, orders: Iterable[int]) -> Tensor:
+    """Moments with the cumulants of the given total orders (each >= 3) replaced by a Gaussian's, zero."""
+    orders = sorted(set(orders))
+    if orders and orders[0] < 3:
+        raise ValueError(f"a Gaussian keeps its cumulants of order 1 and 2: ablate orders >= 3, got {orders}")
+    kappa = cumulants(table, plan)
+    total = torch.as_tensor(plan.products.sum(axis=1), device=table.device)
+    for order in orders:
+        kappa[total == order] = 0.0
+    return moments_from_cumulants(kappa, plan)
+
+
+def solve_projected(
+    table: Tensor, mean: Tensor, plan: MonomialPlan, noise: NoiseLevel, degree: int, floor: float = 1e-9
+) -> tuple[BlockSolution, Tensor]:
+    """Denoiser of moments that need not belong to any distribution; also the share of directions left out, ``(groups,)``.
+
+    A sequence of moments with some cumulants removed can have a Gram matrix that is not positive.  The system is solved
+    in the eigenvectors of the unit-scaled Gram matrix whose eigenvalue exceeds ``floor`` times the largest one.
+    """
+    system = normal_system(table, mean, plan, noise, degree)
+    keep = torch.as_tensor(plan.features(degree), device=table.device)
+    gram = system.gram[:, keep][:, :, keep]
+    rhs = (system.cross + system.clean_mean[:, None] * system.gram[:, 0])[:, keep]
+    norm = gram.diagonal(dim1=1, dim2=2).abs().clamp_min(1e-300).rsqrt()
+    values, vectors = torch.linalg.eigh(gram * norm[:, :, None] * norm[:, None, :])
+    usable = values > floor * values[:, -1:]
+    inverse = torch.where(usable, 1.0 / torch.where(usable, values, torch.ones_like(values)), torch.zeros_like(values))
+    coordinates = torch.einsum("gij,gi->gj", vectors, rhs * norm) * inverse
+    h = torch.zeros_like(system.cross)
+    h[:, keep] = torch.einsum("gij,gj->gi", vectors, coordinates) * norm
+    error, nan = expected_error(h, system), torch.full_like(rhs[:, 0], float("nan"))
+    return BlockSolution(plan, degree, h, system.centre, system.scale, h, error, nan), 1 - usable.double().mean(1)
+
+
+# ----- errors by scale and orientation ---------------------------------------------------------------------------------------
+
+
+def target_errors(model: WaveletScore, solution: Solution, moments: CleanMoments | None = None) -> Tensor:
+    """Exact expected squared error of every coefficient, ``(channels * n_coefficients,)``.
+
+    Args:
+        moments: of other (held-out) data; None for the fitted data.
+    """
+    out = torch.empty_like(model.mean_)
+    tables = None if moments is None else moments.central()
+    mean = None if moments is None else moments.mean
+    for index, (block, part) in enumerate(zip(model.moments_.blocks, solution.blocks)):
+        targets = torch.as_tensor(block.block.targets, device=out.device)
+        if tables is None:
+            out[targets] = part.expected_error
+        else:
+            variables = torch.as_tensor(block.block.variables, device=out.device)
+            out[targets] = held_out_error(part, tables[index], mean[variables].T, solution.noise)  # type: ignore[index]
+    return out
+
+
+def by_band(model: WaveletScore, errors: Tensor) -> dict[tuple[int, str], float]:
+    """Errors ``(channels * n_coefficients,)`` summed over each band and divided by the image's number of values."""
+    per = errors.reshape(-1, model.transform_.n_coefficients)
+    pixels = per.shape[0] * model.transform_.shape[0] * model.transform_.shape[1]
+    return {(b.scale, b.orientation): float(per[:, b.start : b.stop].sum()) / pixels for b in model.transform_.bands}
+
+
+# ----- configuration ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class DiagnosticsConfig:
+    """Parameters of the diagnostics.
+
+    Attributes:
+        size: image side. n_train, n_test: images (None: all). sigmas: VE noise levels.
+        degree: of the families compared. max_degree: highest degree of the degree map.
+        max_radius: highest radius of the neighbour map (pairwise interactions).
+        folds: parts of the held-out images for their standard error (moments of parts add up).
+        ablation_degree: of the families whose moments are ablated.
+        ridge: of the fits compared.
+    """
+
+    size: int = 32
+    n_train: int | None = None
+    n_test: int | None = None
+    sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
+    degree: int = 2
+    max_degree: int = 4
+    max_radius: int = 2
+    folds: int = 8
+    ablation_degree: int = 3
+    ablation_families: Sequence[str] = ("independent", "band", "local")
+    ridge: float = 1e-10
+    data_root: str | None = None
+    name: str = "diagnostics"
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ValueError(f"folds must be >= 2 for a standard error, got {self.folds}")
+        if self.degree < 1 or self.max_degree < 2 or self.ablation_degree < 2:
+            raise ValueError("degrees: need degree >= 1, max_degree >= 2 and ablation_degree >= 2")
+        if self.max_radius < 1:
+            raise ValueError(f"max_radius must be >= 1, got {self.max_radius}")
+        if not self.sigmas or min(self.sigmas) <= 0:
+            raise ValueError(f"sigmas must be > 0, got {list(self.sigmas)}")
+
+
+class _Fit:
+    """A fitted family with its held-out moments in folds."""
+
+    def __init__(self, model: WaveletScore, train: ImageSet, test: ImageSet, folds: int, progress: bool) -> None:
+        self.model = model.fit(train, progress=progress)
+        edges = np.linspace(0, len(test), folds + 1).astype(int)
+        self.folds = [
+            model.new_moments(test.shape).fit(b for b in [test[int(low) : int(high)]])
+            for low, high in zip(edges[:-1], edges[1:])
+        ]
+
+    def errors(self, noise: NoiseLevel, degree: int) -> dict[str, Any]:
+        """Errors by band: ``train`` one dictionary, ``test`` one per fold."""
+        solution = self.model.solve(noise, degree)
+        return self._errors(solution)
+
+    def _errors(self, solution: Solution) -> dict[str, Any]:
+        return {
+            "train": [by_band(self.model, target_errors(self.model, solution))],
+            "test": [by_band(self.model, target_errors(self.model, solution, part)) for part in self.folds],
+        }
+
+    def ablated(self, noise: NoiseLevel, degree: int, orders: Sequence[int]) -> tuple[dict[str, Any], float]:
+        """Errors on the true moments of denoisers solved from ablated ones, and the share of directions left out."""
+        blocks, lost, count = [], 0.0, 0
+        own = []
+        for block, table in zip(self.model.moments_.blocks, self.model.central_):
+            mean = self.model.mean_[torch.as_tensor(block.block.variables)].T
+            part, share = solve_projected(gaussianise(table, block.plan, orders), mean, block.plan, noise, degree)
+            own.append(held_out_error(part, table, mean, noise))
+            blocks.append(part)
+            lost, count = lost + float(share.sum()), count + len(share)
+        solution = Solution(noise, degree, tuple(blocks))
+        errors = self._errors(solution)
+        train = torch.empty_like(self.model.mean_)
+        for block, error in zip(self.model.moments_.blocks, own):
+            train[torch.as_tensor(block.block.targets)] = error
+        errors["train"] = [by_band(self.model, train)]
+        return errors, lost / count
+
+
+def _compare(base: dict[str, Any], other: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
+    """Rows of the relative fall of the error from ``base`` to ``other`` per split and band, and for the whole image.
+
+    ``gain`` is ``1 - other / base`` on all images of the split; ``se`` its standard error over the held-out folds (paired).
+    """
+    rows = []
+    for split in ("train", "test"):
+        keys = list(base[split][0])
+        for key in [*keys, ("all", "all")]:
+            chosen = keys if key == ("all", "all") else [key]
+            a = np.array([sum(fold[k] for k in chosen) for fold in base[split]])
+            b = np.array([sum(fold[k] for k in chosen) for fold in other[split]])
+            gain = 1 - b.mean() / a.mean()
+            influence = -(b - b.mean() / a.mean() * a) / a.mean()
+            se = float(influence.std(ddof=1) / len(a) ** 0.5) if len(a) > 1 else None
+            rows.append(
+                {
+                    **fields,
+                    "split": split,
+                    "scale": key[0],
+                    "orientation": key[1],
+                    "gain": float(gain),
+                    "se": se,
+                    "error": float(b.mean()),
+                    "reference_error": float(a.mean()),
+                }
+            )
+    return rows
+
+
+def correlation_rows(config: DiagnosticsConfig, fits: dict[str, _Fit], sigma: float) -> list[dict[str, Any]]:
+    """Value of every correlation at one sigma (all exact)."""
+    noise, degree = as_noise(sigma), config.degree
+    independent = {d: fits["independent"].errors(noise, d) for d in range(1, config.max_degree + 1)}
+    rows = []
+    for d in range(2, config.max_degree + 1):
+        rows += _compare(independent[d - 1], independent[d], correlation=f"degree {d - 1} to {d}", sigma=sigma)
+    below = independent[degree]
+    for name, label in (("band", "orientations at one place"), ("parent", "parent, one scale above")):
+        rows += _compare(below, fits[name].errors(noise, degree), correlation=label, sigma=sigma)
+    previous = below
+    for radius in range(1, config.max_radius + 1):
+        errors = fits[f"local {radius}"].errors(noise, degree)
+        rows += _compare(previous, errors, correlation=f"neighbours, radius {radius - 1} to {radius}", sigma=sigma)
+        previous = errors
+    return rows
+
+
+def ablation_rows(config: DiagnosticsConfig, fits: dict[str, _Fit], sigma: float) -> list[dict[str, Any]]:
+    """Rise of the error at one sigma when cumulants are replaced by Gaussian ones (``gain`` is negative for a rise)."""
+    noise, n = as_noise(sigma), config.ablation_degree
+    rows = []
+    for name in config.ablation_families:
+        fit = fits["local 1" if name == "local" else name]
+        full = fit.errors(noise, n)
+        linear = fit.errors(noise, 1)
+        top = 2 * n
+        kinds = {f"without order {k}": [k] for k in range(3, top + 1)}
+        kinds |= {f"Gaussian from order {k}": list(range(k, top + 1)) for k in range(3, top + 1)}
+        for label, orders in kinds.items():
+            errors, lost = fit.ablated(noise, n, orders)
+            for row in _compare(full, errors, family=name, ablation=label, sigma=sigma):
+                rows.append({**row, "rise": -row["gain"], "directions_left_out": lost})
+        for row in _compare(full, linear, family=name, ablation="degree 1", sigma=sigma):
+            rows.append({**row, "rise": -row["gain"], "directions_left_out": 0.0})
+    return rows
+
+
+def diagnose(config: DiagnosticsConfig, progress: bool = True) -> dict[str, Any]:
+    """Both maps, all sigmas; returns the record the figure is drawn from."""
+    train = load_mnist("train", size=config.size, count=config.n_train, root=config.data_root)
+    test = load_mnist("test", size=config.size, count=config.n_test, root=config.data_root)
+    if len(test) < 2 * config.folds:
+        raise ValueError(f"{len(test)} held-out images are too few for {config.folds} folds: use more, or fewer folds")
+    n, a = config.degree, config.ablation_degree
+    ablated = set(config.ablation_families)
+    wanted = {
+        "independent": WaveletScore("independent", max(config.max_degree, n, a), ridge=config.ridge),
+        "band": WaveletScore("band", max(n, a) if "band" in ablated else n, ridge=config.ridge),
+        "parent": WaveletScore("parent", n, ridge=config.ridge),
+    }
+    for radius in range(1, config.max_radius + 1):
+        degree = max(n, a) if radius == 1 and "local" in ablated else n
+        wanted[f"local {radius}"] = WaveletScore("local", degree, radius, ridge=config.ridge)
+    fits = {name: _Fit(model, train, test, config.folds, progress) for name, model in wanted.items()}
+    correlations: list[dict[str, Any]] = []
+    ablations: list[dict[str, Any]] = []
+    with progress_bar(len(config.sigmas), "noise levels", progress, "sigma") as bar:
+        for sigma in config.sigmas:
+            correlations += correlation_rows(config, fits, sigma)
+            ablations += ablation_rows(config, fits, sigma)
+            bar.update()
+    return {
+        "parameters": {k: list(v) if isinstance(v, tuple | list) else v for k, v in vars(config).items()},
+        "readout": "own",
+        "data": {"fit": train.provenance, "test": test.provenance},
+        "correlations": correlations,
+        "ablations": ablations,
+    }
+
+
+# ----- figure and sentences --------------------------------------------------------------------------------------------------
+
+
+def _bands(rows: Sequence[dict[str, Any]]) -> list[tuple[Any, str]]:
+    found = list(dict.fromkeys((r["scale"], r["orientation"]) for r in rows))
+    return sorted(found, key=lambda b: (b[0] == "all", b[0] if b[0] != "all" else 0, "HVDA".find(b[1])))
+
+
+def draw(record: dict[str, Any]) -> Any:
+    """Maps over scale and orientation (rows) and sigma (columns), held-out; below, the rise of the error by moment order."""
+    rows, sigmas = record["correlations"], record["parameters"]["sigmas"]
+    names, bands = list(dict.fromkeys(r["correlation"] for r in rows)), _bands(rows)
+    labels = ["whole image" if s == "all" else f"{o}, scale {s}" for s, o in bands]
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure = plt.figure(figsize=(2.35 * len(names) + 1.6, 9.6))
+        top, bottom = figure.add_gridspec(2, 1, height_ratios=[1.25, 1], hspace=0.36)
+        grid = top.subgridspec(1, len(names), wspace=0.08)
+        norm = SymLogNorm(1.0, vmin=-60, vmax=60, base=10)
+        image = None
+        for number, name in enumerate(names):
+            axis = figure.add_subplot(grid[number])
+            table = np.array(
+                [
+                    [
+                        100
+                        * select(rows, correlation=name, sigma=s, split="test", scale=b[0], orientation=b[1])[0]["gain"]
+                        for s in sigmas
+                    ]
+                    for b in bands
+                ]
+            )
+            image = axis.imshow(table, cmap="RdBu", norm=norm, aspect="auto")
+            for (i, j), value in np.ndenumerate(table):
+                colour = "white" if abs(value) > 15 else "black"
+                axis.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
+            axis.set_xticks(range(len(sigmas)), [f"{s:g}" for s in sigmas], fontsize=8)
+            axis.set_yticks(range(len(bands)), labels if number == 0 else [""] * len(bands), fontsize=8)
+            axis.axhline(len(bands) - 1.5, color="black", linewidth=0.8)
+            axis.set_title(name.replace(", ", ",\n").replace("degree ", "degree\n"), fontsize=9)
+            axis.set_xlabel(r"noise $\sigma$", fontsize=8.5)
+        bar = figure.colorbar(image, ax=figure.axes, fraction=0.012, pad=0.01)
+        bar.set_label("fall of the exact expected error, % (held-out)", fontsize=8.5)
+        ablations = record["ablations"]
+        families = record["parameters"]["ablation_families"]
+        lower = bottom.subgridspec(1, len(families), wspace=0.2)
+        colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(sigmas)))
+        orders = list(range(3, 2 * record["parameters"]["ablation_degree"] + 1))
+        for number, family in enumerate(families):
+            axis = figure.add_subplot(lower[number])
+            axis.grid(alpha=0.25)
+            for sigma, colour in zip(sigmas, colours):
+                for kind, line, marker in (("without order {}", "", "o"), ("Gaussian from order {}", "-", "s")):
+                    part = [
+                        select(
+                            ablations, family=family, ablation=kind.format(k), sigma=sigma, split="test", scale="all"
+                        )[0]
+                        for k in orders
+                    ]
+                    axis.errorbar(
+                        [k + 0.06 * (line == "") for k in orders],
+                        [100 * r["rise"] for r in part],
+                        yerr=[100 * r["se"] for r in part],
+                        linestyle=line,
+                        marker=marker,
+                        markersize=5 if line == "" else 3.5,
+                        markerfacecolor="white" if line == "" else colour,
+                        color=colour,
+                        capsize=2,
+                        linewidth=1.2,
+                        label=rf"$\sigma={sigma:g}$" if line else None,
+                    )
+            axis.set_yscale("symlog", linthresh=0.1)
+            axis.axhline(0, color="black", linewidth=0.6)
+            axis.set_xticks(orders)
+            axis.set_xlabel("order of the cumulants replaced by a Gaussian's (zero)")
+            axis.set_title(f"{family}, degree {record['parameters']['ablation_degree']}")
+            if number == 0:
+                axis.set_ylabel("rise of the exact expected error, %\n(held-out, whole image)")
+                axis.legend(
+                    fontsize=8, title="filled: this order and above\nopen: this order alone", title_fontsize=7.5
+                )
+        fit, p = record["data"]["fit"], record["parameters"]
+        figure.suptitle(
+            f"Value of each correlation (degree {p['degree']} unless named) and of each moment, own readout, "
+            f"{p['size']}x{p['size']}, fitted on {fit['count']:,} images of {fit['source']}",
+            fontsize=11,
+            y=0.965,
+        )
+    return figure
+
+
+def findings(record: dict[str, Any]) -> list[str]:
+    """Sentences read off the record: most valuable correlation by sigma, and the moment whose loss costs most."""
+    lines = []
+    rows, names = record["correlations"], list(dict.fromkeys(r["correlation"] for r in record["correlations"]))
+    for sigma in record["parameters"]["sigmas"]:
+        whole = {n: select(rows, correlation=n, sigma=sigma, split="test", scale="all")[0] for n in names}
+        order = sorted(names, key=lambda n: -whole[n]["gain"])
+        lines.append(
+            f"sigma {sigma:g}, held-out, fall of the error: "
+            + ", ".join(f"{n} {100 * whole[n]['gain']:.2f} ± {100 * whole[n]['se']:.2f}%" for n in order)
+        )
+    harmful = [
+        f"{r['correlation']} at {r['orientation']} scale {r['scale']}, sigma {r['sigma']:g} ({100 * r['gain']:.2f}%)"
+        for r in rows
+        if r["split"] == "test" and r["scale"] != "all" and r["gain"] < -2 * r["se"]
+    ]
+    lines.append(
+        "bands whose held-out error a correlation raises by more than two standard errors: "
+        + (f"{len(harmful)}, {', '.join(harmful[:6])}{' ...' if len(harmful) > 6 else ''}" if harmful else "none")
+    )
+    for family in record["parameters"]["ablation_families"]:
+        for sigma in record["parameters"]["sigmas"]:
+            single = [
+                r
+                for r in select(record["ablations"], family=family, sigma=sigma, split="test", scale="all")
+                if r["ablation"].startswith("without")
+            ]
+            worst = max(single, key=lambda r: r["rise"])
+            lines.append(
+                f"{family}, sigma {sigma:g}: the costliest order to lose is {worst['ablation'].split()[-1]} "
+                f"({100 * worst['rise']:+.2f} ± {100 * worst['se']:.2f}% error, {100 * worst['directions_left_out']:.1f}% of directions "
+                "left out because the ablated Gram matrix is not positive there)"
+            )
+    return lines
+
+
+def make_figure(
+    config: DiagnosticsConfig, output: str | Path, progress: bool = True
+) -> tuple[Any, dict[str, Any], list[Path]]:
+    """Run the diagnostics and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
+    result = diagnose(config, progress)
+    figure = draw(result)
+    record = {
+        **provenance(f"papermill notebooks/{config.name}.ipynb out.ipynb"),
+        **result,
+        "findings": findings(result),
+    }
+    return figure, record, save_figure(figure, Path(output) / config.name, record)
