@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -13,12 +11,14 @@ from typing import Any
 
 import torch
 
+import numeric.baselines
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import load_mnist
 from numeric.denoiser import Denoiser
 from numeric.estimator import WaveletScore
-from numeric.figures import mse_against_degree, select
+from numeric.figures import ERROR_BARS, mse_against_degree, select
+from numeric.fingerprint import code_hash, weights_hash
 from numeric.progress import progress_bar
 from numeric.results import provenance, save_figure
 from numeric.shared import SharedWaveletScore
@@ -34,9 +34,13 @@ class SweepConfig:
     Attributes:
         size: image side. n_train, n_eval: images to fit on, and to evaluate on per split (None for all).
         sigmas: VE noise levels. degrees: polynomial degrees. families: any of independent, band, local.
-        shared: families to run with the shared readout too. radius, interactions, basis, ridge: of the estimator.
+        shared: families to run with the shared readout too; shared_degree: its highest degree (None: as the others).
+            Its memory grows with the square of the feature count: at 64 x 64 degree 2 needs 2 GiB, degree 3 5 GiB.
+        radius, interactions, basis, ridge: of the estimator.
         n_optimal: images per split for the optimal empirical denoiser (its cost is images times training images).
-        seed: of the evaluation noise. device: torch device.
+        n_trained: images per split for trained networks.
+        seed: of the evaluation noise; seeds: noise draws per image. error_bar: drawn, over ``seeds`` or over ``images``.
+        device: torch device.
     """
 
     size: int = 32
@@ -46,12 +50,16 @@ class SweepConfig:
     degrees: Sequence[int] = (1, 2, 3)
     families: Sequence[str] = ("independent", "band", "local")
     shared: Sequence[str] = ("independent",)
+    shared_degree: int | None = None
     radius: int = 1
     interactions: str = "pairwise"
     basis: str = "monomial"
     ridge: float = 1e-10
     n_optimal: int = 1000
+    n_trained: int = 200
     seed: int = 0
+    seeds: int = 3
+    error_bar: str = "seeds"
     device: str = "cpu"
     batch_size: int = 1000
     name: str = "fig5"
@@ -66,6 +74,10 @@ class SweepConfig:
             raise ValueError(f"degrees must be whole numbers >= 1, got {list(self.degrees)}")
         if not self.sigmas or min(self.sigmas) <= 0:
             raise ValueError(f"sigmas must be > 0, got {list(self.sigmas)}")
+        if self.error_bar not in ERROR_BARS:
+            raise ValueError(f"unknown error_bar {self.error_bar!r}: use one of {', '.join(ERROR_BARS)}")
+        if self.seeds < 1 or (self.seeds == 1 and self.error_bar == "seeds"):
+            raise ValueError(f"seeds must be >= 2 for error bars over seeds, got {self.seeds}: or error_bar='images'")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device {self.device!r} was asked for but torch sees no GPU: use device='cpu'")
 
@@ -76,8 +88,8 @@ class SweepConfig:
 
 def trained_baselines(size: int) -> dict[str, Denoiser]:
     """Trained networks shipped for this image size; empty where there are none."""
-    module = importlib.import_module("numeric.baselines")
-    return module.trained(size) if hasattr(module, "trained") else {}
+    trained = getattr(numeric.baselines, "trained", None)
+    return trained(size) if trained is not None else {}
 
 
 def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
@@ -108,22 +120,22 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
             fit_seconds[model.label] = time.perf_counter() - start
             methods[model.label] = (model, degrees)
     for name in config.shared:
-        shared = SharedWaveletScore(name, max(degrees), config.radius, config.interactions, basis=config.basis)
+        within = [d for d in degrees if config.shared_degree is None or d <= config.shared_degree]
+        if not within:
+            continue
+        shared = SharedWaveletScore(name, max(within), config.radius, config.interactions, basis=config.basis)
         start = time.perf_counter()
         shared.fit(train, progress=progress)
         fit_seconds[shared.label] = time.perf_counter() - start
-        methods[shared.label] = (shared, degrees)
+        methods[shared.label] = (shared, within)
     start = time.perf_counter()
     linear = LinearDenoiser().fit(train, progress=progress)
     fit_seconds[linear.label] = time.perf_counter() - start
     optimal = OptimalDenoiser().fit(train)
-    baselines: dict[str, Denoiser] = {
-        linear.label: linear,
-        optimal.label: optimal,
-        **trained_baselines(config.size),
-    }
+    trained = trained_baselines(config.size)
+    baselines: dict[str, Denoiser] = {linear.label: linear, optimal.label: optimal, **trained}
     methods |= {label: (denoiser, None) for label, denoiser in baselines.items()}
-    limits = {label: config.n_optimal for label in baselines if label != linear.label}
+    limits = {optimal.label: config.n_optimal, **dict.fromkeys(trained, config.n_trained)}
     splits = {"train": train.take(config.n_eval), "test": test}
     start = time.perf_counter()
     records = sweep(
@@ -131,10 +143,17 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         splits,
         list(config.sigmas),
         seed=config.seed,
+        seeds=config.seeds,
         batch_size=config.batch_size,
         limits=limits,
+        reference=linear.label,
         checkpoint=Path(config.cache) / f"{config.name}.json",
-        settings={**config.settings, "fitted_on": train.provenance},
+        settings={
+            **{k: v for k, v in config.settings.items() if k != "error_bar"},
+            "fitted_on": train.provenance,
+            "code": code_hash("numeric.sweep", "numeric.estimator", "numeric.shared", "numeric.baselines"),
+            "weights": weights_hash(),
+        },
         device=config.device,
         progress=progress,
     )
@@ -157,6 +176,7 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
             for m in own
         },
         "baselines": ["noisy", *baselines],
+        "trained": list(trained),
         "fit_seconds": fit_seconds,
         "evaluation_seconds": time.perf_counter() - start,
         "records": records,
@@ -164,40 +184,78 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     }
 
 
-def findings(result: dict[str, Any]) -> list[str]:
-    """Sentences read off the records: does the MSE fall with the degree, and which method is lowest where.
+def combined_se(paired: dict[str, Any]) -> float:
+    """The larger of the two standard errors of a paired ratio."""
+    return max(paired["se"], paired["se_seeds"] or 0.0)
 
-    A step counts as a rise where it exceeds two standard errors of the two means.  That is generous to the families: the
-    noise is common to all degrees, so that paired differences are known better than the means.
-    """
-    records, lines = result["records"], []
-    splits = sorted({r["split"] for r in records})
+
+def step_findings(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Does the MSE fall with every degree?  Steps are paired, image by image; marked where within two standard errors."""
+    lines = []
     for method in dict.fromkeys(r["method"] for r in records if r["degree"] is not None):
-        rises = []
-        for split in splits:
-            for sigma in sorted({r["sigma"] for r in records}):
-                rows = sorted(select(records, method=method, split=split, sigma=sigma), key=lambda r: r["degree"])
-                for low, high in itertools.pairwise(rows):
-                    if high["mse"] > low["mse"] + 2 * math.hypot(low["se"], high["se"]):
-                        rises.append(f"degree {high['degree']} at sigma {sigma:g} ({split})")
-                    elif high["mse"] > low["mse"]:
-                        rises.append(
-                            f"degree {high['degree']} at sigma {sigma:g} ({split}, within two standard errors)"
-                        )
-        lines.append(f"{method}: " + (f"rises at {', '.join(rises)}" if rises else "falls with every degree"))
-    for split in splits:
+        rises, steps = [], [r for r in select(records, method=method) if "to_previous" in r]
+        for r in steps:
+            step = r["to_previous"]
+            if step["ratio"] > 1:
+                unsure = ", within two standard errors" if step["ratio"] - 1 <= 2 * combined_se(step) else ""
+                rises.append(
+                    f"degree {r['degree']} at sigma {r['sigma']:g} ({r['split']}, {step['ratio'] - 1:+.2%}{unsure})"
+                )
+        if steps:
+            lines.append(f"{method}: MSE " + (f"rises at {', '.join(rises)}" if rises else "falls with every degree"))
+    return lines
+
+
+def gain_findings(records: Sequence[dict[str, Any]]) -> list[str]:
+    """By how much the highest degree lowers the held-out MSE of each method, smallest to largest over sigma."""
+    lines = []
+    for method in dict.fromkeys(r["method"] for r in records if r["degree"] is not None):
+        rows = [r for r in select(records, method=method) if r["split"] == "test"]
+        top = max((r["degree"] for r in rows), default=0)
+        last = [r for r in rows if r["degree"] == top and top > min(q["degree"] for q in rows)]
+        if last:
+            changes = ", ".join(f"{r['to_lowest']['ratio'] - 1:+.1%} at sigma {r['sigma']:g}" for r in last)
+            lines.append(f"{method}: held-out MSE at degree {top} against the lowest degree: {changes}")
+    return lines
+
+
+def findings(result: dict[str, Any]) -> list[str]:
+    """Sentences read off the records: does the MSE fall with the degree, by how much, and which method is lowest where."""
+    records = result["records"]
+    lines = step_findings(records) + gain_findings(records)
+    for split in sorted({r["split"] for r in records}):
         for sigma in sorted({r["sigma"] for r in records}):
-            family = min(
-                (r for r in select(records, split=split, sigma=sigma) if r["degree"] is not None),
-                key=lambda r: r["mse"],
+            here = select(records, split=split, sigma=sigma)
+            family = min((r for r in here if r["degree"] is not None), key=lambda r: r["mse"])
+            rest = [r for r in here if r["degree"] is None and r["method"] != "noisy"]
+            beside = ", ".join(
+                f"{r['method']} {r['mse']:.4g}" + (f" (first {r['n']} images)" if r["n"] < family["n"] else "")
+                for r in rest
             )
-            rest = [r for r in select(records, split=split, sigma=sigma, degree=None) if r["method"] != "noisy"]
-            beside = ", ".join(f"{r['method']} {r['mse']:.5f}" for r in rest)
             lines.append(
                 f"{split}, sigma {sigma:g}: lowest family {family['method']} at degree {family['degree']}, "
                 f"{family['mse']:.5f} (± {family['se']:.5f}); {beside or 'no baseline'}"
             )
-    return lines
+    return lines + trained_findings(result)
+
+
+def trained_findings(result: dict[str, Any]) -> list[str]:
+    """The gap between the best family and the best trained network on held-out images, level by level."""
+    trained, records, gaps = result.get("trained") or [], result["records"], []
+    for sigma in sorted({r["sigma"] for r in records}):
+        here = [r for r in select(records, split="test", sigma=sigma)]
+        networks = [r for r in here if r["method"] in trained and "to_reference" in r]
+        families = [r for r in here if r["degree"] is not None and "to_reference" in r]
+        if networks and families:
+            # Both are known relative to the linear denoiser on the same images, which removes the choice of images.
+            network = min(networks, key=lambda r: r["to_reference"]["ratio"])
+            family = min(families, key=lambda r: r["to_reference"]["ratio"])
+            ratio = family["to_reference"]["ratio"] / network["to_reference"]["ratio"]
+            error = ratio * math.hypot(
+                *(combined_se(r["to_reference"]) / r["to_reference"]["ratio"] for r in (family, network))
+            )
+            gaps.append(f"{ratio:.2f} ± {error:.2f} at sigma {sigma:g} ({family['method']} over {network['method']})")
+    return [f"held-out MSE of the best family over that of the best trained network: {', '.join(gaps)}"] if gaps else []
 
 
 def make_figure(
@@ -207,7 +265,7 @@ def make_figure(
     result = mse_sweep(config, progress)
     fit = result["data"]["fit"]
     title = f"Denoising MSE, {config.size}x{config.size}, fitted on {fit['count']:,} images of {fit['source']}, {config.basis} basis"
-    figure = mse_against_degree(result["records"], result["families"], result["baselines"], list(config.sigmas), title)
+    figure = mse_against_degree(result, list(config.sigmas), title, config.error_bar)
     command = f"papermill notebooks/{config.name}.ipynb out.ipynb"
-    record = {**provenance(command, config.seed), **result}
+    record = {**provenance(command, config.seed), **result, "findings": findings(result)}
     return figure, record, save_figure(figure, Path(output) / config.name, record)

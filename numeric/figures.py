@@ -1,7 +1,8 @@
-"""Figures of the paper from sweep records; one consistent style, every point with its error bar."""
+"""Drawing shared by the figures: one consistent style, every measured point with its error bar."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,11 +19,28 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.titlesize": 10.5,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
     "legend.frameon": False,
     "figure.dpi": 110,
+    "figure.facecolor": "white",
     "pdf.fonttype": 42,
 }
+IMAGE_STYLE: Any = {**STYLE, "axes.grid": False}
 SPLIT_STYLE: Any = {"train": ("-", "o"), "test": ("--", "s")}
+SPLIT_NAME = {"train": "training images", "test": "held-out images"}
+ERROR_BARS = ("seeds", "images")
+# Okabe and Ito's colours, told apart with every common colour-vision deficiency.
+COLOURS = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+}
 
 
 def sigma_colours(sigmas: Sequence[float]) -> dict[float, Any]:
@@ -36,158 +54,273 @@ def select(records: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, A
     return [r for r in records if all(r.get(k) == v for k, v in wanted.items())]
 
 
-def degree_panel(
-    axis: Any, records: Sequence[dict[str, Any]], method: str, sigmas: Sequence[float], *, faint: bool = False
+def bar_of(record: dict[str, Any], error_bar: str) -> float:
+    """Half-length of a record's error bar: one standard error over noise seeds or over images."""
+    return float((record.get("se_seeds") if error_bar == "seeds" else record["se"]) or 0.0)
+
+
+def error_bar_text(error_bar: str, seeds: int, paired: bool = False) -> str:
+    """What an error bar means, for a legend."""
+    over = f"{seeds} noise seeds" if error_bar == "seeds" else "images"
+    return f"bars: ± 1 standard error over {over}" + (", paired" if paired else "")
+
+
+def show_image(axis: Any, image: Any, **options: Any) -> None:
+    """A grey image in [0, 1] without ticks or frame."""
+    axis.imshow(image, **{"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest", **options})
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+
+
+def integer_axis(axis: Any) -> None:
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+
+
+def plain_log(axis: Any, which: str = "y") -> None:
+    """Logarithmic axis labelled 0.002, 0.005, 0.01, ... in place of powers with factors."""
+    target = axis.yaxis if which == "y" else axis.xaxis
+    (axis.set_yscale if which == "y" else axis.set_xscale)("log")
+    target.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0), numticks=14))
+    target.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    target.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
+def _lines(
+    axis: Any,
+    records: Sequence[dict[str, Any]],
+    method: str,
+    sigmas: Sequence[float],
+    error_bar: str,
+    field: str | None,
+    faint: bool,
 ) -> None:
-    """MSE against degree of one method: a line per sigma and split, one standard error as the bar."""
+    """A line per sigma and split against the degree: the MSE, or with ``field`` a paired ratio as a change in per cent."""
     colours = sigma_colours(sigmas)
     for sigma in sigmas:
         for split, (line, marker) in SPLIT_STYLE.items():
             rows = sorted(select(records, method=method, sigma=sigma, split=split), key=lambda r: r["degree"])
-            if rows:
-                axis.errorbar(
-                    [r["degree"] for r in rows],
-                    [r["mse"] for r in rows],
-                    yerr=[r["se"] for r in rows],
-                    linestyle=line,
-                    marker="x" if faint else marker,
-                    markersize=4,
-                    linewidth=0.9 if faint else 1.5,
-                    alpha=0.55 if faint else 1.0,
-                    capsize=2,
-                    color=colours[sigma],
-                    markerfacecolor="white" if split == "test" else None,
-                )
-        rows = sorted(select(records, method=method, sigma=sigma, split="test"), key=lambda r: r["degree"])
-        if len(rows) > 1:  # the change is a few per cent, less than the eye reads off a logarithmic axis
-            change = 100 * (rows[-1]["mse"] / rows[0]["mse"] - 1)
-            axis.annotate(
-                f"{change:+.1f}%",
-                (rows[-1]["degree"], rows[-1]["mse"]),
-                xytext=(5, 0),
-                textcoords="offset points",
-                fontsize=7.5,
-                va="center",
-                color=colours[sigma],
+            rows = [r for r in rows if field is None or field in r]
+            if not rows:
+                continue
+            values = [r["mse"] if field is None else 100 * (r[field]["ratio"] - 1) for r in rows]
+            bars = [bar_of(r, error_bar) if field is None else 100 * bar_of(r[field], error_bar) for r in rows]
+            axis.errorbar(
+                [r["degree"] for r in rows],
+                values,
+                yerr=bars,
+                linestyle=line,
+                marker="x" if faint else marker,
+                markersize=4.5 if faint else 4,
+                linewidth=0.9 if faint else 1.5,
                 alpha=0.7 if faint else 1.0,
+                capsize=2,
+                color=colours[sigma],
+                markerfacecolor="white" if split == "test" else None,
             )
-    axis.set_yscale("log")
-    axis.margins(x=0.1)
+
+
+def degree_panel(
+    axis: Any,
+    records: Sequence[dict[str, Any]],
+    method: str,
+    sigmas: Sequence[float],
+    *,
+    error_bar: str = "images",
+    faint: bool = False,
+) -> None:
+    """MSE against degree of one method: a line per sigma and split."""
+    _lines(axis, records, method, sigmas, error_bar, None, faint)
+    plain_log(axis)
+    integer_axis(axis)
+
+
+def change_panel(
+    axis: Any,
+    records: Sequence[dict[str, Any]],
+    method: str,
+    sigmas: Sequence[float],
+    *,
+    error_bar: str = "images",
+    faint: bool = False,
+) -> None:
+    """Change of MSE against the lowest degree in per cent, paired image by image: the effect the logarithmic axis hides."""
+    _lines(axis, records, method, sigmas, error_bar, "to_lowest", faint)
+    axis.axhline(0, color="0.4", linewidth=0.8)
     axis.set_xlabel("polynomial degree")
-    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    integer_axis(axis)
 
 
-def method_panel(axis: Any, records: Sequence[dict[str, Any]], methods: Sequence[str], sigmas: Sequence[float]) -> None:
-    """MSE of methods without a degree, one column each."""
+def method_rows(
+    axis: Any,
+    records: Sequence[dict[str, Any]],
+    rows: Sequence[tuple[str, str, int | None]],
+    sigmas: Sequence[float],
+    *,
+    error_bar: str = "images",
+    ratio: bool = False,
+) -> None:
+    """One horizontal row per method ``(text, method, degree)``: its MSE, or its paired ratio to the reference method."""
     colours = sigma_colours(sigmas)
-    for sigma in sigmas:
-        for offset, (split, (_, marker)) in zip((-0.12, 0.12), SPLIT_STYLE.items()):
-            for position, method in enumerate(methods):
-                for r in select(records, method=method, sigma=sigma, split=split):
+    for position, (_, method, degree) in enumerate(rows):
+        for offset, (split, (_, marker)) in zip((-0.06, 0.24), SPLIT_STYLE.items()):
+            for sigma in sigmas:
+                for r in select(records, method=method, degree=degree, sigma=sigma, split=split):
+                    if ratio and "to_reference" not in r:
+                        continue
                     axis.errorbar(
+                        r["to_reference"]["ratio"] if ratio else r["mse"],
                         position + offset,
-                        r["mse"],
-                        yerr=r["se"],
+                        xerr=bar_of(r["to_reference"] if ratio else r, error_bar),
                         marker=marker,
-                        markersize=5,
+                        markersize=4.5,
                         capsize=2,
                         color=colours[sigma],
                         markerfacecolor="white" if split == "test" else None,
+                        clip_on=True,
                     )
-    axis.set_yscale("log")
-    axis.set_xticks(range(len(methods)), [m.replace(" ", "\n", 1) for m in methods], fontsize=8)
-    axis.set_xlim(-0.5, len(methods) - 0.5)
+        if position % 2:
+            axis.axhspan(position - 0.5, position + 0.5, color="0.5", alpha=0.07, linewidth=0)
+    plain_log(axis, "x")
+    axis.set_yticks(range(len(rows)), [text for text, _, _ in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(False, axis="y")
 
 
-def _crop(
-    axis: Any, records: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]], methods: Sequence[str]
-) -> None:
-    """Keep the scale of the families; what lies below it (memorised training images) becomes an arrow with its range."""
-    low, high = min(r["mse"] for r in shown) / 2.5, max(r["mse"] for r in records) * 1.4
-    axis.set_ylim(low, high)
-    for position, method in enumerate(methods):
-        below = [r["mse"] for r in records if r["method"] == method and r["mse"] < low]
+def _arrows_for_hidden(axis: Any, values: Sequence[Sequence[float]], low: float) -> None:
+    """Start the axis at ``low``; what lies below (memorised training images) becomes an arrow with its range."""
+    axis.set_xlim(left=low)
+    for position, row in enumerate(values):
+        below = [v for v in row if v < low]
         if below:
-            text = f"{min(below):.0e}" if len(below) == 1 else f"{min(below):.0e} to {max(below):.0e}"
+            span = f"{min(below):.0e}" if len(below) == 1 else f"{min(below):.0e} to {max(below):.0e}"
             axis.annotate(
-                f"{len(below)} below:\n{text}",
-                (position, low),
-                (position, low * 2.2),
+                f"{len(below)} further left: {span}",
+                (low, position - 0.34),
+                (14, 0),
+                textcoords="offset points",
                 fontsize=7,
-                ha="center",
+                va="center",
+                color="0.3",
                 arrowprops={"arrowstyle": "->", "color": "0.4"},
             )
 
 
-def mse_against_degree(
-    records: Sequence[dict[str, Any]],
-    families: dict[str, str],
-    baselines: Sequence[str],
-    sigmas: Sequence[float],
-    title: str,
-) -> Figure:
-    """Figures 5 and 6: one panel per family (title -> method label), the last panel for the baselines.
+def split_handles() -> list[Line2D]:
+    """Legend entries of the two splits."""
+    return [
+        Line2D(
+            [],
+            [],
+            color="0.3",
+            linestyle=line,
+            marker=marker,
+            markersize=4.5,
+            markerfacecolor="white" if split == "test" else None,
+            label=SPLIT_NAME[split],
+        )
+        for split, (line, marker) in SPLIT_STYLE.items()
+    ]
 
-    The ``shared`` readout of a family, where it was run, is drawn with crosses in the same panel.  Percentages at the lines'
-    ends are the change of held-out MSE from the lowest to the highest degree; family panels share one scale.
+
+def sigma_handles(sigmas: Sequence[float]) -> list[Line2D]:
+    """Legend entries of the noise levels."""
+    colours = sigma_colours(sigmas)
+    return [Line2D([], [], color=colours[s], linewidth=3, label=rf"$\sigma={s:g}$") for s in sigmas]
+
+
+def mse_against_degree(result: dict[str, Any], sigmas: Sequence[float], title: str, error_bar: str = "seeds") -> Figure:
+    """Figures 5 and 6: a column per family (MSE above, its change against the lowest degree below), then the baselines.
+
+    The ``shared`` readout of a family, where it was run, is drawn with crosses in the same panels.  The baselines' right
+    panel is the ratio to the linear denoiser on the same images.
     """
+    records, families = result["records"], result["families"]
+    drawn = [r for r in records if r["degree"] is not None]
+    best = min(
+        (r for r in drawn if r["split"] == "test" and "own readout" in r["method"]),
+        key=lambda r: (-r["degree"], sum(q["mse"] for q in select(drawn, method=r["method"], degree=r["degree"]))),
+        default=None,
+    )
+    rows = [(m, m, None) for m in result["baselines"]]
+    if best is not None:
+        rows.insert(2, (f"{best['method']},\ndegree {best['degree']}", best["method"], best["degree"]))
+    columns = max(len(families), 1)
     with plt.rc_context(STYLE):
-        columns = 2
-        rows = (len(families) + 2) // 2
-        figure, axes = plt.subplots(rows, columns, figsize=(10.5, 3.9 * rows), squeeze=False)
-        flat = axes.ravel()
-        drawn = [r["mse"] for r in records if r["degree"] is not None]
-        for number, (name, method) in enumerate(families.items()):
-            axis = flat[number]
-            degree_panel(axis, records, method, sigmas)
+        bottom = 0.34 * len(rows) + 0.2
+        height = 3.2 + 2.3 + bottom + 2.2
+        figure = plt.figure(figsize=(max(3.6 * columns, 8.5), height))
+        outer = figure.add_gridspec(
+            2,
+            1,
+            height_ratios=[5.5, bottom],
+            hspace=0.65 / (5.5 + bottom) * 2.4,
+            left=0.09,
+            right=0.985,
+            top=1 - 0.62 / height,
+            bottom=1.15 / height,
+        )
+        upper = outer[0].subgridspec(2, columns, height_ratios=[3.2, 2.3], hspace=0.12, wspace=0.08)
+        axes = [[figure.add_subplot(upper[i, j]) for j in range(columns)] for i in range(2)]
+        changes = [100 * (r["to_lowest"]["ratio"] - 1) for r in drawn]
+        for column, (name, method) in enumerate(families.items()):
             shared = method.replace("own readout", "shared readout")
-            if select(records, method=shared):
-                degree_panel(axis, records, shared, sigmas, faint=True)
-            axis.set_ylim(min(drawn) / 1.25, max(drawn) * 1.25)
-            axis.set_title(f"({'abcdefgh'[number]}) {name}")
-        last = flat[len(families)]
-        method_panel(last, records, baselines, sigmas)
-        last.set_title(f"({'abcdefgh'[len(families)]}) baselines")
-        for axis in flat[len(families) + 1 :]:
-            axis.set_visible(False)
-        _crop(last, records, [r for r in records if r["degree"] is not None], baselines)
-        for axis in axes[:, 0]:
-            axis.set_ylabel("MSE per pixel (clamped)")
-        colours = sigma_colours(sigmas)
-        handles = [Line2D([], [], color=colours[s], linewidth=3, label=rf"$\sigma={s:g}$") for s in sigmas]
-        handles += [
-            Line2D([], [], color="0.3", linestyle="-", marker="o", label="training images"),
-            Line2D(
-                [],
-                [],
-                color="0.3",
-                linestyle="--",
-                marker="s",
-                markerfacecolor="white",
-                label="held-out images",
-            ),
-        ]
+            for axis, panel in zip((axes[0][column], axes[1][column]), (degree_panel, change_panel)):
+                panel(axis, records, method, sigmas, error_bar=error_bar)
+                if select(records, method=shared):
+                    panel(axis, records, shared, sigmas, error_bar=error_bar, faint=True)
+                axis.set_xlim(min(r["degree"] for r in drawn) - 0.2, max(r["degree"] for r in drawn) + 0.2)
+                if column:
+                    axis.tick_params(labelleft=False)
+            axes[0][column].tick_params(labelbottom=False)
+            axes[0][column].set_ylim(min(r["mse"] for r in drawn) / 1.2, max(r["mse"] for r in drawn) * 1.2)
+            span = max(changes) - min(changes) or 1.0
+            axes[1][column].set_ylim(min(changes) - 0.08 * span, max(changes) + 0.08 * span)
+            axes[0][column].set_title(f"({'abcdefgh'[column]}) {name}")
+        axes[0][0].set_ylabel("MSE per pixel (clamped)")
+        lowest = min((r["degree"] for r in drawn), default=1)
+        axes[1][0].set_ylabel(f"change against\ndegree {lowest}, per cent")
+        lower = outer[1].subgridspec(1, 2, wspace=0.06, width_ratios=[1, 0.85])
+        left, right = figure.add_subplot(lower[0]), figure.add_subplot(lower[1])
+        method_rows(left, records, rows, sigmas, error_bar=error_bar)
+        method_rows(right, records, rows, sigmas, error_bar=error_bar, ratio=True)
+        right.tick_params(labelleft=False)
+        right.axvline(1.0, color="0.4", linewidth=0.8)
+        low = min(r["mse"] for r in drawn) / 2.5
+        mine = [select(records, method=m, degree=d) for _, m, d in rows]
+        trained = [r["mse"] for r in records if r["method"] in result.get("trained", ())]
+        _arrows_for_hidden(left, [[r["mse"] for r in row] for row in mine], min([low, *(v / 1.3 for v in trained)]))
+        ratios = [[r["to_reference"]["ratio"] for r in row if "to_reference" in r] for row in mine]
+        most = [v for row, (_, m, _) in zip(ratios, rows) if m != "optimal empirical" for v in row]
+        _arrows_for_hidden(right, ratios, min([*most, 1.0]) / 1.4)
+        letter = "abcdefgh"[columns]
+        left.set_title(f"({letter}) baselines: MSE per pixel (clamped)")
+        right.set_title("ratio to the linear denoiser, same images")
+        handles: list[Any] = sigma_handles(sigmas) + split_handles()
         if any("shared" in r["method"] for r in records):
             handles.append(
-                Line2D(
-                    [],
-                    [],
-                    color="0.3",
-                    marker="x",
-                    linewidth=0.9,
-                    alpha=0.55,
-                    label="shared readout (else own)",
-                )
+                Line2D([], [], color="0.3", marker="x", linewidth=0.9, label="shared readout (all others: own)")
             )
-        figure.text(
-            0.5,
-            0.965,
-            "at each line's end: change of held-out MSE from its lowest to its highest degree",
-            ha="center",
-            fontsize=8.5,
-            color="0.35",
-        )
-        figure.suptitle(title, y=1.0)
-        figure.tight_layout(rect=(0, 0.06, 1, 0.985))
-        figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8.5, columnspacing=1.2)
+        figure.suptitle(title, y=1 - 0.12 / height, fontsize=11.5)
+        legend_figure(figure, handles, error_bar_text(error_bar, drawn[0]["seeds"]) + "; changes and ratios are paired")
     return figure
+
+
+def legend_figure(figure: Figure, handles: Sequence[Any], note: str = "") -> None:
+    """A legend along the bottom edge, with a line of explanation under it."""
+    height = figure.get_figheight()
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.26 / height),
+        ncols=min(len(handles), 7),
+        fontsize=8.5,
+        columnspacing=1.4,
+    )
+    if note:
+        figure.text(0.5, 0.12 / height, note, ha="center", fontsize=8, color="0.35")
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text broken into lines of at most ``width`` characters."""
+    return "\n".join(textwrap.wrap(text, width))

@@ -1,4 +1,9 @@
-"""Denoising MSE over noise levels, degrees and methods, with standard errors; resumable."""
+"""Denoising MSE over noise levels, degrees, methods and noise seeds, with standard errors; resumable.
+
+Every method sees the same noise, so that ratios and differences between methods are known far better than the means.
+Two standard errors are recorded: over *images* (how far the mean may lie from that of all such images) and over noise
+*seeds* (how far it moves when the noise is drawn anew on the same images).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +23,9 @@ from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import read_json, write_json
 
+Methods = Mapping[str, tuple[Denoiser, Sequence[int] | None]]
+Errors = dict[tuple[str, int | None], np.ndarray]
+
 
 def noise_like(x: Tensor, *key: int) -> Tensor:
     """Standard normal noise in the shape of ``x`` from a generator seeded by the key (same key, same noise)."""
@@ -25,85 +34,134 @@ def noise_like(x: Tensor, *key: int) -> Tensor:
     return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
 
 
-class _Mean:
-    """Running mean and standard error of per-image values."""
-
-    def __init__(self) -> None:
-        self.n, self.total, self.squares = 0, 0.0, 0.0
-
-    def add(self, values: Tensor) -> None:
-        values = values.double()
-        self.n += len(values)
-        self.total += float(values.sum())
-        self.squares += float(values.square().sum())
-
-    @property
-    def record(self) -> dict[str, float]:
-        mean = self.total / self.n
-        variance = max(self.squares / self.n - mean**2, 0.0) * self.n / max(self.n - 1, 1)
-        return {"n": self.n, "mse": mean, "se": (variance / self.n) ** 0.5}
-
-
 def image_errors(estimate: Tensor, clean: Tensor) -> Tensor:
     """Squared error per pixel of each image, ``(n,)``."""
     return (estimate - clean).square().flatten(1).mean(1)
 
 
-def evaluate(
-    methods: Mapping[str, tuple[Denoiser, Sequence[int] | None]],
+def measure(
+    methods: Methods,
     images: ImageSet,
     noise: NoiseLevel | float,
     *,
     key: Sequence[int] = (0,),
+    seeds: int = 1,
     batch_size: int = 1000,
     limits: Mapping[str, int] | None = None,
     clamp: bool = True,
     device: str = "cpu",
     bar: Any = None,
-) -> list[dict[str, Any]]:
-    """MSE per pixel and its standard error over images, for every method at one noise level.
+) -> Errors:
+    """Squared error per pixel of every image, ``(seeds, n)``, for every method and degree at one noise level.
 
     Args:
         methods: label -> (denoiser, degrees); degrees None for methods without one.
-        key: seeds the noise together with the batch number, so that every method sees the same noise.
-        limits: label -> evaluate only the first so many images (for slow methods); ``n`` records it.
+        key: seeds the noise together with the number of the draw and of the batch, the same for all methods.
+        seeds: how many times the noise is drawn.
+        limits: label -> only the first so many images (for slow methods).
 
-    Returns: one record per method and degree: method, degree, n, mse, se.  The row ``noisy`` is the input itself.
+    The entry ``noisy`` is the input itself.
     """
     level, limits = as_noise(noise), limits or {}
-    sums: dict[tuple[str, int | None], _Mean] = {("noisy", None): _Mean()}
+    parts: dict[tuple[str, int | None], list[list[Tensor]]] = {("noisy", None): [[] for _ in range(seeds)]}
     for label, (_, degrees) in methods.items():
         for degree in degrees if degrees is not None else [None]:
-            sums[label, degree] = _Mean()
+            parts[label, degree] = [[] for _ in range(seeds)]
     seen = 0
     for number, clean in enumerate(images.batches(batch_size)):
         clean = clean.to(device)
-        y = level.alpha * clean + level.sigma * noise_like(clean, *key, number)
-        noisy = (y / level.alpha).clamp(0, 1) if clamp else y / level.alpha
-        sums["noisy", None].add(image_errors(noisy, clean))
-        for label, (denoiser, degrees) in methods.items():
-            keep = min(len(clean), limits.get(label, len(images)) - seen)
-            if keep <= 0:
-                continue
-            if degrees is None:
-                sums[label, None].add(image_errors(denoiser.denoise(y[:keep], level, clamp), clean[:keep]))
-            else:
-                for degree, x in zip(degrees, denoiser.denoise_degrees(y[:keep], level, degrees, clamp)):  # type: ignore[attr-defined]
-                    sums[label, degree].add(image_errors(x, clean[:keep]))
+        for draw in range(seeds):
+            y = level.alpha * clean + level.sigma * noise_like(clean, *key, draw, number)
+            noisy = (y / level.alpha).clamp(0, 1) if clamp else y / level.alpha
+            parts["noisy", None][draw].append(image_errors(noisy, clean))
+            for label, (denoiser, degrees) in methods.items():
+                keep = min(len(clean), limits.get(label, len(images)) - seen)
+                if keep <= 0:
+                    continue
+                if degrees is None:
+                    error = image_errors(denoiser.denoise(y[:keep], level, clamp), clean[:keep])
+                    parts[label, None][draw].append(error)
+                else:
+                    estimates = denoiser.denoise_degrees(y[:keep], level, degrees, clamp)  # type: ignore[attr-defined]
+                    for degree, x in zip(degrees, estimates):
+                        parts[label, degree][draw].append(image_errors(x, clean[:keep]))
+            if bar is not None:
+                bar.update(len(clean))
         seen += len(clean)
-        if bar is not None:
-            bar.update(len(clean))
-    return [{"method": label, "degree": degree, **mean.record} for (label, degree), mean in sums.items()]
+    return {name: np.stack([torch.cat(draw).double().cpu().numpy() for draw in draws]) for name, draws in parts.items()}
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """Standard error of the mean of ``(n,)`` values; None for a single one."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+
+
+def summary(errors: np.ndarray) -> dict[str, Any]:
+    """Mean of ``(seeds, n)`` errors with both standard errors: ``se`` over images, ``se_seeds`` over noise draws."""
+    return {
+        "n": errors.shape[1],
+        "seeds": errors.shape[0],
+        "mse": float(errors.mean()),
+        "se": standard_error(errors.mean(0)) or 0.0,
+        "se_seeds": standard_error(errors.mean(1)),
+    }
+
+
+def paired_ratio(errors: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """Ratio of two methods' mean errors on the images both have seen, paired image by image and seed by seed.
+
+    The standard error over images is that of the residual ``e - r e_ref`` (delta method); the one over seeds is that of
+    the per-seed ratios.
+    """
+    n = min(errors.shape[1], reference.shape[1])
+    a, b = errors[:, :n], reference[:, :n]
+    ratio = float(a.mean() / b.mean())
+    return {
+        "ratio": ratio,
+        "se": standard_error((a - ratio * b).mean(0) / b.mean()) or 0.0,
+        "se_seeds": standard_error(a.mean(1) / b.mean(1)),
+        "n": n,
+    }
+
+
+def records_of(errors: Errors, reference: str | None = None) -> list[dict[str, Any]]:
+    """Records from per-image errors.
+
+    Fields: method, degree, n, seeds, mse, se, se_seeds (:func:`summary`); for methods with degrees ``to_lowest`` and
+    ``to_previous``, the paired ratios to the lowest and the next lower degree; ``to_reference``, the paired ratio to the
+    ``reference`` method, where it is given and is among the methods.
+    """
+    out = []
+    for (label, degree), values in errors.items():
+        record: dict[str, Any] = {"method": label, "degree": degree, **summary(values)}
+        if degree is not None:
+            below = sorted(d for name, d in errors if name == label and d is not None and d <= degree)
+            record["to_lowest"] = paired_ratio(values, errors[label, below[0]])
+            if len(below) > 1:
+                record["to_previous"] = paired_ratio(values, errors[label, below[-2]])
+        if reference is not None and (reference, None) in errors:
+            record["to_reference"] = paired_ratio(values, errors[reference, None])
+        out.append(record)
+    return out
+
+
+def evaluate(
+    methods: Methods, images: ImageSet, noise: NoiseLevel | float, *, reference: str | None = None, **more: Any
+) -> list[dict[str, Any]]:
+    """:func:`measure` summarised by :func:`records_of`: one record per method and degree."""
+    return records_of(measure(methods, images, noise, **more), reference)
 
 
 def sweep(
-    methods: Mapping[str, tuple[Denoiser, Sequence[int] | None]],
+    methods: Methods,
     splits: Mapping[str, ImageSet],
     sigmas: Sequence[float],
     *,
     seed: int = 0,
+    seeds: int = 1,
     batch_size: int = 1000,
     limits: Mapping[str, int] | None = None,
+    reference: str | None = None,
     checkpoint: str | Path | None = None,
     settings: Any = None,
     device: str = "cpu",
@@ -112,15 +170,21 @@ def sweep(
     """:func:`evaluate` over splits and VE noise levels.
 
     Args:
+        seeds: noise draws per image, each with its own seed derived from ``seed``.
+        reference: method that every other one is compared with, image by image.
         checkpoint: JSON file that receives every finished (split, sigma); a run with the same settings takes up from it.
         settings: anything JSON can hold that identifies the methods (family parameters, ...), part of the checkpoint's key.
     """
+    if seeds < 1:
+        raise ValueError(f"seeds must be >= 1, got {seeds}")
     key = {
         "settings": settings,
         "methods": {label: list(d) if d is not None else None for label, (_, d) in methods.items()},
         "data": {name: split.provenance for name, split in splits.items()},
         "limits": dict(limits or {}),
         "seed": seed,
+        "seeds": seeds,
+        "reference": reference,
         "batch_size": batch_size,
     }
     key = json.loads(json.dumps(key))
@@ -129,27 +193,27 @@ def sweep(
         stored = read_json(checkpoint)
         if stored.get("key") == key:
             done = stored["done"]
-    records = []
-    with progress_bar(sum(map(len, splits.values())) * len(sigmas), "denoise", progress) as bar:
-        for split_number, (name, split) in enumerate(splits.items()):
-            for sigma in sigmas:
+    with progress_bar(seeds * sum(map(len, splits.values())) * len(sigmas), "denoise", progress) as bar:
+        for sigma in sigmas:  # outermost: what is solved at a level then serves all splits and seeds
+            for split_number, (name, split) in enumerate(splits.items()):
                 item = f"{name}:{sigma!r}"
                 if item in done:
-                    bar.update(len(split))
-                else:
-                    bar.set_postfix_str(f"{name}, sigma={sigma:g}")
-                    part = evaluate(
-                        methods,
-                        split,
-                        sigma,
-                        key=(seed, split_number, round(sigma * 1e6)),
-                        batch_size=batch_size,
-                        limits=limits,
-                        device=device,
-                        bar=bar,
-                    )
-                    done[item] = [{"split": name, "sigma": sigma, **record} for record in part]
-                    if checkpoint is not None:
-                        write_json(checkpoint, {"key": key, "done": done})
-                records += done[item]
-    return records
+                    bar.update(seeds * len(split))
+                    continue
+                bar.set_postfix_str(f"{name}, sigma={sigma:g}")
+                part = evaluate(
+                    methods,
+                    split,
+                    sigma,
+                    reference=reference,
+                    key=(seed, split_number, round(sigma * 1e6)),
+                    seeds=seeds,
+                    batch_size=batch_size,
+                    limits=limits,
+                    device=device,
+                    bar=bar,
+                )
+                done[item] = [{"split": name, "sigma": sigma, **record} for record in part]
+                if checkpoint is not None:
+                    write_json(checkpoint, {"key": key, "done": done})
+    return [record for name in splits for sigma in sigmas for record in done[f"{name}:{sigma!r}"]]

@@ -19,7 +19,7 @@ from numeric.estimator import WaveletScore
 from numeric.fig5 import SweepConfig, findings
 from numeric.noise import vp
 from numeric.results import atomic_path, load_tensors, provenance, read_json, save_tensors, write_json
-from numeric.sweep import evaluate, noise_like, sweep
+from numeric.sweep import evaluate, measure, noise_like, records_of, sweep
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +56,7 @@ def test_limits_and_standard_error(images):
     linear = LinearDenoiser().fit(images)
     record = {r["method"]: r for r in evaluate({"linear": (linear, None)}, images, 0.3, limits={"linear": 7})}
     assert (record["noisy"]["n"], record["linear"]["n"]) == (60, 7)
-    y = images[:] + 0.3 * noise_like(images[:], 0, 0)
+    y = images[:] + 0.3 * noise_like(images[:], 0, 0, 0)
     direct = (linear.denoise(y, 0.3) - images[:])[:7].square().flatten(1).mean(1).double()
     assert record["linear"]["mse"] == pytest.approx(float(direct.mean()), rel=1e-6)
     assert record["linear"]["se"] == pytest.approx(float(direct.std() / 7**0.5), rel=1e-4)
@@ -81,6 +81,28 @@ def test_an_interrupted_sweep_resumes_with_the_same_numbers(images, tmp_path, mo
     assert calls == [0.2, 0.5, 0.5, 1.0]  # 0.2 was not done again
     sweep(**arguments, checkpoint=tmp_path / "c.json", seed=1, progress=False)  # other settings: nothing is reused
     assert calls[4:] == [0.2, 0.5, 1.0]
+
+
+def test_seeds_and_pairing(images):
+    """Standard errors over images and over seeds, and paired ratios, against their definitions on the raw errors."""
+    linear, model = LinearDenoiser().fit(images), WaveletScore("independent", 2, levels=1).fit(images)
+    methods = {"linear": (linear, None), "m": (model, [1, 2])}
+    errors = measure(methods, images, 0.5, key=(4,), seeds=3)
+    assert errors["m", 2].shape == (3, 60)
+    assert not np.allclose(errors["m", 2][0], errors["m", 2][1])  # the noise is drawn anew
+    record = {(r["method"], r["degree"]): r for r in records_of(errors, "linear")}["m", 2]
+    e, reference = errors["m", 2], errors["linear", None]
+    assert record["mse"] == pytest.approx(e.mean()) and record["seeds"] == 3
+    assert record["se_seeds"] == pytest.approx(e.mean(1).std(ddof=1) / 3**0.5)
+    assert record["to_reference"]["ratio"] == pytest.approx(e.mean() / reference.mean())
+    draws = np.random.default_rng(0).integers(60, size=(4000, 60))
+    bootstrap = np.std(e.mean(0)[draws].mean(1) / reference.mean(0)[draws].mean(1))
+    assert record["to_reference"]["se"] == pytest.approx(bootstrap, rel=0.1)  # delta method against the bootstrap
+    assert record["to_lowest"]["ratio"] == record["to_previous"]["ratio"] < 1
+    assert record["to_lowest"]["se"] < 0.5 * record["se"] / record["mse"]  # paired: far better known than the mean
+    single = {r["method"]: r for r in evaluate(methods, images, 0.5, key=(4,))}
+    assert single["linear"]["se_seeds"] is None
+    assert single["linear"]["mse"] == pytest.approx(reference[0].mean())
 
 
 def test_results_files_are_atomic_and_name_what_made_them(tmp_path):
@@ -120,6 +142,8 @@ def test_torchvision_imports_beside_a_cpu_torch():
         ({"families": ["wavelet"]}, "unknown family 'wavelet'"),
         ({"degrees": [0]}, "degrees must be whole numbers >= 1"),
         ({"sigmas": [-1.0]}, "sigmas must be > 0"),
+        ({"seeds": 1}, "seeds must be >= 2 for error bars over seeds"),
+        ({"error_bar": "pixels"}, "unknown error_bar 'pixels'"),
     ],
 )
 def test_bad_parameters_are_named(change, message):
@@ -128,14 +152,22 @@ def test_bad_parameters_are_named(change, message):
 
 
 def test_findings_are_computed_from_the_records():
-    def row(method, degree, mse, se=0.01):
-        return {"method": method, "degree": degree, "sigma": 0.5, "split": "test", "mse": mse, "se": se, "n": 9}
+    def row(method, degree, mse, before=None):
+        r = {"method": method, "degree": degree, "sigma": 0.5, "split": "test", "mse": mse, "se": 0.01, "n": 9}
+        if degree is not None:
+            r["to_lowest"] = r["to_previous"] = {"ratio": mse / (before or mse), "se": 0.01, "se_seeds": None}
+            if before is None:
+                del r["to_previous"]
+        return r
 
-    falling = [row("a", 1, 3.0), row("a", 2, 2.0), row("b", 1, 2.5), row("b", 2, 1.0), row("base", None, 1.5)]
+    falling = [row("a", 1, 3.0), row("a", 2, 2.0, 3.0), row("b", 1, 2.5), row("b", 2, 1.0, 2.5)]
+    falling.append(row("base", None, 1.5))
     lines = "\n".join(findings({"records": falling}))
-    assert "a: falls with every degree" in lines and "b at degree 2" in lines
-    rising = [row("a", 1, 1.0), row("a", 2, 2.0)]
-    assert "a: rises" in "\n".join(findings({"records": rising}))
+    assert "a: MSE falls with every degree" in lines and "b at degree 2" in lines
+    rising = [row("a", 1, 1.0), row("a", 2, 2.0, 1.0)]
+    assert "a: MSE rises at degree 2 at sigma 0.5 (test, +100.00%)" in "\n".join(findings({"records": rising}))
+    barely = [row("a", 1, 1.0), row("a", 2, 1.01, 1.0)]
+    assert "+1.00%, within two standard errors" in "\n".join(findings({"records": barely}))
 
 
 def test_fig5_notebook_runs(tmp_path):

@@ -1,0 +1,62 @@
+"""What a result depends on, as a hash: the project's own modules, followed along their imports, and files beside them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+PACKAGES = ("analytic", "numeric")
+WEIGHTS = Path(__file__).parent / "baselines" / "weights"
+
+
+def imports(source: str) -> set[str]:
+    """Modules of this project that the source names in its imports (names imported from a package count as modules too)."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.split(".")[0] in PACKAGES}
+
+
+def _file(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, AttributeError, ValueError):  # "numeric.noise.ve" is a function, not a module
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def modules_behind(roots: Iterable[str]) -> dict[str, Path]:
+    """Every module of this project reached from the roots along imports: name -> file, sorted."""
+    found: dict[str, Path] = {}
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        path = None if name in found else _file(name)
+        if path is not None:
+            found[name] = path
+            waiting += imports(path.read_text())
+    return dict(sorted(found.items()))
+
+
+def files_hash(paths: Iterable[Path]) -> str:
+    """sha256 over names and contents of files."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def code_hash(*roots: str) -> str:
+    """sha256 of the modules behind the roots (see :func:`modules_behind`)."""
+    return files_hash(modules_behind(roots).values())
+
+
+def weights_hash() -> str:
+    """sha256 of the weights of trained networks that are shipped (of nothing, where there are none)."""
+    return files_hash(p for p in WEIGHTS.glob("*") if p.is_file()) if WEIGHTS.is_dir() else files_hash([])
