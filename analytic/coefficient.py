@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import sympy as sp
 
@@ -12,6 +10,7 @@ from analytic import generate
 from analytic.bases import basis_features, change_of_basis, check_basis
 from analytic.cofactor import cofactor_solution
 from analytic.errors import AnalyticError
+from analytic.evaluate import Evaluator
 from analytic.families import Family, monomial
 from analytic.families import family as make_family
 from analytic.hankel import gram_matrix, rhs_vector
@@ -331,8 +330,14 @@ class ScoreCoefficient:
         return used(Program(tuple(inputs), tuple(steps), tuple(theta)))
 
     def lambdify(
-        self, backend: str = "numpy", *, method: str = "auto", precision: str = "double-double", cse: bool = True
-    ) -> Callable[..., Any]:
+        self,
+        backend: str = "numpy",
+        *,
+        method: str = "auto",
+        precision: str = "double-double",
+        cse: bool = True,
+        tolerance: float | None = 1e-3,
+    ) -> Evaluator:
         """A function ``f(moments, *level, ridge=0) -> theta``, shape (F, ...).
 
         Args:
@@ -341,6 +346,9 @@ class ScoreCoefficient:
             precision: ``double-double`` (default: the formula in 32 digits, float64 in and out) or ``double``.
                 Only for numpy and torch.
             cse: name common subexpressions first.
+            tolerance: largest relative error of the result, ``max_k |error_k| / max_k |theta_k|``, arithmetic and
+                rounding of the moments together; beyond it the function raises.  None: no check but ``det G > 0``.
+                ``f.accuracy(moments, *level)`` returns both errors.
 
         The moments vector has shape (M, ...) in the order of :attr:`moment_exponents` (``mu_0 = 1`` first; one
         coordinate: 2n + 1 of them); trailing axes broadcast over coefficients and against the noise level.  ``level``
@@ -348,9 +356,10 @@ class ScoreCoefficient:
 
         Raises (the function):
             AnalyticError: moments of the wrong length, mu_0 != 1, NaN, or a level out of range.
-            SingularCoefficient: det G (or a pivot) is not positive.
+            SingularCoefficient: det G (or a pivot) is not positive, or the error exceeds the tolerance
+                (NumericallySingular, NearlyConstant): never a silent wrong number.
         """
-        return generate.callable_of(self, backend, method, precision, cse)
+        return Evaluator(self, backend, method, precision, cse, tolerance)
 
     def code(self, language: str = "numpy", *, method: str = "auto", name: str = "theta", cse: bool = True) -> str:
         """Source text of a function that computes theta: ``numpy``, ``torch`` or ``c``."""

@@ -54,3 +54,9 @@ class NumericallySingular(SingularCoefficient):
     """The Gram is invertible, but not in the arithmetic asked for: its condition number exceeds 1/eps."""
 
     name = "numerically-singular"
+
+
+class NearlyConstant(NumericallySingular):
+    """A coefficient that hardly varies, at hardly any noise: its raw moments no longer hold the digits of its variance."""
+
+    name = "nearly-constant-coefficient"

@@ -268,6 +268,7 @@ def theta_from_moments(
     ridge_on: str = "unit",
     method: str = "cofactor",
     precision: str | int = "double-double",
+    tolerance: float | None = 1e-3,
     **options: Any,
 ) -> Any:
     """Coefficients straight from clean moments (equations (15), (16), (20), (21)).
@@ -279,6 +280,7 @@ def theta_from_moments(
         ridge, ridge_on: value of lambda and where it enters (``unit``, ``raw``, ``denoiser``).
         method: ``cofactor`` (equation (21)) or ``lu`` (elimination).
         precision: ``"double"``, ``"double-double"``, a number of decimal digits (mpmath), or ``"exact"``.
+        tolerance: largest relative error accepted (:meth:`ScoreCoefficient.lambdify`).
         options: radius, interactions, neighbours of the local family.
 
     Returns:
@@ -307,8 +309,9 @@ def theta_from_moments(
             if precision < 1:
                 raise AnalyticError(f"precision must be a positive number of digits, got {precision}")
             with mpmath.workdps(precision):
-                return coefficient.lambdify("mpmath", method=way)(moments, *level, ridge=ridge)
-        return coefficient.lambdify("numpy", method=way, precision=precision)(moments, *level, ridge=ridge)
+                return coefficient.lambdify("mpmath", method=way, tolerance=tolerance)(moments, *level, ridge=ridge)
+        evaluate = coefficient.lambdify("numpy", method=way, precision=precision, tolerance=tolerance)
+        return evaluate(moments, *level, ridge=ridge)
     except (NumericallySingular, ZeroDivisionError) as error:
         named = diagnose(coefficient, moments) if _is_scalar(moments) else None
         if named is not None:

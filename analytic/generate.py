@@ -1,9 +1,7 @@
-"""Functions and source text from closed forms: NumPy, torch, mpmath, exact rationals and C."""
+"""Source text from closed forms, by SymPy's printers: NumPy, torch and C, with common subexpressions named."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -11,192 +9,14 @@ from sympy.printing.c import C99CodePrinter
 from sympy.printing.numpy import NumPyPrinter
 from sympy.printing.pycode import PythonCodePrinter
 
-from analytic.doubledouble import DoubleDouble, dd_sqrt
-from analytic.errors import AnalyticError, NumericallySingular
-from analytic.noise import check_level
-from analytic.program import Program, compile_program, pivot_symbols
+from analytic.errors import AnalyticError
+from analytic.program import Program, pivot_symbols
 
 if TYPE_CHECKING:
     from analytic.coefficient import ScoreCoefficient
 
-BACKENDS = ("numpy", "torch", "mpmath", "exact")
 LANGUAGES = ("numpy", "torch", "c")
-PRECISIONS = ("double-double", "double")
 _RIDGE = {sp.Symbol("lambda", nonnegative=True): sp.Symbol("ridge")}  # lambda is a keyword of Python
-
-
-@lru_cache(maxsize=64)
-def _compiled(
-    coefficient: ScoreCoefficient, method: str, cse: bool, backend: str, precision: str
-) -> tuple[Callable[..., Any], int]:
-    program = coefficient.program(method)
-    guards = pivot_symbols(program)
-    size = len(program.outputs)
-    program = Program(program.inputs, program.assignments, (*program.outputs, *guards))
-    if cse:
-        program = program.with_cse()
-    if backend == "mpmath":
-        modules: Any = "mpmath"
-    elif backend == "exact":
-        modules = [{"sqrt": sp.sqrt}, "sympy"]
-    elif precision == "double-double":
-        modules = [{"sqrt": dd_sqrt}]
-    else:
-        modules = [{"sqrt": lambda value: value**0.5}]
-    return compile_program(program, modules), size
-
-
-def callable_of(
-    coefficient: ScoreCoefficient, backend: str, method: str, precision: str, cse: bool
-) -> Callable[..., Any]:
-    """See :meth:`analytic.coefficient.ScoreCoefficient.lambdify`."""
-    if backend not in BACKENDS:
-        raise AnalyticError(f"unknown backend {backend!r}: use one of {', '.join(BACKENDS)}")
-    if precision not in PRECISIONS:
-        raise AnalyticError(f"unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}")
-    function, size = _compiled(coefficient, method, cse, backend, precision)
-    count = len(coefficient.moment_exponents)
-    kind, has_ridge = coefficient.noise.kind, coefficient.ridge is not None
-
-    def theta(moments: Any, *level: Any, ridge: Any = 0) -> Any:
-        if len(moments) != count:
-            raise AnalyticError(
-                f"moments must hold {count} values (mu_0 = 1 first; order: ScoreCoefficient.moment_exponents), "
-                f"got {len(moments)}"
-            )
-        if not has_ridge and _any(ridge != 0):
-            raise AnalyticError(
-                f'this coefficient has no ridge, got ridge={ridge}: build it with ridge="unit" or "raw"'
-            )
-        if _any(ridge < 0):
-            raise AnalyticError(f"ridge must be >= 0, got {ridge}")
-        tail = (ridge,) if has_ridge else ()
-        if backend in ("mpmath", "exact"):
-            return _scalar(function, size, backend, coefficient, list(moments), level, tail)
-        return _array(function, size, backend, precision, kind, moments, level, tail)
-
-    theta.__doc__ = f"theta of {coefficient.title}: (moments (M, ...), level) -> (F, ...)."
-    return theta
-
-
-def _any(condition: Any) -> bool:
-    return bool(condition.any()) if hasattr(condition, "any") else bool(condition)
-
-
-def _scalar(
-    function: Any, size: int, backend: str, coefficient: ScoreCoefficient, moments: list[Any], level: Any, tail: Any
-) -> list[Any]:
-    if backend == "exact":
-        numbers = [_exact(value) for value in moments]
-        _check_first(numbers[0])
-        a, s2 = coefficient.noise.values(*map(_exact, level))
-        results = [sp.radsimp(sp.sympify(value)) for value in function(*numbers[1:], a, s2, *map(_exact, tail))]
-    else:
-        import mpmath
-
-        check_level(coefficient.noise.kind, *level)
-        numbers = [_mpf(value) for value in moments]
-        _check_first(numbers[0])
-        values = [_mpf(value) for value in level]
-        a, s2 = _signal_and_noise(coefficient.noise.kind, values, mpmath.sqrt, mpmath.mpf(1))
-        results = function(*numbers[1:], a, s2, *map(_mpf, tail))
-    _check_guards(results[size:])
-    return list(results[:size])
-
-
-def _exact(value: Any) -> sp.Expr:
-    return sp.Rational(*float(value).as_integer_ratio()) if isinstance(value, float) else sp.sympify(value)
-
-
-def _mpf(value: Any) -> Any:
-    import mpmath
-
-    if isinstance(value, sp.Basic):
-        value = sp.Rational(value) if value.is_Rational else value.evalf(mpmath.mp.dps + 5)
-    if hasattr(value, "numerator") and hasattr(value, "denominator") and not isinstance(value, mpmath.mpf):
-        return mpmath.mpf(int(value.numerator)) / int(value.denominator)
-    return mpmath.mpf(value)
-
-
-def _signal_and_noise(kind: str, level: Sequence[Any], sqrt: Callable[[Any], Any], one: Any) -> tuple[Any, Any]:
-    if kind == "ve":
-        return one, level[0] * level[0]
-    if kind == "vp":
-        return sqrt(level[0]), one - level[0]
-    if kind == "general":
-        return level[0], level[1] * level[1]
-    return one, one * 0
-
-
-def _array(
-    function: Any, size: int, backend: str, precision: str, kind: str, moments: Any, level: Any, tail: Any
-) -> Any:
-    _check_levels(kind, level)
-    numbers: Any
-    if backend == "numpy":
-        import numpy as np
-
-        numbers = np.asarray(moments, dtype=np.float64)
-        values: list[Any] = [np.asarray(value, dtype=np.float64) for value in level]
-        tail = tuple(np.asarray(value, dtype=np.float64) for value in tail)
-    else:
-        numbers = moments.double()
-        values = [numbers.new_tensor(value) if not hasattr(value, "double") else value.double() for value in level]
-    if _any(numbers != numbers):
-        raise AnalyticError("the moments contain NaN: recompute them from finite data")
-    _check_first(numbers[0])
-    one: Any = numbers[0] * 0 + 1.0
-    inputs: list[Any] = list(numbers[1:])
-    if precision == "double-double":
-        inputs = [DoubleDouble(value) for value in inputs]
-        values = [DoubleDouble(value) for value in values]
-        tail = tuple(DoubleDouble.of(value) for value in tail)
-        a, s2 = _signal_and_noise(kind, values, dd_sqrt, DoubleDouble(one))
-    else:
-        a, s2 = _signal_and_noise(kind, values, lambda value: value**0.5, one)
-    results = function(*inputs, a, s2, *tail)
-    results = [value.rounded() if isinstance(value, DoubleDouble) else value for value in results]
-    _check_guards(results[size:])
-    shape = one
-    for value in [*results, *[v.high if isinstance(v, DoubleDouble) else v for v in values]]:
-        shape = shape * 0 + value * 0  # the broadcast shape of moments and levels
-    stacked = [value + shape for value in results[:size]]
-    if backend == "numpy":
-        return np.stack(stacked)
-    out = stacked[0].new_empty((size, *stacked[0].shape))
-    for k, value in enumerate(stacked):
-        out[k] = value
-    return out
-
-
-def _check_levels(kind: str, level: Sequence[Any]) -> None:
-    """Array levels are checked at their extremes."""
-    for pick in (min, max):
-        check_level(kind, *(pick(value.ravel()) if getattr(value, "ndim", 0) else value for value in level))
-
-
-def _check_first(first: Any) -> None:
-    if _any(abs(first - 1) > 1e-9):
-        raise AnalyticError(
-            f"the first moment must be mu_0 = 1, got {first}: divide the moments by the number of samples"
-        )
-
-
-def _check_guards(guards: Sequence[Any]) -> None:
-    for guard in guards:
-        positive = guard > 0
-        bad = ~positive if hasattr(positive, "any") else not positive
-        if _any(bad):
-            count: Any = bad
-            where = f" at {int(count.sum())} coefficient(s)" if hasattr(guard, "ndim") and guard.ndim else ""
-            raise NumericallySingular(
-                f"det G or a pivot is not positive{where}: the normal equations (16) have no unique solution "
-                "in this arithmetic",
-                "use a ridge, a lower degree or more noise; analytic.diagnose names the reason exactly",
-            )
-
-
-# -- source text -----------------------------------------------------------------------------------------------
 
 
 class _PowerC(C99CodePrinter):
@@ -255,6 +75,7 @@ def _python_source(coefficient: ScoreCoefficient, program: Program, name: str, l
     lines += [f"    {symbol} = mu[{k}]" for k, symbol in _used_inputs(coefficient, program)]
     lines += ["    " + line for line in _level_lines(coefficient, language)]
     lines += [f"    {target} = {show(value)}" for target, value in program.assignments]
+    lines += _python_guard(program, language)
     outputs = [f"theta_{k}" for k in range(len(program.outputs))]
     lines += [f"    {target} = {show(value)}" for target, value in zip(outputs, program.outputs)]
     if language == "numpy":
@@ -263,6 +84,17 @@ def _python_source(coefficient: ScoreCoefficient, program: Program, name: str, l
         lines.append(f"    values = [torch.as_tensor(value, dtype=mu.dtype) for value in ({', '.join(outputs)},)]")
         lines.append("    return torch.stack(torch.broadcast_tensors(*values))")
     return "\n".join(lines) + "\n"
+
+
+def _python_guard(program: Program, language: str) -> list[str]:
+    names = [symbol.name for symbol in pivot_symbols(program)]
+    if not names:
+        return []
+    test = "torch.all(torch.as_tensor(value) > 0)" if language == "torch" else "numpy.all(value > 0)"
+    return [
+        f"    if not all(bool({test}) for value in ({', '.join(names)},)):",
+        '        raise ArithmeticError("det G or a pivot is not positive: the system is singular in float64")',
+    ]
 
 
 def _level_lines(coefficient: ScoreCoefficient, language: str) -> list[str]:
@@ -284,10 +116,16 @@ def _c_source(coefficient: ScoreCoefficient, program: Program, name: str) -> str
     levels = [symbol.name for symbol in coefficient.noise.level] + (["ridge"] if coefficient.ridge else [])
     arguments = ["const double *mu", *(f"double {level}" for level in levels), "double *result"]
     lines = ["#include <math.h>", "", "/* " + "\n   ".join(_header(coefficient)) + " */"]
-    lines += [f"void {name}({', '.join(arguments)})", "{"]
+    lines += [
+        "/* Returns 0, or 1 with result untouched where det G or a pivot is not positive (singular in double). */"
+    ]
+    lines += [f"int {name}({', '.join(arguments)})", "{"]
     lines += [f"    const double {symbol} = mu[{k}];" for k, symbol in _used_inputs(coefficient, program)]
     lines += [f"    const double {line};" for line in _level_lines(coefficient, "c")]
     lines += [f"    const double {target} = {show(value)};" for target, value in program.assignments]
+    names = [symbol.name for symbol in pivot_symbols(program)]
+    if names:
+        lines.append(f"    if (!({' && '.join(f'{text} > 0.0' for text in names)})) return 1;")
     lines += [f"    result[{k}] = {show(value)};" for k, value in enumerate(program.outputs)]
-    lines.append("}")
+    lines += ["    return 0;", "}"]
     return "\n".join(lines) + "\n"
