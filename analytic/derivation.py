@@ -20,6 +20,7 @@ from analytic.errors import AnalyticError
 from analytic.hankel import Polynomial, monomials
 from analytic.moments import Exponent, clean_moment, gaussian_moment, heat_moment, noisy_moment, noisy_symbol
 from analytic.noise import Noise
+from analytic.tex import tex
 
 SHOWN = 12  # formulas printed per step; the rest is counted
 MAX_SOLVED = 7  # features up to which the solution is multiplied out in the check
@@ -53,7 +54,7 @@ class Step:
 
     def latex(self) -> str:
         """The formulas, aligned; long lists are cut at :data:`SHOWN`."""
-        lines = [sp.latex(item).replace(" = ", " &= ", 1) for item in self.equations[:SHOWN]]
+        lines = [tex(item).replace(" = ", " &= ", 1) for item in self.equations[:SHOWN]]
         if len(self.equations) > SHOWN:
             lines.append(rf"&\;\ldots\ \text{{and {len(self.equations) - SHOWN} more}}")
         return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"

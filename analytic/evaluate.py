@@ -47,6 +47,50 @@ def _sqrt(value: Any) -> Any:
     return dd_sqrt(value) if isinstance(value, DoubleDouble) else value**0.5
 
 
+@lru_cache(maxsize=32)
+def _compiled_jacobian(coefficient: ScoreCoefficient, exponents: tuple[Any, ...], backend: str) -> Any:
+    from analytic.sensitivity import Sensitivity
+
+    program = Sensitivity(coefficient, moments=exponents).program().with_cse()
+    return compile_program(program, [{"sqrt": _sqrt}, "mpmath"] if backend == "mpmath" else [{"sqrt": _sqrt}])
+
+
+def jacobian_of(sensitivity: Any, backend: str) -> Callable[..., Any]:
+    """See :meth:`analytic.sensitivity.Sensitivity.lambdify`."""
+    if backend not in ("numpy", "torch", "mpmath"):
+        raise AnalyticError(f"unknown backend {backend!r}: use one of numpy, torch, mpmath")
+    coefficient = sensitivity.coefficient
+    function = _compiled_jacobian(coefficient, tuple(sensitivity.exponents), backend)
+    plain = Evaluator(coefficient, backend, "elimination", "double", True, None)
+    rows, columns, kind = len(coefficient.family), len(sensitivity.exponents), coefficient.noise.kind
+
+    def jacobian(moments: Any, *level: Any, ridge: Any = 0) -> Any:
+        tail = plain._tail(moments, ridge)
+        if backend == "mpmath":
+            check_level(kind, *level)
+            a, s2 = _signal_and_noise(kind, [_mpf(value) for value in level], mpmath.sqrt, mpmath.mpf(1))
+            values = function(*map(_mpf, list(moments)[1:]), a, s2, *map(_mpf, tail))
+            return [values[k * columns : (k + 1) * columns] for k in range(rows)]
+        plain(moments, *level, ridge=ridge)  # refuses bad input and a singular Gram
+        if backend == "numpy":
+            moments, level = (
+                np.asarray(moments, dtype=np.float64),
+                tuple(np.asarray(v, dtype=np.float64) for v in level),
+            )
+        else:
+            moments = moments.double()
+            level = tuple(v.double() if hasattr(v, "double") else moments.new_tensor(v) for v in level)
+        shape = moments[0] * 0
+        for value in level:
+            shape = shape + value * 0
+        a, s2 = _signal_and_noise(kind, level, _sqrt, shape + 1.0)
+        values = _stack([value + shape for value in function(*moments[1:], a, s2, *tail)], backend)
+        return values.reshape(rows, columns, *shape.shape)
+
+    jacobian.__doc__ = f"d theta / d mu of {coefficient.title}: (moments (M, ...), level) -> (F, P, ...)."
+    return jacobian
+
+
 class Evaluator:
     """``f(moments, *level, ridge=0) -> theta``, shape (F, ...): see :meth:`ScoreCoefficient.lambdify`.
 

@@ -37,23 +37,30 @@ class _TorchPrinter(PythonCodePrinter):
 
 def source_of(coefficient: ScoreCoefficient, language: str, method: str, name: str, cse: bool) -> str:
     """See :meth:`analytic.coefficient.ScoreCoefficient.code`."""
+    header = f"theta = G^-1 b, equation (15): {coefficient.title}."
+    return source_of_program(coefficient, coefficient.program(method), language, name, cse, header)
+
+
+def source_of_program(
+    coefficient: ScoreCoefficient, program: Program, language: str, name: str, cse: bool, header: str
+) -> str:
+    """Source text of any program in the inputs of a coefficient; ``header`` is its first comment."""
     if language not in LANGUAGES:
         raise AnalyticError(f"unknown language {language!r}: use one of {', '.join(LANGUAGES)}")
     if not name.isidentifier():
         raise AnalyticError(f"function name {name!r} is not an identifier")
-    program = coefficient.program(method)
     if cse:
         program = program.with_cse()
     if language == "c":
-        return _c_source(coefficient, program, name)
-    return _python_source(coefficient, program, name, language)
+        return _c_source(coefficient, program, name, header)
+    return _python_source(coefficient, program, name, language, header)
 
 
-def _header(coefficient: ScoreCoefficient) -> list[str]:
+def _header(coefficient: ScoreCoefficient, first: str) -> list[str]:
     order = ", ".join(str(symbol) for symbol in coefficient.moment_symbols)
     if len(order) > 60:
         order = order[:60].rsplit(",", 1)[0] + ", ... (ScoreCoefficient.moment_exponents)"
-    return [f"theta = G^-1 b, equation (15): {coefficient.title}.", f"mu: {order}; theta: one value a feature."]
+    return [first, f"mu: {order}."]
 
 
 def _used_inputs(coefficient: ScoreCoefficient, program: Program) -> list[tuple[int, sp.Expr]]:
@@ -62,7 +69,7 @@ def _used_inputs(coefficient: ScoreCoefficient, program: Program) -> list[tuple[
     return [(k, symbol) for k, symbol in enumerate(coefficient.moment_symbols) if symbol in needed]
 
 
-def _python_source(coefficient: ScoreCoefficient, program: Program, name: str, language: str) -> str:
+def _python_source(coefficient: ScoreCoefficient, program: Program, name: str, language: str, header: str) -> str:
     printer: Any = NumPyPrinter() if language == "numpy" else _TorchPrinter()
 
     def show(expression: sp.Expr) -> str:
@@ -70,13 +77,13 @@ def _python_source(coefficient: ScoreCoefficient, program: Program, name: str, l
 
     levels = [symbol.name for symbol in coefficient.noise.level] + (["ridge=0.0"] if coefficient.ridge else [])
     lines = [f"import {language}", "", "", f"def {name}({', '.join(['mu', *levels])}):"]
-    first, second = _header(coefficient)
+    first, second = _header(coefficient, header)
     lines += [f'    """{first}', "", f"    {second}", '    """']
     lines += [f"    {symbol} = mu[{k}]" for k, symbol in _used_inputs(coefficient, program)]
     lines += ["    " + line for line in _level_lines(coefficient, language)]
     lines += [f"    {target} = {show(value)}" for target, value in program.assignments]
     lines += _python_guard(program, language)
-    outputs = [f"theta_{k}" for k in range(len(program.outputs))]
+    outputs = [f"result_{k}" for k in range(len(program.outputs))]
     lines += [f"    {target} = {show(value)}" for target, value in zip(outputs, program.outputs)]
     if language == "numpy":
         lines.append(f"    return numpy.stack(numpy.broadcast_arrays({', '.join(outputs)}))")
@@ -107,7 +114,7 @@ def _level_lines(coefficient: ScoreCoefficient, language: str) -> list[str]:
     return ["s2 = s*s"] if kind == "general" else ["a = 1.0", "s2 = 0.0"]
 
 
-def _c_source(coefficient: ScoreCoefficient, program: Program, name: str) -> str:
+def _c_source(coefficient: ScoreCoefficient, program: Program, name: str, header: str) -> str:
     printer = _PowerC()
 
     def show(expression: sp.Expr) -> str:
@@ -115,7 +122,7 @@ def _c_source(coefficient: ScoreCoefficient, program: Program, name: str) -> str
 
     levels = [symbol.name for symbol in coefficient.noise.level] + (["ridge"] if coefficient.ridge else [])
     arguments = ["const double *mu", *(f"double {level}" for level in levels), "double *result"]
-    lines = ["#include <math.h>", "", "/* " + "\n   ".join(_header(coefficient)) + " */"]
+    lines = ["#include <math.h>", "", "/* " + "\n   ".join(_header(coefficient, header)) + " */"]
     lines += [
         "/* Returns 0, or 1 with result untouched where det G or a pivot is not positive (singular in double). */"
     ]

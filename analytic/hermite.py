@@ -17,6 +17,7 @@ from analytic.bases import change_of_basis
 from analytic.coefficient import ScoreCoefficient
 from analytic.errors import AnalyticError
 from analytic.moments import noisy_symbol, standard_moment, standard_symbol, unit
+from analytic.tex import tex
 
 
 class HermiteTwin:
@@ -120,10 +121,10 @@ class HermiteTwin:
     def latex(self) -> str:
         """LaTeX: T, the twin's system and the identities."""
         lines = [
-            rf"T &= {sp.latex(self.matrix)}",
-            rf"G_{{He}} = T G T^{{\top}} &= {sp.latex(self.twin.plain_gram)}",
-            rf"b_{{He}} = T b &= {sp.latex(self.twin.rhs_of_stein)}",
-            rf"\theta &= T^{{\top}} \theta_{{He}}, \qquad \det T = {sp.latex(self.determinant())}",
+            rf"T &= {tex(self.matrix)}",
+            rf"G_{{He}} = T G T^{{\top}} &= {tex(self.twin.plain_gram)}",
+            rf"b_{{He}} = T b &= {tex(self.twin.rhs_of_stein)}",
+            rf"\theta &= T^{{\top}} \theta_{{He}}, \qquad \det T = {tex(self.determinant())}",
         ]
         return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 

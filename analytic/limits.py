@@ -32,6 +32,7 @@ from analytic.moments import (
     standard_symbol,
 )
 from analytic.noise import Noise, noise_model
+from analytic.tex import tex
 
 MU, VARIANCE = sp.Symbol("mu", real=True), sp.Symbol("v", positive=True)
 EPSILON = sp.Symbol("epsilon", positive=True)
@@ -59,7 +60,7 @@ class Theorem:
         """The formulas, aligned."""
         return (
             "\\begin{aligned}\n"
-            + " \\\\\n".join(sp.latex(item).replace(" = ", " &= ", 1) for item in self.formula)
+            + " \\\\\n".join(tex(item).replace(" = ", " &= ", 1) for item in self.formula)
             + "\n\\end{aligned}"
         )
 

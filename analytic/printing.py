@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from analytic.errors import AnalyticError
+from analytic.tex import tex
 
 if TYPE_CHECKING:
     from analytic.coefficient import ScoreCoefficient
@@ -20,15 +21,15 @@ def _align(lines: list[str]) -> str:
 
 def _system(coefficient: ScoreCoefficient) -> list[str]:
     return [
-        f"G &= {sp.latex(coefficient.gram)}",
-        f"b &= {sp.latex(coefficient.rhs)}",
+        f"G &= {tex(coefficient.gram)}",
+        f"b &= {tex(coefficient.rhs)}",
         r"\theta_k &= \frac{1}{\det G} \sum_j b_j C_{jk}",
     ]
 
 
 def _noisy(coefficient: ScoreCoefficient) -> list[str]:
     table = {**coefficient.standard_moments, **coefficient.noisy_moments}
-    return [f"{sp.latex(name)} &= {sp.latex(value)}" for name, value in table.items()]
+    return [f"{tex(name)} &= {tex(value)}" for name, value in table.items()]
 
 
 def latex_of(coefficient: ScoreCoefficient, form: str) -> str:
@@ -37,9 +38,9 @@ def latex_of(coefficient: ScoreCoefficient, form: str) -> str:
         raise AnalyticError(f"unknown LaTeX form {form!r}: use one of {', '.join(FORMS)}")
     if form == "auto":
         form = "cofactor" if len(coefficient.family) <= 4 else "system"
-    names = [sp.latex(name) for name in coefficient.theta_symbols]
+    names = [tex(name) for name in coefficient.theta_symbols]
     if form == "clean":
-        return _align([f"{name} &= {sp.latex(value)}" for name, value in zip(names, coefficient.theta_clean())])
+        return _align([f"{name} &= {tex(value)}" for name, value in zip(names, coefficient.theta_clean())])
     if form == "system":
         return _align(_system(coefficient) + _noisy(coefficient))
     numerators, determinant = coefficient.cofactors
@@ -48,11 +49,11 @@ def latex_of(coefficient: ScoreCoefficient, form: str) -> str:
         for k, name in enumerate(names):
             changed = coefficient.gram.as_mutable()
             changed[:, k] = coefficient.rhs
-            top, bottom = (sp.latex(sp.Determinant(m.as_immutable())) for m in (changed, coefficient.gram))
+            top, bottom = (tex(sp.Determinant(m.as_immutable())) for m in (changed, coefficient.gram))
             lines.append(f"{name} &= \\frac{{{top}}}{{{bottom}}}")
         return _align(lines + _noisy(coefficient))
-    lines = [f"\\det G &= {sp.latex(determinant)}"]
-    lines += [f"{name} &= \\frac{{{sp.latex(top)}}}{{\\det G}}" for name, top in zip(names, numerators)]
+    lines = [f"\\det G &= {tex(determinant)}"]
+    lines += [f"{name} &= \\frac{{{tex(top)}}}{{\\det G}}" for name, top in zip(names, numerators)]
     return _align(lines + _noisy(coefficient))
 
 
