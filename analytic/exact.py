@@ -97,7 +97,7 @@ def exact_theta(coefficient: ScoreCoefficient, moments: Sequence[Any], *level: A
         return _exact_vp(coefficient, moments, *level, ridge=ridge)
     gram, rhs = numeric_system(coefficient, moments, *level, ridge=ridge)
     if not gram.free_symbols and all(entry.is_Rational for entry in [*gram, *rhs]):
-        solution = _rational_solve(gram, rhs)
+        solution = rational_solve(gram, rhs)
         if solution is None:
             raise diagnosed(coefficient, moments)
         return solution
@@ -107,7 +107,7 @@ def exact_theta(coefficient: ScoreCoefficient, moments: Sequence[Any], *level: A
     return [sp.radsimp(sp.simplify(value)) for value in gram.LUsolve(rhs)]
 
 
-def _rational_solve(gram: sp.Matrix, rhs: sp.Matrix) -> list[sp.Expr] | None:
+def rational_solve(gram: sp.Matrix, rhs: sp.Matrix) -> list[sp.Expr] | None:
     """Exact solution over the rationals, or None for a singular matrix."""
     from sympy.polys.matrices import DomainMatrix
     from sympy.polys.matrices.exceptions import DMNonInvertibleMatrixError
@@ -134,11 +134,11 @@ def _exact_vp(coefficient: ScoreCoefficient, moments: Sequence[Any], abar: Any, 
         gram = twin.plain_gram.xreplace(noisy).as_mutable()
         for k, exponent in enumerate(coefficient.exponents):
             gram[k, k] += rational(ridge) / value ** sum(exponent)
-        solution = _rational_solve(gram, twin.rhs.xreplace(noisy).as_mutable())
+        solution = rational_solve(gram, twin.rhs.xreplace(noisy).as_mutable())
     else:
         table = clean_values(twin, moments)
         noisy = {name: expr.xreplace(table) for name, expr in twin.noisy_moments.items()} | {LAMBDA: rational(ridge)}
-        solution = _rational_solve(twin.gram.xreplace(noisy).as_mutable(), twin.rhs.xreplace(noisy).as_mutable())
+        solution = rational_solve(twin.gram.xreplace(noisy).as_mutable(), twin.rhs.xreplace(noisy).as_mutable())
     if solution is None:
         raise diagnosed(coefficient, moments)
     return [theta / a ** (sum(exponent) + 1) for theta, exponent in zip(solution, coefficient.exponents)]
