@@ -37,8 +37,8 @@ class SweepConfig:
         shared: families to run with the shared readout too; shared_degree: its highest degree (None: as the others).
             Its memory grows with the square of the feature count: at 64 x 64 degree 2 needs 2 GiB, degree 3 5 GiB.
         radius, interactions, basis, ridge: of the estimator.
-        n_optimal: images per split for the optimal empirical denoiser (its cost is images times training images).
-        n_trained: images per split for trained networks.
+        n_optimal: images per split for the optimal empirical denoiser (its cost is images times training images);
+            0 leaves it out. n_trained: images per split for trained networks; 0 leaves them out.
         seed: of the evaluation noise; seeds: noise draws per image. error_bar: drawn, over ``seeds`` or over ``images``.
         device: torch device.
     """
@@ -131,11 +131,13 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     start = time.perf_counter()
     linear = LinearDenoiser().fit(train, progress=progress)
     fit_seconds[linear.label] = time.perf_counter() - start
-    optimal = OptimalDenoiser().fit(train)
-    trained = trained_baselines(config.size)
-    baselines: dict[str, Denoiser] = {linear.label: linear, optimal.label: optimal, **trained}
+    trained = trained_baselines(config.size) if config.n_trained else {}
+    baselines: dict[str, Denoiser] = {linear.label: linear}
+    if config.n_optimal:
+        baselines[OptimalDenoiser.label] = OptimalDenoiser().fit(train)
+    baselines |= trained
     methods |= {label: (denoiser, None) for label, denoiser in baselines.items()}
-    limits = {optimal.label: config.n_optimal, **dict.fromkeys(trained, config.n_trained)}
+    limits = {OptimalDenoiser.label: config.n_optimal, **dict.fromkeys(trained, config.n_trained)}
     splits = {"train": train.take(config.n_eval), "test": test}
     start = time.perf_counter()
     records = sweep(

@@ -81,7 +81,9 @@ def plain_log(axis: Any, which: str = "y") -> None:
     """Logarithmic axis labelled 0.002, 0.005, 0.01, ... in place of powers with factors."""
     target = axis.yaxis if which == "y" else axis.xaxis
     (axis.set_yscale if which == "y" else axis.set_xscale)("log")
-    target.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0), numticks=14))
+    low, high = axis.get_ylim() if which == "y" else axis.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high < 200 * low else (1.0,)
+    target.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=14))
     target.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     target.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
@@ -190,6 +192,7 @@ def method_rows(
 def _arrows_for_hidden(axis: Any, values: Sequence[Sequence[float]], low: float) -> None:
     """Start the axis at ``low``; what lies below (memorised training images) becomes an arrow with its range."""
     axis.set_xlim(left=low)
+    plain_log(axis, "x")
     for position, row in enumerate(values):
         below = [v for v in row if v < low]
         if below:

@@ -324,7 +324,8 @@ def solve_block(
         if ridge.scaling == "unit":
             penalty = torch.full_like(norm, ridge.strength)
         else:
-            penalty = ridge.strength * (norm / unit) ** 2
+            # Raw features: v^alpha = t^alpha u^alpha for monomials; Hermite features are of u and carry no unit.
+            penalty = ridge.strength * (norm / unit if basis == "monomial" else norm) ** 2
         scaled, condition = _solve_scaled(gram, rhs * norm, penalty, names[start : start + step], want_condition)
         theta = scaled * norm
         h = torch.einsum("gfb,gf->gb", features, theta)
