@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class ClaimsConfig:
         samples: numbers of noisy samples of sampled fits.
         n_generated, steps: images generated, and steps, for the sampling claims.
         networks: labels of the trained networks to use (empty: all there are).
+        shared_large: also run the shared readout (independent, degree 2) at the larger size: minutes and about 3 GiB at 64.
         cache: folder of finished measurements.
     """
 
@@ -69,7 +70,7 @@ class ClaimsConfig:
     hermite_degree: int = 5
     n_train: int | None = None
     n_test: int | None = None
-    n_eval: int = 1000
+    n_eval: int = 400
     n_ssim: int = 200
     n_network: int = 200
     folds: int = 10
@@ -80,6 +81,7 @@ class ClaimsConfig:
     n_generated: int = 200
     steps: int = 20
     networks: Sequence[str] = ()
+    shared_large: bool = False
     seed: int = 0
     data_root: str | None = None
     name: str = "claims"
@@ -140,7 +142,13 @@ def noisy_sample(images: ImageSet, n: int, noise: NoiseLevel, key: Sequence[int]
 
 
 def sampled_solution(
-    model: WaveletScore, images: ImageSet, n: int, noise: NoiseLevel, degree: int, ridge: float, key: Sequence[int] = (0,)
+    model: WaveletScore,
+    images: ImageSet,
+    n: int,
+    noise: NoiseLevel,
+    degree: int,
+    ridge: float,
+    key: Sequence[int] = (0,),
 ) -> Solution:
     """Own-readout least squares on ``n`` noisy samples, ridge on unit-scaled features: equation (23), no exact moments.
 
@@ -182,7 +190,13 @@ class SampledShared(Denoiser):
     """
 
     def __init__(
-        self, features: SharedWaveletScore, images: ImageSet, n: int, noise: NoiseLevel, degree: int, ridge: float,
+        self,
+        features: SharedWaveletScore,
+        images: ImageSet,
+        n: int,
+        noise: NoiseLevel,
+        degree: int,
+        ridge: float,
         key: Sequence[int] = (0,),
     ) -> None:
         self.features, self.size = features, features.count(degree)
@@ -243,6 +257,7 @@ class Measurements:
             "ridges": self._ridges,
             "sampled": self._sampled,
             "shared": self._shared,
+            "shared large": self._shared_large,
             "over-complete": self._overcomplete,
             "generated": self._generated,
         }
@@ -252,8 +267,9 @@ class Measurements:
     # ----- keeping ---------------------------------------------------------------------------------------------------------
 
     def _key(self, name: str) -> str:
+        settings = {k: v for k, v in self.config.settings.items() if k not in ("networks", "name", "shared_large")}
         content: dict[str, Any] = {
-            "settings": self.config.settings,
+            "settings": settings,
             "data": [s.provenance for s in self.splits[self.config.sizes[0]].values()],
         }
         if name.startswith("networks"):
@@ -356,7 +372,14 @@ class Measurements:
                 bias, noise = (s2 / (spectrum + s2)) ** 2, s2 * (spectrum / (spectrum + s2)) ** 2
                 units = (second @ bias + noise.sum()) / len(spectrum)
                 rows.append(
-                    {"size": size, "split": split, "sigma": sigma, "family": "linear", "error": "expected", "units": units}
+                    {
+                        "size": size,
+                        "split": split,
+                        "sigma": sigma,
+                        "family": "linear",
+                        "error": "expected",
+                        "units": units,
+                    }
                 )
         return [{**r, "units": r["units"].tolist()} for r in rows]
 
@@ -387,7 +410,12 @@ class Measurements:
                 for sigma in config.sigmas:
                     solutions = [
                         sampled_solution(
-                            fit.model, self.splits[self.small]["train"], n, as_noise(sigma), degree, config.ridge,
+                            fit.model,
+                            self.splits[self.small]["train"],
+                            n,
+                            as_noise(sigma),
+                            degree,
+                            config.ridge,
                             (config.seed, 17, round(sigma * 1e6)),
                         )
                         for degree in config.degrees[1:]
@@ -411,7 +439,9 @@ class Measurements:
                 systems = [
                     (
                         b.plan,
-                        normal_system(t, fit.model.mean_[torch.as_tensor(b.block.variables)].T, b.plan, noise, config.degree),
+                        normal_system(
+                            t, fit.model.mean_[torch.as_tensor(b.block.variables)].T, b.plan, noise, config.degree
+                        ),
                     )
                     for b, t in zip(fit.model.moments_.blocks, fit.model.central_)
                 ]
@@ -531,6 +561,19 @@ class Measurements:
                             x, clean, False, **fields, degree=2, fit=f"{n} noisy samples", features=exact.count(2)
                         )
                         bar.update()
+        return rows
+
+    def _shared_large(self) -> list[Row]:
+        """Shared readout at the larger size, independent family, degree 2, exact fit."""
+        config, size, rows = self.config, self.large, []
+        exact = SharedWaveletScore("independent", 2).fit(self.splits[size]["train"], progress=self.progress)
+        with progress_bar(2 * len(config.sigmas), f"shared readout {size}", self.progress, "level") as bar:
+            draws = sorted(self._draws(size), key=lambda d: d[1])  # both splits of a sigma share its solution
+            for split, sigma, y, clean in draws:
+                fields = {"size": size, "split": split, "sigma": sigma, "readout": "shared", "family": "independent"}
+                x = exact.estimate_degrees(y, sigma, [2])[0]
+                rows += self._score_rows(x, clean, False, **fields, degree=2, fit="exact", features=exact.count(2))
+                bar.update()
         return rows
 
     def _overcomplete(self) -> list[Row]:

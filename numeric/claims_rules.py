@@ -13,6 +13,9 @@ is above the claim's threshold):
    nothing else get different outcomes, if it holds in some settings only. If it holds in no setting, but at all cells of some
    noise level, size, family or degree in all settings, it **depends on** that. Otherwise it **fails**.
 4. Without effects it is **not testable here**.
+
+Intervals are of single effects, not corrected for their number.  Words in brackets in a quotation stand for formulas that
+the paper's text has lost.
 """
 
 from __future__ import annotations
@@ -106,6 +109,15 @@ def _separating_factors(held: list[dict[str, Any]], not_held: list[dict[str, Any
     return sorted({k for d in pairs if len(d) == fewest for k in d})
 
 
+def _shares(effects: Sequence[Effect], name: str, threshold: float) -> dict[Any, float]:
+    """Share of supporting effects at each level of a factor."""
+    groups: dict[Any, list[bool]] = {}
+    for e in effects:
+        level = {**e.setting, **e.cell}.get(name)
+        groups.setdefault(level, []).append(e.outcome(threshold) == "supports")
+    return {level: sum(group) / len(group) for level, group in groups.items()}
+
+
 def judge(effects: Sequence[Effect], quantifier: str = "every", threshold: float = 0.0) -> dict[str, Any]:
     """Apply the module's rules.
 
@@ -154,6 +166,16 @@ def judge(effects: Sequence[Effect], quantifier: str = "every", threshold: float
                 verdict = DEPENDS
                 factors.append(name)
                 where.append("/".join(level if isinstance(level, str) else f"{name} {level:g}" for level in good))
+        if not factors and 2 * counts["supports"] > len(effects):
+            spread = {name: _shares(effects, name, threshold) for name in {**effects[0].setting, **effects[0].cell}}
+            gaps = {name: max(s.values()) - min(s.values()) for name, s in spread.items()}
+            widest = max(gaps.values())
+            if widest >= 0.5:
+                verdict = DEPENDS
+                factors = [name for name, gap in gaps.items() if gap == widest]
+                for name in factors:
+                    shares = sorted(spread[name].items(), key=lambda item: -item[1])
+                    where.append(", ".join(f"{describe({name: level})} in {share:.0%}" for level, share in shares))
     return {"verdict": verdict, "depends_on": factors, "where": where, "counts": counts, "settings": settings}
 
 

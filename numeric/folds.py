@@ -7,6 +7,7 @@ choice of images leaves open.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def fold_edges(count: int, folds: int) -> list[tuple[int, int]]:
     if count < folds:
         raise ValueError(f"{count} images are too few for {folds} folds: use more images or fewer folds")
     edges = np.linspace(0, count, folds + 1).astype(int)
-    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:])]
+    return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
 class FoldedFit:
@@ -79,7 +80,11 @@ class FoldedFit:
         self.tables = {
             name: [
                 [
-                    translate(block.sums / fold.count, block.plan, fold.centre[torch.as_tensor(block.block.variables)].T - mean)
+                    translate(
+                        block.sums / fold.count,
+                        block.plan,
+                        fold.centre[torch.as_tensor(block.block.variables)].T - mean,
+                    )
                     for block, mean in zip(fold.blocks, self.means)
                 ]
                 for fold in folds_
