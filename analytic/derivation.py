@@ -256,9 +256,9 @@ class Derivation:
     def _solution(self) -> Step:
         c = self.coefficient
         size = len(c.family)
-        numerators, determinant = c.cofactors
         det = sp.Symbol("Delta")
         if c.is_expanded:
+            numerators, determinant = c.cofactors
             equations = [equation(det, determinant)]
             equations += [equation(name, top / det) for name, top in zip(c.theta_symbols, numerators)]
         else:

@@ -16,6 +16,7 @@ from analytic.moments import Exponent
 
 FAMILIES = ("independent", "band", "local")
 INTERACTIONS = ("pairwise", "full")
+MAX_FEATURES = 800  # a symbolic system of more takes SymPy minutes (benchmarks/families.json)
 _ALIASES = {"band-tied": "band", "bandtied": "band", "band_tied": "band", "diagonal": "independent"}
 
 
@@ -96,6 +97,17 @@ def full_exponents(degree: int, neighbours: int) -> list[Exponent]:
     return [row for total in range(degree + 1) for row in _compositions(total, neighbours + 1)]
 
 
+def _count(name: str, degree: int, neighbours: int, interactions: str) -> int:
+    """Number of features, before any is listed."""
+    if name == "independent":
+        return degree + 1
+    if name == "band":
+        return comb(degree + 2, 3) + 1
+    if interactions == "pairwise":
+        return degree + 1 + neighbours * degree * (degree + 1) // 2
+    return comb(degree + neighbours + 1, degree)
+
+
 def family_name(name: str) -> str:
     """Canonical family name.
 
@@ -140,6 +152,13 @@ def family(
         raise AnalyticError(
             f"neighbours must lie in 0..{(2 * radius + 1) ** 2 - 1} at radius {radius}, got {neighbours}"
         )
+    total = _count(key, degree, (2 * radius + 1) ** 2 - 1 if neighbours is None else neighbours, interactions)
+    if total > MAX_FEATURES:
+        raise AnalyticError(
+            f"{key} at degree {degree} has {total} features, more than the {MAX_FEATURES} that a symbolic system may "
+            "have: use a lower degree or radius, neighbours=K, interactions='pairwise', or solve it in numbers with "
+            "numeric.estimator.WaveletScore"
+        )
     if key == "independent":
         variables, rows = sp.symbols("w,", real=True), independent_exponents(degree)
     elif key == "band":
@@ -148,4 +167,5 @@ def family(
         count = (2 * radius + 1) ** 2 - 1 if neighbours is None else neighbours
         variables = (sp.Symbol("w", real=True), *(sp.Symbol(f"w_{k}", real=True) for k in range(1, count + 1)))
         rows = (pairwise_exponents if interactions == "pairwise" else full_exponents)(degree, count)
+    assert len(rows) == total
     return Family(key, int(degree), interactions, tuple(variables), tuple(rows))

@@ -15,11 +15,28 @@ if TYPE_CHECKING:
 FORMS = ("auto", "cofactor", "clean", "determinant", "system")
 
 
+SHOWN_MOMENTS = 40  # noisy moments that are printed; the rest is counted
+
+
 def _align(lines: list[str]) -> str:
     return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 
 
+MATRIX = 12  # features up to which G is printed entry by entry
+
+
 def _system(coefficient: ScoreCoefficient) -> list[str]:
+    size = len(coefficient.family)
+    if size > MATRIX:
+        features = [tex(feature) for feature in coefficient.features]
+        rows = [", ".join(features[k : k + 10]) for k in range(0, size, 10)]
+        target = tex(coefficient.variables[0])
+        return [
+            r"\phi &= (" + r", \\ &\quad ".join(rows) + ")",
+            rf"G_{{jk}} &= E[\phi_j \phi_k], \quad b_j = -E[\partial \phi_j / \partial {target}], "
+            rf"\quad j, k = 1, \ldots, {size}",
+            r"\theta_k &= \frac{1}{\det G} \sum_j b_j C_{jk}",
+        ]
     return [
         f"G &= {tex(coefficient.gram)}",
         f"b &= {tex(coefficient.rhs)}",
@@ -28,14 +45,27 @@ def _system(coefficient: ScoreCoefficient) -> list[str]:
 
 
 def _noisy(coefficient: ScoreCoefficient) -> list[str]:
+    """Noisy moments in clean ones; where there are many, the first of them and the rule (20)."""
     table = {**coefficient.standard_moments, **coefficient.noisy_moments}
-    return [f"{tex(name)} &= {tex(value)}" for name, value in table.items()]
+    shown = list(table.items())[:SHOWN_MOMENTS]
+    lines = [f"{tex(name)} &= {tex(value)}" for name, value in shown]
+    if len(table) > len(shown):
+        a, s2 = tex(coefficient.noise.a), tex(coefficient.noise.s2)
+        lines.append(
+            rf"m_p &= \sum_{{q \le p}} \binom{{p}}{{q}} a^{{|q|}} s^{{|p| - |q|}} \mu_q E[z^{{p - q}}], \quad "
+            rf"a = {a}, \; s^2 = {s2} \qquad \text{{({len(table) - len(shown)} more)}}"
+        )
+    return lines
 
 
 def latex_of(coefficient: ScoreCoefficient, form: str) -> str:
     """See :meth:`analytic.coefficient.ScoreCoefficient.latex`."""
     if form not in FORMS:
         raise AnalyticError(f"unknown LaTeX form {form!r}: use one of {', '.join(FORMS)}")
+    if form in ("clean", "determinant") and len(coefficient.family) > MATRIX:
+        raise AnalyticError(
+            f"form {form!r} writes {len(coefficient.family)} features out ({MATRIX} is the most): use form 'system'"
+        )
     if form == "auto":
         form = "cofactor" if len(coefficient.family) <= 4 else "system"
     names = [tex(name) for name in coefficient.theta_symbols]
@@ -43,7 +73,8 @@ def latex_of(coefficient: ScoreCoefficient, form: str) -> str:
         return _align([f"{name} &= {tex(value)}" for name, value in zip(names, coefficient.theta_clean())])
     if form == "system":
         return _align(_system(coefficient) + _noisy(coefficient))
-    numerators, determinant = coefficient.cofactors
+    if form == "cofactor" and len(coefficient.family) > MATRIX:
+        return _align(_system(coefficient) + _noisy(coefficient))
     if form == "determinant" or not coefficient.is_expanded:
         lines = []
         for k, name in enumerate(names):
@@ -52,6 +83,7 @@ def latex_of(coefficient: ScoreCoefficient, form: str) -> str:
             top, bottom = (tex(sp.Determinant(m.as_immutable())) for m in (changed, coefficient.gram))
             lines.append(f"{name} &= \\frac{{{top}}}{{{bottom}}}")
         return _align(lines + _noisy(coefficient))
+    numerators, determinant = coefficient.cofactors
     lines = [f"\\det G &= {tex(determinant)}"]
     lines += [f"{name} &= \\frac{{{tex(top)}}}{{\\det G}}" for name, top in zip(names, numerators)]
     return _align(lines + _noisy(coefficient))
@@ -60,20 +92,20 @@ def latex_of(coefficient: ScoreCoefficient, form: str) -> str:
 def text_of(coefficient: ScoreCoefficient) -> str:
     """Plain text: title, features, system, solution (where written out) and the noisy moments."""
     lines = [coefficient.title, "features: " + ", ".join(map(str, coefficient.features))]
-    if len(coefficient.family) <= 12:
+    if len(coefficient.family) <= MATRIX:
         lines.append("G = " + str(coefficient.gram.tolist()))
         lines.append("b = " + str(list(coefficient.rhs)))
     else:
         size = len(coefficient.family)
         lines.append(f"G = E[phi phi^T], {size} x {size}; b = -E[d phi / d {coefficient.variables[0]}]")
-    numerators, determinant = coefficient.cofactors
     if coefficient.is_expanded:
+        numerators, determinant = coefficient.cofactors
         lines.append(f"det G = {determinant}")
         lines += [f"theta_{k} = ({top}) / det G" for k, top in enumerate(numerators)]
     else:
         lines.append("theta_k = det(G with column k replaced by b) / det G   (equation (21))")
     table = {**coefficient.standard_moments, **coefficient.noisy_moments}
-    shown = list(table.items())[:40]
+    shown = list(table.items())[:SHOWN_MOMENTS]
     lines += [f"{name} = {value}" for name, value in shown]
     if len(table) > len(shown):
         lines.append(f"... and {len(table) - len(shown)} more noisy moments (ScoreCoefficient.noisy_moments)")
