@@ -92,7 +92,10 @@ def gram_conditions(model: WaveletScore, sigma: float, degree: int, basis: str, 
 
 def compare(config: HermiteConfig, progress: bool = True) -> dict[str, Any]:
     """Fit both bases under both scalings of the ridge, measure, pair, and count condition numbers."""
-    records, conditions, agreement, data = [], [], [], {}
+    records: list[dict[str, Any]] = []
+    conditions: list[dict[str, Any]] = []
+    agreement: list[dict[str, Any]] = []
+    data: dict[int, Any] = {}
     degrees = sorted(set(config.degrees))
     for size in config.sizes:
         train = load_mnist("train", size=size, count=config.n_train, root=config.data_root)
@@ -101,7 +104,7 @@ def compare(config: HermiteConfig, progress: bool = True) -> dict[str, Any]:
         base = WaveletScore("independent", max(degrees)).fit(train, progress=progress)
 
         def model(basis: str, ridge: float, scaling: str = "unit", base: WaveletScore = base) -> WaveletScore:
-            settings = {"ridge": ridge, "ridge_side": config.ridge_side, "ridge_scaling": scaling}
+            settings: dict[str, Any] = {"ridge": ridge, "ridge_side": config.ridge_side, "ridge_scaling": scaling}
             return WaveletScore("independent", max(degrees), basis=basis, **settings).fit_moments(base.moments_)
 
         methods = {f"{basis}, {s}": (model(basis, config.ridge, s), degrees) for basis in BASES for s in RIDGE_SCALINGS}
@@ -179,12 +182,12 @@ def findings(result: dict[str, Any]) -> list[str]:
         for scaling in RIDGE_SCALINGS:
             parts = []
             for sigma in p["sigmas"]:
-                rows = {
+                medians = {
                     r["basis"]: r["median"]
                     for r in select(result["conditions"], size=size, scaling=scaling, sigma=sigma, degree=top)
                 }
-                if all(rows.values()):
-                    parts.append(f"{rows['monomial']:.2g} against {rows['hermite']:.2g} at sigma {sigma:g}")
+                if all(medians.values()):
+                    parts.append(f"{medians['monomial']:.2g} against {medians['hermite']:.2g} at sigma {sigma:g}")
             lines.append(
                 f"{size}x{size}, {scaling} features, degree {top}: median condition number of monomials against Hermite "
                 + ", ".join(parts)
@@ -264,7 +267,10 @@ def draw(result: dict[str, Any]) -> Any:
             axes[row, 0].set_ylabel(f"{size}x{size}\nheld-out MSE per pixel")
             axes[row, 1].set_ylabel("per cent")
             for column in (2, 3):
-                axes[row, column].set_yscale("log")
+                if column == 3:
+                    plain_log(axes[row, column])
+                else:
+                    axes[row, column].set_yscale("log")
                 axes[row, column].set_ylabel("condition number (median)")
             integer_axis(axes[row, 0])
         for axis, title in zip(

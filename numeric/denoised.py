@@ -105,10 +105,10 @@ def draw(result: dict[str, Any], pictures: dict[tuple[int, float], list[Tensor]]
                         show_image(axis, pictures[size, sigma][column][row, 0])
                         key = "noisy" if column == 1 else name.replace("n =", "degree")
                         if column:
-                            text = f"{errors[size, sigma, row, key]:.2g}"
+                            text = f"{errors[size, sigma, row, key]:.3g}"
                             axis.set_xlabel(text, fontsize=7.5, labelpad=1.5)
                         if i == 0 and row == 0:
-                            axis.set_title(name if column != 2 else f"{name}", fontsize=9)
+                            axis.set_title(name, fontsize=9)
                         if j == 0 and column == 0 and row == 0:
                             axis.set_ylabel(rf"$\sigma={sigma:g}$", fontsize=10)
         for j, size in enumerate(sizes):

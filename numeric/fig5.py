@@ -136,29 +136,46 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     if config.n_optimal:
         baselines[OptimalDenoiser.label] = OptimalDenoiser().fit(train)
     baselines |= trained
-    methods |= {label: (denoiser, None) for label, denoiser in baselines.items()}
-    limits = {OptimalDenoiser.label: config.n_optimal, **dict.fromkeys(trained, config.n_trained)}
+    methods |= {label: (denoiser, None) for label, denoiser in baselines.items() if label not in trained}
     splits = {"train": train.take(config.n_eval), "test": test}
+    shared_settings: dict[str, Any] = {
+        "sigmas": list(config.sigmas),
+        "seed": config.seed,
+        "seeds": config.seeds,
+        "batch_size": config.batch_size,
+        "reference": linear.label,
+        "device": config.device,
+        "progress": progress,
+    }
+    settings = {
+        **{k: v for k, v in config.settings.items() if k not in ("error_bar", "n_trained", "cache", "data_root")},
+        "fitted_on": train.provenance,
+        "code": code_hash("numeric.sweep", "numeric.estimator", "numeric.shared", "numeric.baselines.optimal"),
+    }
     start = time.perf_counter()
     records = sweep(
         methods,
         splits,
-        list(config.sigmas),
-        seed=config.seed,
-        seeds=config.seeds,
-        batch_size=config.batch_size,
-        limits=limits,
-        reference=linear.label,
+        limits={OptimalDenoiser.label: config.n_optimal},
         checkpoint=Path(config.cache) / f"{config.name}.json",
-        settings={
-            **{k: v for k, v in config.settings.items() if k != "error_bar"},
-            "fitted_on": train.provenance,
-            "code": code_hash("numeric.sweep", "numeric.estimator", "numeric.shared", "numeric.baselines"),
-            "weights": weights_hash(),
-        },
-        device=config.device,
-        progress=progress,
+        settings=settings,
+        **shared_settings,
     )
+    if trained:
+        # Apart from the rest, so that new weights cost a run of the networks only; the linear denoiser goes with them,
+        # as their reference on the same images and the same noise.
+        networks: dict[str, tuple[Denoiser, Sequence[int] | None]] = {
+            label: (denoiser, None) for label, denoiser in {linear.label: linear, **trained}.items()
+        }
+        code = code_hash("numeric.sweep", "numeric.baselines", "numeric.baselines.linear")
+        found = sweep(
+            networks,
+            {name: split.take(config.n_trained) for name, split in splits.items()},
+            checkpoint=Path(config.cache) / f"{config.name}-trained.json",
+            settings={"fitted_on": train.provenance, "code": code, "weights": weights_hash()},
+            **shared_settings,
+        )
+        records += [r for r in found if r["method"] in trained]
     expected = [
         {
             "method": model.label,

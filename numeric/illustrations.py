@@ -99,7 +99,8 @@ def daubechies(
 ) -> Made:
     """Figure 1: phi and psi of several Daubechies wavelets, the one used everywhere else drawn thick."""
     curves = {wavelet: cascade(wavelet, depth) for wavelet in wavelets}
-    rows, step = [], 2.0**-depth
+    rows: list[dict[str, Any]] = []
+    step = 2.0**-depth
     for wavelet, (x, phi, psi) in curves.items():
         rows.append(
             {
@@ -163,7 +164,8 @@ def atoms(
 ) -> Made:
     """Figure 2: scaling and detail atoms over the scales, read off the transform that all results use."""
     transform = WaveletTransform(size, wavelet, levels)
-    rows, pictures = [], {}
+    rows: list[dict[str, Any]] = []
+    pictures = {}
     for scale in range(1, transform.levels + 1):
         for orientation in ORIENTATIONS:
             # Scaling atoms of finer scales belong to shallower transforms; only the coarsest are in the basis.
@@ -375,19 +377,19 @@ def noise_levels(
     transform = WaveletTransform(train.shape[1:], wavelet)
     bands = band_snr(train, transform)
     schedule = ddpm_alpha_bars()
-    levels = []
+    levels: list[dict[str, Any]] = []
     for sigma in sigmas:
         alpha_bar = 1.0 / (1.0 + sigma**2)  # sigma / alpha of VP equals the VE sigma
-        level = vp(alpha_bar)
+        equal = vp(alpha_bar)
         noise = noise_like(train[:1000], seed, 0, round(sigma * 1e6))
         error = (((train[:1000] + sigma * noise).clamp(0, 1)) - train[:1000]).square().flatten(1).mean(1).numpy()
         levels.append(
             {
                 "sigma": sigma,
                 "alpha_bar": alpha_bar,
-                "alpha": level.alpha,
-                "vp_sigma": level.sigma,
-                "effective_sigma": level.effective_sigma,
+                "alpha": equal.alpha,
+                "vp_sigma": equal.sigma,
+                "effective_sigma": equal.effective_sigma,
                 "ddpm_step": int(np.abs(schedule - alpha_bar).argmin()) + 1,
                 "noisy_mse": float(error.mean()),
                 "noisy_mse_se": standard_error(error),

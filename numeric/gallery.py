@@ -1,0 +1,437 @@
+"""Run the notebooks and build an HTML gallery of what they wrote: ``python -m numeric.gallery --help``.
+
+A notebook is run again only if something it depends on has changed: its own source, its parameters, the modules behind
+its imports (:mod:`numeric.fingerprint`), the data, shipped weights, or the results it wrote last time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from numeric.data import FallbackDataWarning, load_mnist
+from numeric.fingerprint import code_hash, imports, weights_hash
+from numeric.progress import progress_bar
+from numeric.results import atomic_path, read_json, versions, write_json
+
+FULL: dict[str, dict[str, Any]] = {
+    "fig5": {"n_eval": None, "n_trained": 1000},
+    "fig6": {"n_eval": 10000, "n_optimal": 1000, "n_trained": 500},
+    "fig7": {"n_eval": [10000, 2000], "shared_degrees": [3, 2]},
+    "fig8": {"n_eval": 10000},
+    "fig9": {"n_eval": 10000},
+    "fig10": {"n_eval": 10000},
+}
+"""What ``--full`` sets beyond the defaults (which already fit on all the images there are)."""
+SUFFIXES = (".png", ".pdf", ".json")
+
+
+class GalleryError(ValueError):
+    """The gallery cannot be made as asked; the message names the value and the fix."""
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook on disk: its title, the names of its parameters and the project modules it imports."""
+
+    path: Path
+    content: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Notebook:
+        return cls(path, read_json(path))
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def sources(self, kind: str = "code") -> list[str]:
+        """The text of its cells of one kind."""
+        return ["".join(c["source"]) for c in self.content["cells"] if c["cell_type"] == kind]
+
+    @property
+    def title(self) -> str:
+        """Its first heading."""
+        for text in self.sources("markdown"):
+            for line in text.splitlines():
+                if line.startswith("#"):
+                    return line.lstrip("# ").strip()
+        return self.name
+
+    @property
+    def parameters(self) -> set[str]:
+        """Names assigned in the cell tagged ``parameters``."""
+        cells = [c for c in self.content["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        return {name for c in cells for name in re.findall(r"^(\w+)\s*=", "".join(c["source"]), re.MULTILINE)}
+
+    @property
+    def modules(self) -> set[str]:
+        return {name for text in self.sources() for name in imports(text)}
+
+
+def order(name: str) -> tuple[Any, ...]:
+    """Figures by number, then tables, then the rest by name."""
+    match = re.fullmatch(r"(fig|table)(\d+)", name)
+    return (0 if match.group(1) == "fig" else 1, int(match.group(2)), "") if match else (2, 0, name)
+
+
+def find_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Notebook]:
+    """The notebooks of a folder in the gallery's order.
+
+    Raises:
+        GalleryError: a name in ``only`` that is no notebook there.
+    """
+    found = {path.stem: path for path in folder.glob("*.ipynb")}
+    unknown = [name for name in only if name not in found]
+    if unknown:
+        raise GalleryError(f"no notebook {unknown[0]!r} in {folder}: there are {', '.join(sorted(found, key=order))}")
+    return [Notebook.read(found[name]) for name in sorted(only or found, key=order)]
+
+
+def data_identity() -> str:
+    """Hash of the images that notebooks will find."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackDataWarning)
+        return "-".join(load_mnist(split, size=None).sha256[:16] for split in ("train", "test"))
+
+
+def run_key(notebook: Notebook, parameters: dict[str, Any], data: str) -> str:
+    """Hash of everything a run depends on."""
+    code = code_hash(*sorted(notebook.modules))
+    cells = [(c["cell_type"], "".join(c["source"])) for c in notebook.content["cells"] if c["cell_type"] == "code"]
+    parts = [cells, parameters, data, code, weights_hash(), versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def parameters_for(notebook: Notebook, given: dict[str, Any], full: bool) -> dict[str, Any]:
+    """Parameters of one notebook from ``--full`` and ``--parameters`` (``all`` reaches only those that a notebook has).
+
+    Raises:
+        GalleryError: a parameter given to this notebook by name that it does not have.
+    """
+    own = notebook.parameters
+    chosen = {k: v for k, v in FULL.get(notebook.name, {}).items() if full and k in own}
+    chosen |= {k: v for k, v in given.get("all", {}).items() if k in own}
+    named = given.get(notebook.name, {})
+    unknown = sorted(set(named) - own)
+    if unknown:
+        raise GalleryError(f"{notebook.name} has no parameter {unknown[0]!r}: it has {', '.join(sorted(own))}")
+    return chosen | named
+
+
+def read_parameters(text: str | None) -> dict[str, Any]:
+    """``{notebook: {name: value}}`` from YAML or JSON text, or from a file that holds it."""
+    if not text:
+        return {}
+    source = Path(text).read_text() if Path(text).is_file() else text
+    try:
+        given = yaml.safe_load(source)
+    except yaml.YAMLError as error:
+        raise GalleryError(f"--parameters is neither a file nor YAML: {error}") from error
+    if not isinstance(given, dict) or not all(isinstance(v, dict) for v in given.values()):
+        raise GalleryError(
+            f"--parameters must map notebooks to parameters, as in 'fig5: {{n_train: 2000}}', got {text!r}"
+        )
+    return given
+
+
+def written_by(output: Path) -> dict[str, float]:
+    """Result files below a folder with their time stamps."""
+    return {str(p.relative_to(output)): p.stat().st_mtime for p in output.rglob("*.json")} if output.is_dir() else {}
+
+
+def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, work: Path, threads: int) -> dict[str, Any]:
+    """Run one notebook by papermill from the repository's root; returns its outcome, never raises for its failure."""
+    work.mkdir(parents=True, exist_ok=True)
+    settings = work / f"{notebook.name}.yaml"
+    own = {"output": str(output.resolve())} if "output" in notebook.parameters else {}
+    settings.write_text(yaml.safe_dump({**parameters, **own}))
+    command = [sys.executable, "-m", "papermill", str(notebook.path), str(work / f"{notebook.name}.ipynb")]
+    command += ["-f", str(settings), "--no-progress-bar", "--log-level", "WARNING"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    start, clock = time.time(), time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=notebook.path.resolve().parents[1]
+    )
+    seconds = time.perf_counter() - clock
+    files = sorted(name for name, stamp in written_by(output).items() if stamp >= start - 1)
+    (work / f"{notebook.name}.log").write_text(done.stdout + done.stderr)
+    message = "" if done.returncode == 0 else "\n".join(done.stderr.strip().splitlines()[-8:])
+    return {"ok": done.returncode == 0, "seconds": seconds, "files": files, "message": message}
+
+
+def file_hashes(output: Path, files: Sequence[str]) -> dict[str, str]:
+    return {f: hashlib.sha256((output / f).read_bytes()).hexdigest() for f in files if (output / f).is_file()}
+
+
+def run_all(
+    notebooks: Sequence[Notebook],
+    output: Path,
+    work: Path,
+    *,
+    given: dict[str, Any] | None = None,
+    full: bool = False,
+    jobs: int = 1,
+    force: bool = False,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Run the notebooks that are out of date; returns the state of each: ok, skipped, seconds, files, message.
+
+    The state is written after every notebook (``work/state.json``), so that an interrupted run takes up where it stopped.
+    """
+    given = given or {}
+    unknown = sorted(set(given) - {n.name for n in notebooks} - {"all"})
+    if unknown:
+        raise GalleryError(f"--parameters names {unknown[0]!r}, which is not among the notebooks to run")
+    path = work / "state.json"
+    state: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
+    data = data_identity()
+    chosen = {n.name: parameters_for(n, given, full) for n in notebooks}
+    keys = {n.name: run_key(n, chosen[n.name], data) for n in notebooks}
+    waiting = []
+    for notebook in notebooks:
+        last = state.get(notebook.name, {})
+        unchanged = last.get("hashes") and file_hashes(output, list(last["hashes"])) == last["hashes"]
+        if not force and last.get("ok") and last.get("key") == keys[notebook.name] and unchanged:
+            last["skipped"] = True
+        else:
+            waiting.append(notebook)
+    threads = max(1, (os.cpu_count() or 1) // max(jobs, 1))
+    with (
+        progress_bar(len(waiting), "notebooks", progress, "notebook") as bar,
+        ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool,
+    ):
+        running = {pool.submit(execute, n, chosen[n.name], output, work, threads): n for n in waiting}
+        for future in as_completed(running):
+            notebook = running[future]
+            outcome = future.result()
+            # With several jobs a notebook may see another's file appear: its own name is the one that counts then.
+            mine = [f for f in outcome["files"] if Path(f).stem == notebook.name] or outcome["files"]
+            outcome |= {
+                "key": keys[notebook.name],
+                "parameters": chosen[notebook.name],
+                "hashes": file_hashes(output, mine),
+                "skipped": False,
+            }
+            state[notebook.name] = outcome
+            write_json(path, state)
+            bar.update(1)
+            bar.write(f"{notebook.name}: {'ok' if outcome['ok'] else 'FAILED'}, {outcome['seconds']:.0f} s")
+            if not outcome["ok"]:
+                bar.write(outcome["message"])
+    return {n.name: state[n.name] for n in notebooks}
+
+
+# ----- the page --------------------------------------------------------------------------------------------------------
+
+
+def data_sources(value: Any) -> Iterator[str]:
+    """Every data set recorded anywhere in a record: split, count, source and the start of its hash."""
+    if isinstance(value, dict):
+        if {"source", "count", "sha256"} <= set(value):
+            shape = "x".join(map(str, value.get("shape", [])[1:]))
+            yield f"{value.get('split', '')} {value['count']:,} of {value['source']} ({shape}, sha256 {value['sha256'][:8]})"
+        else:
+            for part in value.values():
+                yield from data_sources(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from data_sources(part)
+
+
+def provenance_line(record: dict[str, Any]) -> str:
+    """One line: data, seed, command, versions, time."""
+    parts = []
+    sources = list(dict.fromkeys(data_sources(record.get("data", {}))))
+    if sources:
+        parts.append("data: " + "; ".join(sources))
+    if record.get("seed") is not None:
+        parts.append(f"seed {record['seed']}")
+    for key in ("command", "written"):
+        if record.get(key):
+            parts.append(str(record[key]))
+    shown = [
+        f"{k} {v}"
+        for k, v in record.get("versions", {}).items()
+        if k in ("wavelet-score", "python", "torch", "PyWavelets")
+    ]
+    return " · ".join([*parts, ", ".join(shown)] if shown else parts)
+
+
+def cell_text(value: Any) -> str:
+    """A value of a table as text: numbers short, a value with its standard error as ``v ± e``."""
+    if isinstance(value, dict) and "value" in value:
+        error = value.get("se")
+        return cell_text(value["value"]) + (f" ± {cell_text(error)}" if error is not None else "")
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(cell_text, value))
+    return str(value)
+
+
+def table_html(rows: Sequence[dict[str, Any]], limit: int = 40) -> str:
+    """A list of flat records as a table; columns that hold nested records are left to the JSON file."""
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, list):
+            return not any(isinstance(part, dict | list) for part in value)
+        return not isinstance(value, dict) or "value" in value
+
+    keys = dict.fromkeys(key for row in rows for key in row)
+    shown = [k for k in keys if all(plain(row.get(k)) and len(cell_text(row.get(k))) <= 400 for row in rows)][:12]
+    head = "".join(f"<th>{html.escape(k.replace('_', ' '))}</th>" for k in shown)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell_text(row.get(k)))}</td>" for k in shown) + "</tr>"
+        for row in rows[:limit]
+    )
+    more = f"<p class=small>{len(rows) - limit} further rows are in the JSON file.</p>" if len(rows) > limit else ""
+    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}"
+
+
+TABLES = ("claims", "rows", "table", "scores")
+"""Fields of a record that are shown as tables."""
+
+
+def section_html(base: str, record: dict[str, Any], output: Path, title: str, status: str) -> str:
+    """One entry: figure, what it shows, tables, links and provenance; every text escaped."""
+    name = html.escape(base, quote=True)
+    links = "".join(
+        f'<a href="{name}{suffix}">{suffix[1:].upper()}</a> '
+        for suffix in SUFFIXES
+        if (output / f"{base}{suffix}").exists()
+    )
+    parts = [f'<section id="{name}"><h2>{html.escape(title)}</h2>']
+    if (output / f"{base}.png").exists():
+        parts.append(
+            f'<a href="{name}.png"><img src="{name}.png" alt="{html.escape(title, quote=True)}" loading="lazy"></a>'
+        )
+    findings = [str(line) for line in record.get("findings", [])]
+    if findings:
+        parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in findings) + "</ul>")
+    for key in TABLES:
+        rows = record.get(key)
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+            table = f"<h3>{html.escape(key)}</h3>{table_html(rows)}"
+            parts.append(f"<details><summary>{html.escape(key)} ({len(rows)} rows)</summary>{table}</details>")
+    parts.append(f"<p class=small>{links}{html.escape(status)}</p>")
+    parts.append(f"<p class=small>{html.escape(provenance_line(record))}</p></section>")
+    return "\n".join(parts)
+
+
+STYLE_SHEET = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin: 0 0 .6rem; } h3 { font-size: 1rem; }
+nav { column-width: 24rem; font-size: .92rem; } nav a { display: block; padding: .1rem 0; } a { color: #0b5394; }
+section { border-top: 1px solid #ccc; padding: 1.4rem 0; } img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
+ul { padding-left: 1.2rem; font-size: .92rem; } li { margin: .2rem 0; overflow-wrap: anywhere; }
+.small { font-size: .8rem; color: #555; overflow-wrap: anywhere; margin: .3rem 0; } .failed { color: #a40000; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .8rem; } td, th { border: 1px solid #ddd; padding: .2rem .5rem; text-align: left; vertical-align: top; }
+pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: .78rem; } summary { cursor: pointer; font-size: .9rem; }
+"""
+
+
+def build_page(output: Path, notebooks: Sequence[Notebook], state: dict[str, dict[str, Any]]) -> Path:
+    """Write ``output/index.html`` from every results file below ``output``; links are relative."""
+    titles = {n.name: n.title for n in notebooks}
+    records = {}
+    for path in sorted(output.rglob("*.json")):
+        record = read_json(path)
+        if isinstance(record, dict) and ("findings" in record or path.with_suffix(".png").exists()):
+            records[str(path.relative_to(output).with_suffix(""))] = record
+    bases = sorted(records, key=lambda base: order(Path(base).name))
+    sections, contents = [], []
+    for base in bases:
+        title = titles.get(Path(base).name, Path(base).name)
+        outcome = state.get(Path(base).name)
+        status = ""
+        if outcome is not None:
+            status = f"· notebook ran in {outcome['seconds']:.0f} s" + (
+                "" if outcome["ok"] else "; its LAST RUN FAILED"
+            )
+        sections.append(section_html(base, records[base], output, title, status))
+        contents.append(f'<a href="#{html.escape(base, quote=True)}">{html.escape(title)}</a>')
+    failed = {name: outcome for name, outcome in state.items() if not outcome["ok"]}
+    trouble = "".join(
+        f"<p class=failed>{html.escape(name)} failed after {outcome['seconds']:.0f} s</p><pre>{html.escape(outcome['message'])}</pre>"
+        for name, outcome in failed.items()
+    )
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>wavelet-score: figures</title><style>{STYLE_SHEET}</style></head>
+<body><h1>Figures of <em>Where the Score Lives: A Wavelet View of Diffusion</em>, computed</h1>
+<p>Every sentence below a figure is computed from the numbers in its JSON file, in the run that drew it.</p>
+{trouble}<nav>{"".join(contents)}</nav>
+{"".join(sections)}
+</body></html>
+"""
+    target = output / "index.html"
+    with atomic_path(target) as temporary:
+        temporary.write_text(page)
+    return target
+
+
+def main(
+    only: Annotated[str, typer.Option(help="notebooks to run, such as fig1,fig5 (default: all)")] = "",
+    parameters: Annotated[
+        str,
+        typer.Option(
+            help="YAML, JSON or a file: 'fig5: {n_train: 2000}'; 'all' reaches every notebook that has the name"
+        ),
+    ] = "",
+    full: Annotated[
+        bool, typer.Option("--full", help="evaluate on many images (with the full MNIST: an hour or two)")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="notebooks at a time; the cores are shared out")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="run also what has not changed")] = False,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="build the page from what is there, run nothing")
+    ] = False,
+    notebooks: Annotated[Path, typer.Option(help="folder of the notebooks")] = Path("notebooks"),
+    output: Annotated[Path, typer.Option(help="folder for figures and page")] = Path("paper_figures"),
+    work: Annotated[Path, typer.Option(help="folder for executed notebooks, logs and the state")] = Path(
+        "runs/gallery"
+    ),
+) -> None:
+    """Run the notebooks that are out of date and build the gallery; exit code 1 if any notebook failed."""
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    try:
+        found = find_notebooks(notebooks, names)
+        if page_only:
+            stored = read_json(work / "state.json") if (work / "state.json").exists() else {}
+            state = {name: outcome for name, outcome in stored.items() if name in {n.name for n in found}}
+        else:
+            state = run_all(found, output, work, given=read_parameters(parameters), full=full, jobs=jobs, force=force)
+        page = build_page(output, find_notebooks(notebooks), state)
+    except (GalleryError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    skipped = sorted((n for n, s in state.items() if s.get("skipped")), key=order)
+    failed = sorted((n for n, s in state.items() if not s["ok"]), key=order)
+    if not page_only:
+        typer.echo(f"ran {len(state) - len(skipped)}, unchanged {len(skipped)}, failed {len(failed)}")
+    for name in failed:
+        typer.echo(f"failed: {name} (log: {work / name}.log)", err=True)
+    typer.echo(f"written: {page}")
+    if failed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
