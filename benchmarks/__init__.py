@@ -1,0 +1,1 @@
+"""Ratios against other methods, each measured in one run: ``python -m benchmarks.NAME``."""
