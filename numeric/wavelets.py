@@ -1,8 +1,8 @@
 """Two-dimensional Daubechies transform ``w = W x``, batched in torch as separable filter banks (DESIGN section 2).
 
 The one-dimensional analysis matrix of each level is read off PyWavelets (its transform of the identity), so every
-wavelet and boundary mode it knows is available and agrees with it to rounding.  A level is then two matrix products,
-one per image axis: BLAS-3 work on any device.
+wavelet and boundary mode it knows is available and agrees with it to rounding.  A level is two passes, one per image
+axis, of shifted slices with the images last (:mod:`numeric.stencil`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import pywt
 import torch
 from torch import Tensor
 
+from numeric.stencil import Stencil
+
 ORIENTATIONS = ("A", "H", "V", "D")
 """Scaling atom, and the horizontal, vertical and diagonal details (PyWavelets' ``da``, ``ad``, ``dd``)."""
 
-CACHE_BYTES = 2**21
-"""Images of one chunk of the transform."""
+CHUNK_ELEMENTS = 2**19
+"""Numbers in one chunk of images of the transform, small enough to stay in the cache."""
 
 
 class WaveletError(ValueError):
@@ -57,6 +59,20 @@ def analysis_matrix(wavelet: str, length: int, mode: str) -> np.ndarray:
     """One-level 1-D analysis matrix: low-pass rows, then high-pass rows, shape ``(2 * half, length)``."""
     low, high = pywt.dwt(np.eye(length), wavelet, mode=mode, axis=0)
     return np.concatenate([low, high], axis=0)
+
+
+def _analysis(matrix: np.ndarray) -> Stencil:
+    """One level along one axis: signal to (low, high)."""
+    half = len(matrix) // 2
+    return Stencil(matrix, [slice(0, half), slice(half, None)], [slice(None)], step=2)
+
+
+def _synthesis(matrix: np.ndarray) -> Stencil:
+    """The left inverse of :func:`_analysis`: (low, high) to the even and odd samples.  A transpose where that is exact."""
+    half = len(matrix) // 2
+    orthonormal = matrix.shape[0] == matrix.shape[1] and np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() < 1e-10
+    inverse = matrix.T.copy() if orthonormal else np.linalg.pinv(matrix)
+    return Stencil(inverse, [slice(0, None, 2), slice(1, None, 2)], [slice(0, half), slice(half, None)], step=1)
 
 
 def default_levels(size: int) -> int:
@@ -126,7 +142,6 @@ class WaveletTransform:
                 start = bands[-1].stop
         self.bands: tuple[Band, ...] = tuple(bands)
         self.n_coefficients = start
-        self._cache: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, ...]]] = {}
 
     def __repr__(self) -> str:
         return f"WaveletTransform({self.shape}, wavelet={self.wavelet!r}, levels={self.levels}, mode={self.mode!r})"
@@ -145,17 +160,15 @@ class WaveletTransform:
             for matrix in step
         )
 
-    def _matrices(self, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor, ...]]:
-        key = (dtype, device)
-        if key not in self._cache:
-            self._cache[key] = [
-                tuple(
-                    torch.as_tensor(m, dtype=dtype, device=device)
-                    for m in (row, column.T.copy(), np.linalg.pinv(row), np.linalg.pinv(column).T.copy())
-                )
-                for row, column in self.steps
-            ]
-        return self._cache[key]
+    @cached_property
+    def _stencils(self) -> list[tuple[Stencil, Stencil, Stencil, Stencil]]:
+        """For every level: analysis along rows and columns, synthesis along rows and columns."""
+        return [(_analysis(r), _analysis(c), _synthesis(r), _synthesis(c)) for r, c in self.steps]
+
+    def _chunk(self, images: Tensor) -> int:
+        """Images of one chunk: all levels of a chunk run while it is in the cache; on a GPU one large chunk is better."""
+        size = CHUNK_ELEMENTS if images.device.type == "cpu" else 2**10 * CHUNK_ELEMENTS
+        return max(8, size // max(self.n_coefficients, self.shape[0] * self.shape[1]))
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or tuple(images.shape[-2:]) != self.shape:
@@ -168,24 +181,29 @@ class WaveletTransform:
     def forward(self, images: Tensor) -> Tensor:
         """``w = W x``: images ``(n, channels, height, width)`` to coefficients ``(n, channels, n_coefficients)``."""
         self._check(images)
-        flat = images.reshape(-1, *self.shape)
+        flat = images.reshape(-1, self.shape[0] * self.shape[1])
         out = flat.new_empty(len(flat), self.n_coefficients)
-        matrices = self._matrices(images.dtype, images.device)
-        # A chunk of images goes through all levels before the next one starts, so that intermediate results stay in the
-        # cache and their memory is used again; on a GPU one large chunk is better.
-        chunk_bytes = CACHE_BYTES if images.device.type == "cpu" else 64 * CACHE_BYTES
-        step = max(1, chunk_bytes // (flat.element_size() * self.shape[0] * self.shape[1]))
+        step = self._chunk(images)
         for start in range(0, len(flat), step):
-            target, approximation = out[start : start + step], flat[start : start + step]
-            for level, (row, column_t, _, _) in enumerate(matrices):
-                both = row @ (approximation @ column_t)
+            part = flat[start : start + step]
+            n = len(part)
+            # Images last: then every shifted slice of every level is contiguous.
+            approximation = part.T.contiguous().reshape(*self.shape, n)
+            target = part.new_empty(self.n_coefficients, n)
+            for level, (rows, columns, _, _) in enumerate(self._stencils):
                 h, v, d = self.bands[len(self.bands) - 3 * (level + 1) : len(self.bands) - 3 * level]
-                r, c = h.shape
+                width = approximation.shape[1]
+                low, high = part.new_empty(h.shape[0], width, n), part.new_empty(h.shape[0], width, n)
+                rows.apply([approximation], [low, high], axis=0)
+                if level + 1 < self.levels:
+                    approximation = part.new_empty(*h.shape, n)
+                else:
+                    approximation = target[: self.bands[0].stop].view(*h.shape, n)
                 # H is high-pass along rows (PyWavelets' "da"), V along columns ("ad").
-                for band, part in ((h, both[:, r:, :c]), (v, both[:, :r, c:]), (d, both[:, r:, c:])):
-                    target[:, band.start : band.stop].unflatten(1, band.shape).copy_(part)
-                approximation = both[:, :r, :c]
-            target[:, : self.bands[0].stop].unflatten(1, self.bands[0].shape).copy_(approximation)
+                columns.apply([low], [approximation, target[v.start : v.stop].view(*v.shape, n)], axis=1)
+                views = [target[b.start : b.stop].view(*b.shape, n) for b in (h, d)]
+                columns.apply([high], views, axis=1)
+            out[start : start + step] = target.T
         return out.reshape(*images.shape[:2], self.n_coefficients)
 
     def inverse(self, coefficients: Tensor) -> Tensor:
@@ -196,17 +214,27 @@ class WaveletTransform:
         """
         if coefficients.shape[-1] != self.n_coefficients:
             raise WaveletError(f"expected {self.n_coefficients} coefficients, got {coefficients.shape[-1]}")
-        grids = [coefficients[..., b.start : b.stop].unflatten(-1, b.shape) for b in self.bands]
-        approximation = grids[0]
-        for level, (_, _, row_inverse, column_inverse_t) in enumerate(
-            reversed(self._matrices(coefficients.dtype, coefficients.device))
-        ):
-            h, v, d = grids[1 + 3 * level : 4 + 3 * level]
-            r, c = h.shape[-2:]
-            approximation = approximation[..., :r, :c]
-            block = torch.cat([torch.cat([approximation, v], -1), torch.cat([h, d], -1)], -2)
-            approximation = row_inverse @ block @ column_inverse_t
-        return approximation
+        flat = coefficients.reshape(-1, self.n_coefficients)
+        out = flat.new_empty(len(flat), self.shape[0] * self.shape[1])
+        step = self._chunk(coefficients)
+        for start in range(0, len(flat), step):
+            part = flat[start : start + step]
+            n = len(part)
+            source = part.T.contiguous()
+            grids = [source[b.start : b.stop].view(*b.shape, n) for b in self.bands]
+            approximation = grids[0]
+            for level in range(self.levels):
+                _, _, rows, columns = self._stencils[self.levels - 1 - level]
+                h, v, d = grids[1 + 3 * level : 4 + 3 * level]
+                approximation = approximation[: h.shape[0], : h.shape[1]]  # odd sizes: one row or column too many
+                height, width = rows.matrix.shape[0], columns.matrix.shape[0]
+                low, high = part.new_empty(h.shape[0], width, n), part.new_empty(h.shape[0], width, n)
+                columns.apply([approximation, v], [low[:, ::2], low[:, 1::2]], axis=1)
+                columns.apply([h, d], [high[:, ::2], high[:, 1::2]], axis=1)
+                approximation = part.new_empty(height, width, n)
+                rows.apply([low, high], [approximation[::2], approximation[1::2]], axis=0)
+            out[start : start + step] = approximation.reshape(-1, n).T
+        return out.reshape(*coefficients.shape[:-1], *self.shape)
 
     @cached_property
     def matrix(self) -> np.ndarray:

@@ -1,0 +1,147 @@
+"""One-dimensional filters along one axis of a batch-last array ``(rows, columns, images)``, from their banded matrices.
+
+A level of a wavelet transform is a matrix whose rows are shifted copies of two short filters, but for a few rows at the
+borders.  Applied as shifted slices it costs one multiply-add per tap instead of one per matrix column, and with the
+images last every slice is contiguous, whichever axis is filtered.  Border rows, whatever the boundary mode, are small
+products read off the same matrix; a matrix without such structure (a pseudo-inverse) is applied whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_TAPS = 10
+"""Filters with more taps are applied as a matrix product: that is then the faster way."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Output rows that share a filter: ``lo <= i < hi`` by taps ``(segment, first row at i = lo, weight)``, others dense."""
+
+    size: int
+    lo: int
+    hi: int
+    taps: tuple[tuple[int, int, float], ...]
+    border: tuple[int, ...]
+    border_taps: tuple[tuple[tuple[int, int, float], ...], ...] | None  # of each border row, where those are few
+    support: tuple[np.ndarray, ...]  # for each input segment: the rows that the border rows need
+    weights: tuple[np.ndarray, ...]  # for each input segment: (border rows, support)
+
+
+def _add(out: Tensor, source: Tensor, weight: float, first: bool) -> None:
+    """``out += weight * source``, or ``=`` if it is the first term."""
+    if not first:
+        out.add_(source, alpha=weight)
+    elif source.requires_grad:
+        out.copy_(source * weight)
+    else:
+        torch.mul(source, weight, out=out)
+
+
+class Stencil:
+    """A matrix applied along an axis, with its inputs and outputs each given in parts.
+
+    Args:
+        matrix: ``(output rows, input rows)``.
+        outputs: for each output part, which matrix rows it holds, in order.
+        inputs: for each input part, which matrix columns it holds, in order.
+        step: how far a filter moves along its input part from one output row to the next.
+    """
+
+    def __init__(self, matrix: np.ndarray, outputs: list[slice], inputs: list[slice], step: int) -> None:
+        self.matrix, self.step = matrix, step
+        self.groups = tuple(self._group([matrix[rows][:, part] for part in inputs], step) for rows in outputs)
+        self._dense: dict[tuple[int, int, torch.dtype, torch.device], list[tuple[Tensor, Tensor | None]]] = {}
+
+    @staticmethod
+    def _group(parts: list[np.ndarray], step: int) -> _Group:
+        size = len(parts[0])
+        middle = size // 2
+        found = [
+            (s, int(c), float(part[middle, c])) for s, part in enumerate(parts) for c in np.flatnonzero(part[middle])
+        ]
+
+        def same(row: int) -> bool:
+            """Whether a row is the middle one, moved."""
+            for s, part in enumerate(parts):
+                moved = np.zeros(part.shape[1])
+                for segment, column, weight in found:
+                    if segment == s:
+                        column += step * (row - middle)
+                        if not 0 <= column < len(moved):
+                            return False
+                        moved[column] = weight
+                if not np.array_equal(moved, part[row]):
+                    return False
+            return True
+
+        lo = hi = middle
+        if 0 < len(found) <= MAX_TAPS:
+            while lo > 0 and same(lo - 1):
+                lo -= 1
+            while hi < size and same(hi):
+                hi += 1
+        if 2 * (hi - lo) < size:
+            lo = hi = 0
+        border = tuple(i for i in range(size) if not lo <= i < hi)
+        support = tuple(np.flatnonzero(np.any(part[list(border)] != 0, axis=0)) for part in parts)
+        weights = tuple(part[list(border)][:, columns] for part, columns in zip(parts, support))
+        taps = tuple((s, c + step * (lo - middle), w) for s, c, w in found) if hi > lo else ()
+        border_taps = tuple(
+            tuple((s, int(c), float(part[i, c])) for s, part in enumerate(parts) for c in np.flatnonzero(part[i]))
+            for i in border
+        )
+        few = hi > lo and sum(map(len, border_taps)) <= 2 * MAX_TAPS and all(border_taps)
+        return _Group(size, lo, hi, taps, border, border_taps if few else None, support, weights)
+
+    def _border(self, number: int, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor, Tensor | None]]:
+        key = (number, 0, dtype, device)
+        if key not in self._dense:
+            group = self.groups[number]
+            self._dense[key] = [
+                (
+                    torch.as_tensor(weights, dtype=dtype, device=device),
+                    # None: the border needs every row, as in a matrix without taps
+                    None if len(rows) and len(rows) == rows[-1] + 1 else torch.as_tensor(rows, device=device),
+                )
+                for weights, rows in zip(group.weights, group.support)
+            ]
+        return self._dense[key]
+
+    def apply(self, inputs: list[Tensor], outputs: list[Tensor], axis: int) -> None:
+        """Fill ``outputs`` from ``inputs``, arrays ``(rows, columns, images)``, along axis 0 or 1."""
+        for number, (group, out) in enumerate(zip(self.groups, outputs)):
+            if group.hi > group.lo:
+                inner = out.narrow(axis, group.lo, group.hi - group.lo)
+                for order, (segment, first, weight) in enumerate(group.taps):
+                    stop = first + self.step * (group.hi - group.lo - 1) + 1
+                    rows = slice(first, stop, self.step)
+                    source = inputs[segment][rows] if axis == 0 else inputs[segment][:, rows]
+                    _add(inner, source, weight, order == 0)
+            if group.border_taps is not None:
+                for row, taps in zip(group.border, group.border_taps):
+                    edge = out.select(axis, row)
+                    for order, (segment, position, weight) in enumerate(taps):
+                        _add(edge, inputs[segment].select(axis, position), weight, order == 0)
+            elif group.border:
+                value: Tensor | None = None
+                for source, (weights, rows) in zip(inputs, self._border(number, out.dtype, out.device)):
+                    if weights.shape[1] == 0:
+                        continue
+                    part = source.narrow(axis, 0, weights.shape[1]) if rows is None else source.index_select(axis, rows)
+                    if axis == 0:
+                        part = (weights @ part.flatten(1)).unflatten(1, part.shape[1:])
+                    else:
+                        part = weights @ part
+                    value = part if value is None else value + part
+                if value is None:
+                    value = out.new_zeros(())
+                if group.hi == group.lo:
+                    out.copy_(value)
+                else:
+                    for position, row in enumerate(group.border):
+                        out.select(axis, row).copy_(value.select(axis, position) if value.ndim else value)
