@@ -208,7 +208,7 @@ def draw(record: dict[str, Any]) -> Any:
             y = top - number
             if claim is not None:
                 current = claim
-                axis.axhspan(y - 0.5, y + 0.5, color="0.93", zorder=0, linewidth=0)
+                axis.axhspan(y - 0.5, y + 0.5, color="0.93", zorder=1.5, linewidth=0)
                 axis.text(
                     0.005,
                     y,

@@ -612,25 +612,19 @@ class Measurements:
                     continue
                 x = x.clamp(0, 1)
                 features[family, degree] = quality.features(x)
-                auc = quality.two_sample_auc(x, reference)
+                auc = quality.two_sample_auc(x, reference, trees=50)
                 rows.append({**row, "metric": "auc", **_normal(auc["value"], auc["se"])})
-            for (family, degree), values in features.items():
-                start = features.get(("independent", 1))
-                rng = np.random.default_rng(config.seed)
-                draws = []
-                for _ in range(200):
-                    seed, other = rng.integers(len(values), size=len(values)), rng.integers(len(base), size=len(base))
-                    distance = frechet_distance(values[seed], base[other])
-                    against = np.nan if start is None else frechet_distance(start[seed], base[other])
-                    draws.append((distance, 100 * (1 - distance / against)))
-                low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-                value = frechet_distance(values, base)
+            distances = {model: _bootstrap_frechet(values, base, config.seed) for model, values in features.items()}
+            start = distances.get(("independent", 1))
+            for (family, degree), (value, draws) in distances.items():
                 row = {"family": family, "degree": degree, "clip": clip}
-                rows.append({**row, "metric": "frechet", "value": value, "low": low[0], "high": high[0]})
+                rows.append({**row, "metric": "frechet", "value": value, **_percentiles(draws)})
                 if start is not None and (family, degree) != ("independent", 1):
-                    fall = 100 * (1 - value / frechet_distance(start, base))
-                    rows.append({**row, "metric": "frechet fall", "value": fall, "low": low[1], "high": high[1]})
-        return [{k: float(v) if isinstance(v, np.floating) else v for k, v in r.items()} for r in rows]
+                    fall = 100 * (1 - value / start[0])
+                    rows.append(
+                        {**row, "metric": "frechet fall", "value": fall, **_percentiles(100 * (1 - draws / start[1]))}
+                    )
+        return rows
 
 
 class _Degree(Denoiser):
@@ -648,6 +642,18 @@ def _median(values: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
     out = scipy.stats.bootstrap((values,), np.median, n_resamples=499, method="percentile", rng=rng, batch=50)
     low, high = out.confidence_interval
     return {"value": float(np.median(values)), "low": float(low), "high": float(high)}
+
+
+def _bootstrap_frechet(a: np.ndarray, b: np.ndarray, seed: int, resamples: int = 100) -> tuple[float, np.ndarray]:
+    """Frechet distance and its bootstrap draws; one seed gives the same resampled places, so that draws are paired."""
+    rng = np.random.default_rng(seed)
+    places = [(rng.integers(len(a), size=len(a)), rng.integers(len(b), size=len(b))) for _ in range(resamples)]
+    return frechet_distance(a, b), np.array([frechet_distance(a[i], b[j]) for i, j in places])
+
+
+def _percentiles(draws: np.ndarray) -> dict[str, float]:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"low": float(low), "high": float(high)}
 
 
 def _normal(value: float, se: float) -> dict[str, float]:
