@@ -78,9 +78,7 @@ class Bounded:
         other = Bounded.of(other)
         value = self.value / other.value
         gap = magnitude(other.value) - other.error
-        positive = gap > 0
-        # a divisor that may be zero leaves no bound at all: error / 0 * 1 = infinity
-        safe = gap * positive + (1.0 - positive) * 1e-300
+        safe = gap * (gap > 0) + (gap <= 0) * 1e-300  # a divisor that may be zero leaves no bound at all
         return self._rounded(value, (self.error + magnitude(value) * other.error) / safe)
 
     def __rtruediv__(self, other: Any) -> Bounded:

@@ -93,7 +93,7 @@ def exact_theta(coefficient: ScoreCoefficient, moments: Sequence[Any], *level: A
         AnalyticError: bad moments or level.
         SingularCoefficient: det G = 0, by its named condition.
     """
-    if coefficient.noise.kind == "vp" and coefficient.basis == "monomial" and coefficient.ridge != "denoiser":
+    if coefficient.noise.kind == "vp" and coefficient.basis == "monomial" and coefficient.ridge in (None, "unit"):
         return _exact_vp(coefficient, moments, *level, ridge=ridge)
     gram, rhs = numeric_system(coefficient, moments, *level, ridge=ridge)
     if not gram.free_symbols and all(entry.is_Rational for entry in [*gram, *rhs]):
@@ -121,7 +121,7 @@ def rational_solve(gram: sp.Matrix, rhs: sp.Matrix) -> list[sp.Expr] | None:
 
 
 def _exact_vp(coefficient: ScoreCoefficient, moments: Sequence[Any], abar: Any, *, ridge: Any) -> list[sp.Expr]:
-    """VP through VE: with ``v = y / a``, ``theta_k^VP = a^-(|k| + 1) theta_k^VE`` at ``s^2 = (1 - abar) / abar``."""
+    """VP through VE (no ridge, or one that is scaled with the features): with ``v = y / a``, ``theta_k^VP = a^-(|k| + 1) theta_k^VE`` at ``s^2 = (1 - abar) / abar``."""
     check_level("vp", abar)
     value = rational(abar)
     a, ratio = sp.sqrt(value), (1 - value) / value

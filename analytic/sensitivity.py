@@ -226,7 +226,7 @@ class Sensitivity:
             AnalyticError, SingularCoefficient: as :func:`analytic.exact.exact_theta`.
         """
         c = self.coefficient
-        if c.noise.kind == "vp" and c.ridge != "denoiser":
+        if c.noise.kind == "vp" and c.ridge in (None, "unit"):
             # VP is VE at sigma^2 = (1 - abar) / abar: theta_k^VP = a^-(|k| + 1) theta_k^VE, which keeps this rational
             check_level("vp", *level)
             value = rational(level[0])
