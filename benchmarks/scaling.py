@@ -1,0 +1,185 @@
+"""Cost curve of the moments: time and peak memory against pixels, images, degree, radius and family.
+
+Every configuration runs in a process of its own, so that its peak resident memory is its own:
+``python -m benchmarks.scaling`` writes ``benchmarks/scaling.json`` and ``paper_figures/scaling.{png,pdf,json}``.
+Images are MNIST digits, resized; the cost does not depend on what they show.  A run over fewer images than 60,000 also
+gives its time scaled up to 60,000, marked ``extrapolated``: the pass is linear in images, which the rows at 32 x 32 check.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib.pyplot as plt
+import torch
+import typer
+
+from numeric.data import load_mnist
+from numeric.estimator import WaveletScore
+from numeric.figures import STYLE
+from numeric.results import provenance, read_json, save_figure, write_json
+
+OUTPUT = Path(__file__).with_suffix(".json")
+FIGURES = Path(__file__).parents[1] / "paper_figures"
+FULL = 60_000
+
+PLAN: list[tuple[str, int, int, int, int]] = [
+    # family, radius, degree, size, images
+    ("independent", 0, 3, 32, 15_000),
+    ("independent", 0, 3, 32, 60_000),
+    ("local", 1, 2, 32, 15_000),
+    ("local", 1, 2, 32, 60_000),
+    ("independent", 0, 3, 64, 60_000),
+    ("local", 1, 2, 64, 60_000),
+    ("independent", 0, 3, 128, 4_000),
+    ("independent", 0, 3, 256, 1_000),
+    ("local", 1, 2, 128, 2_000),
+    ("local", 1, 2, 256, 500),
+    ("local", 1, 1, 64, 2_000),
+    ("local", 1, 2, 64, 2_000),
+    ("local", 1, 3, 64, 2_000),
+    ("local", 2, 2, 64, 1_000),
+    ("band", 0, 3, 64, 5_000),
+    ("band", 0, 3, 128, 2_000),
+    ("band", 0, 3, 256, 500),
+    ("local", 1, 3, 128, 1_000),
+    ("local", 1, 3, 256, 250),
+    ("local", 1, 3, 64, 60_000),
+]
+
+app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(family: str, radius: int, degree: int, size: int, images: int, threads: int) -> dict[str, Any]:
+    """Fit, solve at one noise level and denoise a batch; times in seconds, memory in bytes."""
+    torch.set_num_threads(threads)
+    data = load_mnist("train", size=size, count=images)
+    before = peak_rss()
+    model = WaveletScore(family, degree, radius=radius)
+    batch = max(50, min(1000, 2**22 // size**2))
+    start, cpu = time.perf_counter(), time.process_time()
+    model.fit(data, batch_size=batch)
+    fit, fit_cpu = time.perf_counter() - start, time.process_time() - cpu
+    start = time.perf_counter()
+    expected = model.expected_mse(0.5)
+    solve = time.perf_counter() - start
+    noisy = data[:batch] + 0.5 * torch.randn(
+        min(batch, len(data)), 1, size, size, generator=torch.Generator().manual_seed(0)
+    )
+    start = time.perf_counter()
+    model.denoise(noisy, 0.5)
+    denoise = (time.perf_counter() - start) / len(noisy)
+    return {
+        "family": family,
+        "radius": radius,
+        "degree": degree,
+        "size": size,
+        "images": len(data),
+        "batch": batch,
+        "threads": threads,
+        "fit_seconds": fit,
+        "fit_cpu_seconds": fit_cpu,
+        "fit_seconds_at_60000": fit * FULL / len(data),
+        "extrapolated": len(data) != FULL,
+        "solve_seconds": solve,
+        "denoise_seconds_per_image": denoise,
+        "peak_rss": peak_rss(),
+        "rss_before": before,
+        "expected_mse": expected,
+        "data": data.provenance,
+    }
+
+
+def figure(rows: list[dict[str, Any]]) -> plt.Figure:
+    """Fit time per 60,000 images and peak memory, against pixels."""
+    groups: dict[tuple[str, int, int], dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        best = groups.setdefault((row["family"], row["radius"], row["degree"]), {})
+        if row["size"] not in best or row["images"] > best[row["size"]]["images"]:
+            best[row["size"]] = row
+    with plt.rc_context(STYLE):
+        fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), constrained_layout=True)
+        for (family, radius, degree), best in sorted(groups.items()):
+            if len(best) < 2:
+                continue
+            name = f"{family}(r={radius})" if family == "local" else family
+            sizes = sorted(best)
+            for axis, value in (
+                (axes[0], [best[s]["fit_seconds_at_60000"] for s in sizes]),
+                (axes[1], [best[s]["peak_rss"] / 2**30 for s in sizes]),
+            ):
+                (line,) = axis.plot([s * s for s in sizes], value, "-", lw=1, label=f"{name}, degree {degree}")
+                for s, v in zip(sizes, value):
+                    full = not best[s]["extrapolated"]
+                    axis.plot(s * s, v, "o", ms=5, mfc=line.get_color() if full else "white", mec=line.get_color())
+        for axis, label in zip(axes, ("seconds to fit 60,000 images", "peak resident memory, GiB")):
+            axis.set(xscale="log", yscale="log", xlabel="pixels", ylabel=label)
+            axis.set_xticks([32**2, 64**2, 128**2, 256**2], ["32²", "64²", "128²", "256²"])
+            axis.minorticks_off()
+        axes[1].axhline(4, color="0.6", lw=0.8, ls=":")
+        axes[0].legend(fontsize=8)
+        fig.suptitle("filled: measured on all 60,000 images; open: measured on fewer (time scaled up)", fontsize=9)
+    return fig
+
+
+@app.command()
+def main(
+    output: Annotated[Path, typer.Option(help="results file; finished rows in it are kept (resumable)")] = OUTPUT,
+    threads: Annotated[int, typer.Option(help="torch threads")] = 2,
+    rerun: Annotated[bool, typer.Option(help="measure everything again")] = False,
+    worker: Annotated[str, typer.Option(help="internal: one configuration as JSON", hidden=True)] = "",
+) -> None:
+    """Measure every configuration and write the results file and the figure."""
+    if worker:
+        print(json.dumps(measure(*json.loads(worker), threads=threads)))
+        return
+    rows = read_json(output)["rows"] if output.exists() and not rerun else []
+    done = {(r["family"], r["radius"], r["degree"], r["size"], r["images"]) for r in rows}
+    for configuration in PLAN:
+        if configuration in done:
+            continue
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.scaling",
+                "--threads",
+                str(threads),
+                "--worker",
+                json.dumps(configuration),
+            ],
+            cwd=Path(__file__).parents[1],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        rows.append(json.loads(run.stdout.splitlines()[-1]))
+        row = rows[-1]
+        typer.echo(
+            f"{row['family']} r={row['radius']} n={row['degree']} {row['size']}x{row['size']} {row['images']:,} images: "
+            f"{row['fit_seconds']:.1f} s, peak {row['peak_rss'] / 2**30:.2f} GiB"
+        )
+        write_json(output, {"rows": rows, "provenance": provenance("python -m benchmarks.scaling", threads=threads)})
+    record = {"rows": rows, "provenance": provenance("python -m benchmarks.scaling", threads=threads)}
+    save_figure(figure(rows), FIGURES / "scaling", record)
+    at_64 = [r for r in rows if r["size"] == 64 and not r["extrapolated"]]
+    for row in at_64:
+        verdict = "under" if row["peak_rss"] < 4 * 2**30 else "NOT under"
+        typer.echo(
+            f"64x64, 60,000 images, {row['family']} degree {row['degree']}: {row['peak_rss'] / 2**30:.2f} GiB, {verdict} 4 GiB"
+        )
+
+
+if __name__ == "__main__":
+    app()
