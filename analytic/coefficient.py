@@ -167,11 +167,15 @@ class ScoreCoefficient:
     @cached_property
     def rhs(self) -> sp.ImmutableMatrix:
         """Right-hand side of the system, (F, 1): ``b``, and the ridge's part where it sits on the denoiser (23)."""
+        return self._rhs_at(self.noise.s2)
+
+    def _rhs_at(self, s2: sp.Expr) -> sp.ImmutableMatrix:
+        """:attr:`rhs` with any name for the noise variance."""
         vector = self.rhs_of_stein
         if self.ridge == "denoiser":
             target = self.exponents.index((1, *(0,) * (len(self.variables) - 1)))
             vector = sp.ImmutableMatrix(
-                [vector[k] - (LAMBDA / self.noise.s2 if k == target else 0) for k in range(len(self.family))]
+                [vector[k] - (LAMBDA / s2 if k == target else 0) for k in range(len(self.family))]
             )
         return vector
 
@@ -317,8 +321,7 @@ class ScoreCoefficient:
                 general = Noise("general", A, S2, (A, S2))
                 steps.append((noisy_symbol(exponent), noisy_moment(exponent, general)))
         steps += list(self.standard_moments.items())
-        rhs = self.rhs.xreplace({self.noise.s2: S2}) if self.ridge == "denoiser" else self.rhs
-        solution, theta = solve_program(self.gram, rhs, method)
+        solution, theta = solve_program(self.gram, self._rhs_at(S2), method)
         steps += solution
         if to_monomial and self.basis != "monomial":
             names = [sp.Symbol(f"vartheta_{k}", real=True) for k in range(len(theta))]

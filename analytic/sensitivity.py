@@ -282,7 +282,6 @@ class Sensitivity:
                 if row == p:
                     weight = noisy_moment(q, general).diff(clean_moment(p))
                     change += weight * (self.rhs_slope(q) - self.gram_slope(q) * sp.Matrix(theta))
-            change = change.xreplace({c.noise.s2: S2})
             names = [sp.Symbol(f"h_{index}_{k}") for k in range(size)]
             steps += list(zip(names, change))
             solution, values = solve_program(c.gram, sp.Matrix(names), "elimination")
