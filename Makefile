@@ -6,7 +6,7 @@ ARGS ?=
 TORCH ?= 2.13.0
 TORCHVISION ?= 0.28.0
 
-.PHONY: help setup fig5 test slow lint clean
+.PHONY: help setup fig5 figures gallery test slow lint clean
 help:  ## show these targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -19,6 +19,12 @@ $(VENV)/.installed: pyproject.toml install.py
 
 fig5: setup  ## Figure 5: denoising MSE against degree and noise (ARGS="-p n_train 20000" sets parameters)
 	$(BIN)/papermill notebooks/fig5.ipynb out.ipynb $(ARGS)
+
+figures: setup  ## run every notebook that is out of date and build paper_figures/index.html (ARGS="--only fig1,fig5 --full")
+	$(BIN)/python -m numeric.gallery $(ARGS)
+
+gallery: setup  ## build paper_figures/index.html from what is there
+	$(BIN)/python -m numeric.gallery --page-only
 
 test: setup  ## the test suite (ARGS are passed to pytest)
 	$(BIN)/python -m pytest $(ARGS)

@@ -40,7 +40,7 @@ class LinearConfig:
 
     sizes: Sequence[int] = (32, 64)
     n_train: int | None = None
-    n_eval: Sequence[int | None] | int | None = (None, 500)
+    n_eval: Sequence[int | None] | int | None = (1000, 300)
     sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
     degrees: Sequence[int] = (1, 2, 3)
     families: Sequence[str] = ("independent", "band", "local")
@@ -161,7 +161,7 @@ def draw(results: dict[int, dict[str, Any]], config: LinearConfig) -> Any:
                 axis.axhline(1.0, color="0.25", linewidth=1.0)
                 integer_axis(axis)
                 if row == 0:
-                    axis.set_title(method.replace(", ", "\n"))
+                    axis.set_title(method.replace(", own", "\nown").replace(", shared", "\nshared"))
                 if row == len(results) - 1:
                     axis.set_xlabel("polynomial degree")
             axes[row, 0].set_ylabel(f"{size}x{size}: MSE over\nthat of the linear denoiser")
