@@ -31,14 +31,14 @@ from numeric.results import atomic_path, read_json, versions, write_json
 
 FULL: dict[str, dict[str, Any]] = {
     "fig5": {"n_eval": None, "n_trained": 1000},
-    "fig6": {"n_eval": 10000, "n_optimal": 1000, "n_trained": 500},
-    "fig7": {"n_eval": [10000, 2000], "shared_degrees": [3, 2]},
-    "fig8": {"n_eval": 10000},
-    "fig9": {"n_eval": 10000},
-    "fig10": {"n_eval": 10000},
+    "fig6": {"n_eval": 5000, "n_trained": 250},
+    "fig7": {"n_eval": [5000, 1000], "shared_degrees": [3, 2]},
+    "fig8": {"n_eval": 2000},
+    "fig9": {"n_eval": 2000},
+    "fig10": {"n_eval": 2000},
 }
 """What ``--full`` sets beyond the defaults (which already fit on all the images there are)."""
-SUFFIXES = (".png", ".pdf", ".json")
+SUFFIXES = (".png", ".pdf", ".json", ".md")
 
 
 class GalleryError(ValueError):
@@ -161,17 +161,23 @@ def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, work: 
     settings = work / f"{notebook.name}.yaml"
     own = {"output": str(output.resolve())} if "output" in notebook.parameters else {}
     settings.write_text(yaml.safe_dump({**parameters, **own}))
-    command = [sys.executable, "-m", "papermill", str(notebook.path), str(work / f"{notebook.name}.ipynb")]
-    command += ["-f", str(settings), "--no-progress-bar", "--log-level", "WARNING"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(notebook.path.resolve()),
+        str(work.resolve() / f"{notebook.name}.ipynb"),
+    ]
+    command += ["-f", str(settings.resolve()), "--no-progress-bar", "--log-level", "WARNING"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     start, clock = time.time(), time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=notebook.path.resolve().parents[1]
-    )
+    root = notebook.path.resolve().parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
     seconds = time.perf_counter() - clock
     files = sorted(name for name, stamp in written_by(output).items() if stamp >= start - 1)
     (work / f"{notebook.name}.log").write_text(done.stdout + done.stderr)
-    message = "" if done.returncode == 0 else "\n".join(done.stderr.strip().splitlines()[-8:])
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr).replace(f"{root}{os.sep}", "")
+    message = "" if done.returncode == 0 else "\n".join(plain.strip().splitlines()[-8:])
     return {"ok": done.returncode == 0, "seconds": seconds, "files": files, "message": message}
 
 
@@ -414,12 +420,11 @@ def main(
     names = [name.strip() for name in only.split(",") if name.strip()]
     try:
         found = find_notebooks(notebooks, names)
-        if page_only:
-            stored = read_json(work / "state.json") if (work / "state.json").exists() else {}
-            state = {name: outcome for name, outcome in stored.items() if name in {n.name for n in found}}
-        else:
+        state: dict[str, dict[str, Any]] = {}
+        if not page_only:
             state = run_all(found, output, work, given=read_parameters(parameters), full=full, jobs=jobs, force=force)
-        page = build_page(output, find_notebooks(notebooks), state)
+        everything = read_json(work / "state.json") if (work / "state.json").exists() else {}
+        page = build_page(output, find_notebooks(notebooks), everything)
     except (GalleryError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     skipped = sorted((n for n, s in state.items() if s.get("skipped")), key=order)
