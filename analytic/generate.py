@@ -81,8 +81,11 @@ def _python_source(coefficient: ScoreCoefficient, program: Program, name: str, l
     lines += [f'    """{first}', "", f"    {second}", '    """']
     lines += [f"    {symbol} = mu[{k}]" for k, symbol in _used_inputs(coefficient, program)]
     lines += ["    " + line for line in _level_lines(coefficient, language)]
-    lines += [f"    {target} = {show(value)}" for target, value in program.assignments]
-    lines += _python_guard(program, language)
+    guards = set(pivot_symbols(program))
+    for target, value in program.assignments:
+        lines.append(f"    {target} = {show(value)}")
+        if target in guards:
+            lines += _python_guard(target.name, language)
     outputs = [f"result_{k}" for k in range(len(program.outputs))]
     lines += [f"    {target} = {show(value)}" for target, value in zip(outputs, program.outputs)]
     if language == "numpy":
@@ -93,15 +96,10 @@ def _python_source(coefficient: ScoreCoefficient, program: Program, name: str, l
     return "\n".join(lines) + "\n"
 
 
-def _python_guard(program: Program, language: str) -> list[str]:
-    names = [symbol.name for symbol in pivot_symbols(program)]
-    if not names:
-        return []
-    test = "torch.all(torch.as_tensor(value) > 0)" if language == "torch" else "numpy.all(value > 0)"
-    return [
-        f"    if not all(bool({test}) for value in ({', '.join(names)},)):",
-        '        raise ArithmeticError("det G or a pivot is not positive: the system is singular in float64")',
-    ]
+def _python_guard(name: str, language: str) -> list[str]:
+    """Refuse a determinant or pivot that is not positive before anything is divided by it."""
+    test = f"torch.all(torch.as_tensor({name}) > 0)" if language == "torch" else f"numpy.all({name} > 0)"
+    return [f"    if not {test}:", f'        raise ArithmeticError("{name} is not positive: singular in float64")']
 
 
 def _level_lines(coefficient: ScoreCoefficient, language: str) -> list[str]:
@@ -129,10 +127,11 @@ def _c_source(coefficient: ScoreCoefficient, program: Program, name: str, header
     lines += [f"int {name}({', '.join(arguments)})", "{"]
     lines += [f"    const double {symbol} = mu[{k}];" for k, symbol in _used_inputs(coefficient, program)]
     lines += [f"    const double {line};" for line in _level_lines(coefficient, "c")]
-    lines += [f"    const double {target} = {show(value)};" for target, value in program.assignments]
-    names = [symbol.name for symbol in pivot_symbols(program)]
-    if names:
-        lines.append(f"    if (!({' && '.join(f'{text} > 0.0' for text in names)})) return 1;")
+    guards = set(pivot_symbols(program))
+    for target, value in program.assignments:
+        lines.append(f"    const double {target} = {show(value)};")
+        if target in guards:
+            lines.append(f"    if (!({target} > 0.0)) return 1;")
     lines += [f"    result[{k}] = {show(value)};" for k, value in enumerate(program.outputs)]
     lines += ["    return 0;", "}"]
     return "\n".join(lines) + "\n"
