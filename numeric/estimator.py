@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch import Tensor
 from numeric.data import as_image_set
 from numeric.denoiser import Denoiser, check_images
 from numeric.families import Family
-from numeric.moments import CleanMoments, monomials
+from numeric.moments import CentralMoments, CleanMoments, monomials
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.solve import BASES, BlockSolution, Ridge, held_out_error, solve_block
@@ -52,7 +54,8 @@ class WaveletScore(Denoiser, BaseEstimator):
         channels_coupled: couple colour channels at one atom.
         wavelet, levels, mode: of the transform.
         basis: ``monomial`` or ``hermite`` features (one space, two conditionings).
-        ridge, ridge_side, ridge_scaling: see :class:`numeric.solve.Ridge`.
+        ridge, ridge_side, ridge_scaling: see :class:`numeric.solve.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
+            level and coefficient by generalised cross-validation from the moments, ``"gcv-band"`` one per band.
         device: torch device of the moments and solves.
 
     Example:
@@ -73,7 +76,7 @@ class WaveletScore(Denoiser, BaseEstimator):
         levels: int | None = None,
         mode: str = "periodization",
         basis: str = "monomial",
-        ridge: float = 1e-10,
+        ridge: float | str = 1e-10,
         ridge_side: str = "score",
         ridge_scaling: str = "unit",
         device: str = "cpu",
@@ -86,33 +89,70 @@ class WaveletScore(Denoiser, BaseEstimator):
 
     # ----- fitting -----------------------------------------------------------------------------------------------------
 
-    def new_moments(self, shape: tuple[int, int, int]) -> CleanMoments:
-        """An empty accumulator for images of ``(channels, height, width)``."""
+    def new_moments(self, shape: tuple[int, int, int], memory_limit: int | None = None) -> CleanMoments:
+        """An empty accumulator for images of ``(channels, height, width)``.
+
+        Raises:
+            MemoryError: the memory foreseen is more than is free (without a memory limit).
+        """
         if self.basis not in BASES:
             raise ValueError(f"unknown basis {self.basis!r}: use 'monomial' or 'hermite'")
         transform = WaveletTransform(shape[1:], self.wavelet, self.levels, self.mode)
         family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
         needed = CleanMoments.foreseen_bytes(transform, family, self.degree, shape[0])
+        if memory_limit is not None:
+            return CleanMoments(
+                transform, family, self.degree, shape[0], device=self.device, block_bytes=max(1, memory_limit // 8)
+            )
         free = _free_memory()
         if free is not None and needed * 3 > free:
             raise MemoryError(
                 f"{family.label} at degree {self.degree} on {shape} images needs about {needed * 3 / 2**30:.1f} GiB, "
-                f"{free / 2**30:.1f} GiB are free: lower the degree or radius, or use interactions='pairwise'"
+                f"{free / 2**30:.1f} GiB are free: lower the degree or radius, use interactions='pairwise', or fit(..., memory_limit=)"
             )
         return CleanMoments(transform, family, self.degree, shape[0], device=self.device)
 
-    def fit(self, images: Any, y: None = None, *, batch_size: int = 1000, progress: bool = False) -> WaveletScore:
+    def fit(
+        self,
+        images: Any,
+        y: None = None,
+        *,
+        batch_size: int = 1000,
+        progress: bool = False,
+        checkpoint: str | Path | None = None,
+        checkpoint_seconds: float = 30.0,
+        memory_limit: int | None = None,
+        folder: str | Path | None = None,
+    ) -> WaveletScore:
         """One streaming pass over clean images.
 
         Args:
             images: anything :func:`numeric.data.as_image_set` takes.
             batch_size: images held in memory at a time.
             progress: show a progress bar.
+            checkpoint: file that receives the moment sums, atomically, every ``checkpoint_seconds`` and at the end; if it
+                exists the fit takes up where it stopped, with the same bits as an uninterrupted one.
+            memory_limit: bytes that the moment sums may take. Targets are then split over several passes over the
+                data, and their sums kept in files under ``folder`` (a temporary folder by default) until they are solved.
+
+        Raises:
+            MomentError: the checkpoint is of other data, batches or settings.
+            MemoryError: foreseen; the message names the amount and the ways out.
         """
         data = as_image_set(images)
-        moments = self.new_moments(data.shape)
-        with progress_bar(len(data), f"moments {moments.family.label}", progress) as bar:
-            moments.fit(data.batches(batch_size), bar.update)
+        if checkpoint is not None and memory_limit is not None:
+            raise ValueError("give either checkpoint or memory_limit: a fit in several passes keeps its sums in files already")
+        moments = self.new_moments(data.shape, memory_limit)
+        passes = 1 if memory_limit is None else len(moments.passes(memory_limit))
+        with progress_bar(passes * len(data), f"moments {moments.family.label}", progress) as bar:
+            if memory_limit is not None:
+                if folder is None:
+                    self._folder = tempfile.TemporaryDirectory(prefix="wavelet-score-")  # removed with this estimator
+                    folder = self._folder.name
+                moments.fit_within(lambda: data.batches(batch_size), memory_limit, folder, bar.update)
+            else:
+                key = None if checkpoint is None else {"data": data.provenance, "batch_size": batch_size}
+                moments.fit(data.batches(batch_size), bar.update, checkpoint, checkpoint_seconds, key)
         return self.fit_moments(moments)
 
     def fit_moments(self, moments: CleanMoments) -> WaveletScore:
@@ -123,7 +163,8 @@ class WaveletScore(Denoiser, BaseEstimator):
             )
         self.moments_ = moments
         self.transform_ = moments.transform
-        self.central_ = moments.central()
+        # Spilled sums are read back block by block, so that the limit holds while solving too.
+        self.central_: Sequence[Tensor] = CentralMoments(moments) if moments.spilled else moments.central()
         self.mean_ = moments.mean
         self._solutions: dict[tuple[Any, ...], Solution] = {}
         return self
@@ -149,6 +190,12 @@ class WaveletScore(Denoiser, BaseEstimator):
         local, channel = variables % size, variables // size
         k = full[local[:, :, None], local[:, None, :]] * (channel[:, :, None] == channel[:, None, :])
         return torch.as_tensor(k, dtype=torch.float64, device=self.device).permute(1, 2, 0)
+
+    def _bands(self, targets: Any) -> np.ndarray:
+        """Band number of every target, channels apart."""
+        size, bands = self.transform_.n_coefficients, self.transform_.bands
+        stops = np.array([band.stop for band in bands])
+        return np.searchsorted(stops, targets % size, side="right") + len(bands) * (targets // size)
 
     def solve(self, noise: NoiseLevel | float, degree: int | None = None, condition: bool = False) -> Solution:
         """Solve all coefficients at a noise level from the moments alone; no image is read and no noise drawn.
@@ -180,6 +227,8 @@ class WaveletScore(Denoiser, BaseEstimator):
                         self._covariance(variables),
                         self._names(variables[:, 0]),
                         condition,
+                        moments.count,
+                        self._bands(variables[:, 0]),
                     )
                 )
             if len(self._solutions) >= 8:  # keep a few levels; a sweep or a sampler revisits none after moving on
@@ -262,6 +311,14 @@ class WaveletScore(Denoiser, BaseEstimator):
         out = torch.empty(len(self.mean_), dtype=torch.float64, device=self.mean_.device)
         for block, part in zip(self._fitted().blocks, solution.blocks):
             out[torch.as_tensor(block.block.targets, device=out.device)] = part.condition
+        return out
+
+    def chosen_ridge(self, noise: NoiseLevel | float, degree: int | None = None) -> Tensor:
+        """The lambda of every coefficient at a noise level, ``(channels * n_coefficients,)``."""
+        solution = self.solve(noise, degree)
+        out = torch.empty(len(self.mean_), dtype=torch.float64, device=self.mean_.device)
+        for block, part in zip(self._fitted().blocks, solution.blocks):
+            out[torch.as_tensor(block.block.targets, device=out.device)] = part.ridge  # type: ignore[assignment]
         return out
 
     @property

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +121,42 @@ def heat(table: Tensor, plan: MonomialPlan, alpha: float, sigma: float, covarian
 # ----- the streaming accumulator -----------------------------------------------------------------------------------------
 
 
-@dataclass
 class BlockMoments:
-    """Moment sums of one block: ``sums`` is ``(M, groups)``, about the accumulator's centre."""
+    """Moment sums of one block: ``sums`` is ``(M, groups)``, about the accumulator's centre, in memory or in a file."""
 
-    block: Block
-    plan: MonomialPlan
-    sums: Tensor
-    _index: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    def __init__(self, block: Block, plan: MonomialPlan, device: torch.device) -> None:
+        self.block, self.plan, self.device = block, plan, device
+        self._sums: Tensor | None = None
+        self._file: Path | None = None
+        self._index: dict[str, Tensor] = {}
+
+    @property
+    def bytes(self) -> int:
+        return 8 * self.plan.n_products * len(self.block.variables)
+
+    @property
+    def sums(self) -> Tensor:
+        """The sums; zero before the first batch; read anew at each access if they were spilled."""
+        if self._file is not None:
+            from numeric.results import load_tensors
+
+            return load_tensors(self._file)[0]["sums"].to(self.device)
+        if self._sums is None:
+            self._sums = torch.zeros(
+                self.plan.n_products, len(self.block.variables), dtype=torch.float64, device=self.device
+            )
+        return self._sums
+
+    @sums.setter
+    def sums(self, value: Tensor) -> None:
+        self._sums, self._file = value, None
+
+    def spill(self, path: Path) -> None:
+        """Move the sums to a file and free their memory."""
+        from numeric.results import save_tensors
+
+        save_tensors(path, {"sums": self.sums}, {})
+        self._sums, self._file = None, path
 
     def accumulate(self, centred: Tensor) -> None:
         """Add a batch of centred coefficients ``(channels * n_coefficients, n)``."""
@@ -158,6 +186,7 @@ class CleanMoments:
         centre: ``(channels * n_coefficients,)`` point about which moments are summed; by default the mean of the first
             batch. Any fixed point gives the same moments; one near the mean keeps their digits.
         device: where the sums live and the products run.
+        block_bytes: split the sums into blocks of at most about so many bytes (see :meth:`fit_within`).
 
     Use :meth:`update` per batch, or :meth:`fit` over an iterable.  Two accumulators :meth:`merge`; the state saves to a
     file and resumes from it.
@@ -171,16 +200,21 @@ class CleanMoments:
         channels: int = 1,
         centre: Tensor | None = None,
         device: str | torch.device = "cpu",
+        block_bytes: int | None = None,
     ) -> None:
         self.transform, self.family, self.degree, self.channels = transform, family, degree, channels
+        self.block_bytes = block_bytes
         self.device = torch.device(device)
         self.count = 0
         self.centre = None if centre is None else centre.to(self.device, torch.float64)
         self.blocks: list[BlockMoments] = []
         for block in family.blocks(transform, channels):
             plan = monomial_plan(block.pattern, block.variables.shape[1], degree)
-            sums = torch.zeros(plan.n_products, len(block.variables), dtype=torch.float64, device=self.device)
-            self.blocks.append(BlockMoments(block, plan, sums))
+            groups = len(block.variables)
+            step = groups if block_bytes is None else max(1, block_bytes // (8 * plan.n_products))
+            for start in range(0, groups, step):
+                part = Block(block.pattern, block.variables[start : start + step])
+                self.blocks.append(BlockMoments(part, plan, self.device))
 
     @staticmethod
     def foreseen_bytes(transform: WaveletTransform, family: Family, degree: int, channels: int = 1) -> int:
@@ -197,29 +231,145 @@ class CleanMoments:
         coefficients = self.transform.forward(images.to(self.device, torch.float64)).flatten(1)
         return self.update_coefficients(coefficients)
 
-    def update_coefficients(self, coefficients: Tensor) -> CleanMoments:
-        """Add clean coefficients ``(n, channels * n_coefficients)``, float64 on this device."""
+    def update_coefficients(self, coefficients: Tensor, blocks: Sequence[BlockMoments] | None = None) -> CleanMoments:
+        """Add clean coefficients ``(n, channels * n_coefficients)``, float64 on this device (to some blocks only)."""
         if not torch.isfinite(coefficients).all():
             raise MomentError("the images contain NaN or infinite pixels: remove or replace them before fitting")
         if self.centre is None:
             self.centre = coefficients.mean(0)
         centred = (coefficients - self.centre).T.contiguous()
-        for block in self.blocks:
+        for block in self.blocks if blocks is None else blocks:
             block.accumulate(centred)
-        self.count += len(coefficients)
+        if blocks is None:
+            self.count += len(coefficients)
         return self
 
-    def fit(self, batches: Iterable[Tensor], progress: Callable[[int], None] | None = None) -> CleanMoments:
-        """Add every batch; ``progress`` is told the number of images of each."""
+    def fit(
+        self,
+        batches: Iterable[Tensor],
+        progress: Callable[[int], None] | None = None,
+        checkpoint: str | Path | None = None,
+        every: float = 30.0,
+        key: Any = None,
+    ) -> CleanMoments:
+        """Add every batch; ``progress`` is told the number of images of each.
+
+        Args:
+            checkpoint: file that receives the sums, atomically, every ``every`` seconds (0: after each batch) and at the
+                end. If it exists, the batches whose images it holds are skipped, so that a run that was killed gives the
+                same sums to the last bit as one that was not: ``batches`` must be the same ones in the same order.
+            key: anything JSON can hold that identifies data and batches; a checkpoint with another key is refused.
+
+        Raises:
+            MomentError: the checkpoint is of other settings, other data or other batches.
+        """
+        if checkpoint is None:
+            for images in batches:
+                self.update(images)
+                if progress is not None:
+                    progress(len(images))
+            return self
+        path, skip, last = Path(checkpoint), 0, time.monotonic()
+        key = json.loads(json.dumps(key))
+        if path.exists():
+            skip = self._resume(path, key)
         for images in batches:
-            self.update(images)
+            if skip > 0:
+                if len(images) > skip:
+                    raise MomentError(
+                        f"{path} stopped inside a batch of {len(images)} images: resume with the batch size it was made with"
+                    )
+                skip -= len(images)
+            else:
+                self.update(images)
+                if time.monotonic() - last >= every:
+                    self.save(path, {"checkpoint": key})
+                    last = time.monotonic()
             if progress is not None:
                 progress(len(images))
+        if skip > 0:
+            raise MomentError(f"{path} holds {skip} more images than were given: it is of other data; delete it to start again")
+        self.save(path, {"checkpoint": key})
         return self
+
+    def fit_within(
+        self,
+        batches: Callable[[], Iterable[Tensor]],
+        memory_limit: int,
+        folder: str | Path,
+        progress: Callable[[int], None] | None = None,
+    ) -> CleanMoments:
+        """Add every batch with the sums split over as many passes as the memory limit asks for.
+
+        Each pass holds the sums of some targets only; they go to files in ``folder`` before the next pass, and are read
+        back block by block when systems are solved.  More passes read the data more often; the sums are the same bits.
+
+        Args:
+            batches: called once per pass for the same batches.
+            memory_limit: bytes for the sums of a pass.
+        """
+        if self.count:
+            raise MomentError("only an empty accumulator can be fitted in passes: make a new one")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, chosen in enumerate(self.passes(memory_limit)):
+            for images in batches():
+                if images.shape[1] != self.channels:
+                    raise MomentError(f"expected {self.channels} channel(s), got {images.shape[1]}")
+                coefficients = self.transform.forward(images.to(self.device, torch.float64)).flatten(1)
+                self.update_coefficients(coefficients, [self.blocks[i] for i in chosen])
+                if number == 0:
+                    self.count += len(images)
+                if progress is not None:
+                    progress(len(images))
+            for i in chosen:
+                self.blocks[i].spill(folder / f"sums.{i}.safetensors")
+        return self
+
+    def passes(self, memory_limit: int) -> list[list[int]]:
+        """Which blocks each pass of :meth:`fit_within` holds.
+
+        Raises:
+            MemoryError: a single block is larger than the limit.
+        """
+        out: list[list[int]] = [[]]
+        room = memory_limit
+        for i, block in enumerate(self.blocks):
+            if block.bytes > memory_limit:
+                raise MemoryError(
+                    f"one block of moment sums needs {block.bytes / 2**20:.1f} MiB, the limit is {memory_limit / 2**20:.1f} MiB: "
+                    "raise memory_limit or set a smaller block_bytes"
+                )
+            if block.bytes > room:
+                out.append([])
+                room = memory_limit
+            out[-1].append(i)
+            room -= block.bytes
+        return out
+
+    def _resume(self, path: Path, key: Any) -> int:
+        """Take the sums of a checkpoint into this (empty) accumulator; returns the number of images they hold."""
+        if self.count:
+            raise MomentError("only an empty accumulator can take up a checkpoint: make a new one")
+        stored, extra = type(self).load_with_extra(path, self.device)
+        if stored.config != self.config:
+            raise MomentError(
+                f"{path} was made with other settings ({stored.config}, now {self.config}): use them, or delete the file"
+            )
+        if extra.get("checkpoint") != key:
+            raise MomentError(
+                f"{path} was made from other data or batches ({extra.get('checkpoint')}, now {key}): delete it to start again"
+            )
+        self.centre, self.count = stored.centre, stored.count
+        for mine, theirs in zip(self.blocks, stored.blocks):
+            mine.sums = theirs.sums
+        return self.count
 
     def recentred(self, centre: Tensor) -> CleanMoments:
         """The same moments summed about another centre (exact up to rounding)."""
-        out = CleanMoments(self.transform, self.family, self.degree, self.channels, centre, self.device)
+        out = CleanMoments(
+            self.transform, self.family, self.degree, self.channels, centre, self.device, self.block_bytes
+        )
         out.count = self.count
         shift = self.centre - out.centre  # type: ignore[operator]
         for mine, theirs in zip(self.blocks, out.blocks):
@@ -238,7 +388,11 @@ class CleanMoments:
         if self.count == 0 or other.count == 0:
             return other if self.count == 0 else self
         other = other if torch.equal(self.centre, other.centre) else other.recentred(self.centre)  # type: ignore[arg-type]
-        out = CleanMoments(self.transform, self.family, self.degree, self.channels, self.centre, self.device)
+        if [len(b.block.variables) for b in self.blocks] != [len(b.block.variables) for b in other.blocks]:
+            raise MomentError("cannot merge moments split into different blocks: give both the same block_bytes")
+        out = CleanMoments(
+            self.transform, self.family, self.degree, self.channels, self.centre, self.device, self.block_bytes
+        )
         out.count = self.count + other.count
         for target, left, right in zip(out.blocks, self.blocks, other.blocks):
             target.sums = left.sums + right.sums
@@ -270,13 +424,7 @@ class CleanMoments:
 
     def central(self) -> list[Tensor]:
         """Central moments of every block, a table ``(M, groups)`` each, about :attr:`mean`."""
-        mean = self.mean
-        shift = self.centre - mean  # type: ignore[operator]
-        tables = []
-        for block in self.blocks:
-            variables = torch.as_tensor(block.block.variables, device=self.device)
-            tables.append(translate(block.sums / self.count, block.plan, shift[variables].T))
-        return tables
+        return list(CentralMoments(self))
 
     # ----- files -------------------------------------------------------------------------------------------------------
 
@@ -287,7 +435,7 @@ class CleanMoments:
         self._require_data()
         tensors = {f"sums.{i}": block.sums for i, block in enumerate(self.blocks)}
         tensors["centre"] = self.centre  # type: ignore[assignment]
-        record = {"config": self.config, "count": self.count, "extra": extra or {}}
+        record = {"config": self.config, "count": self.count, "extra": extra or {}, "block_bytes": self.block_bytes}
         save_tensors(path, tensors, {key: json.dumps(value, sort_keys=True) for key, value in record.items()})
 
     @classmethod
@@ -319,6 +467,7 @@ class CleanMoments:
             config["channels"],
             tensors["centre"],
             device,
+            json.loads(metadata.get("block_bytes", "null")),
         )
         out.count = int(metadata["count"])
         for i, block in enumerate(out.blocks):
@@ -326,6 +475,29 @@ class CleanMoments:
         return out, json.loads(metadata["extra"])
 
     @property
+    def spilled(self) -> bool:
+        """Whether some sums are in files (after :meth:`fit_within`)."""
+        return any(block._file is not None for block in self.blocks)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the settings, for naming cached files."""
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class CentralMoments(Sequence[Tensor]):
+    """Central moments of an accumulator's blocks, each computed when it is asked for."""
+
+    def __init__(self, moments: CleanMoments) -> None:
+        self._moments = moments
+        self._shift = moments.centre - moments.mean  # type: ignore[operator]
+
+    def __len__(self) -> int:
+        return len(self._moments.blocks)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        block = self._moments.blocks[index]
+        variables = torch.as_tensor(block.block.variables, device=self._shift.device)
+        return translate(block.sums / self._moments.count, block.plan, self._shift[variables].T)

@@ -24,6 +24,9 @@ from numeric.noise import NoiseLevel
 BASES = ("monomial", "hermite")
 RIDGE_SIDES = ("score", "denoiser")
 RIDGE_SCALINGS = ("unit", "raw")
+GCV_CHOICES = ("gcv", "gcv-band")
+GCV_GRID = tuple(10.0**e for e in np.arange(-12, 2.5, 0.5))
+"""Strengths that generalised cross-validation chooses from."""
 SOLVE_BYTES = 256 * 2**20
 """Working memory of one batch of solves."""
 
@@ -37,19 +40,23 @@ class Ridge:
     """How the systems are regularised.
 
     Attributes:
-        strength: lambda >= 0 of ``G + lambda I``.
+        strength: lambda >= 0 of ``G + lambda I``; or ``"gcv"`` (one lambda per coefficient and noise level, by
+            generalised cross-validation, :func:`gcv_scores`) or ``"gcv-band"`` (one per band and noise level).
         side: ``"score"`` shrinks the score's theta (equation (16)), so that a huge ridge returns ``y / a``;
             ``"denoiser"`` shrinks the denoiser's theta (equation (23)), so that a huge ridge returns zero.
         scaling: ``"unit"`` applies lambda to features of unit second moment (default); ``"raw"`` to the raw features, as
             the paper does.
     """
 
-    strength: float = 1e-10
+    strength: float | str = 1e-10
     side: str = "score"
     scaling: str = "unit"
 
     def __post_init__(self) -> None:
-        if not self.strength >= 0 or not np.isfinite(self.strength):
+        if isinstance(self.strength, str):
+            if self.strength not in GCV_CHOICES:
+                raise ValueError(f"unknown ridge {self.strength!r}: use a number >= 0, 'gcv' or 'gcv-band'")
+        elif not self.strength >= 0 or not np.isfinite(self.strength):
             raise ValueError(f"ridge must be a finite number >= 0, got {self.strength}")
         if self.side not in RIDGE_SIDES:
             raise ValueError(
@@ -71,6 +78,7 @@ class BlockSolution:
         theta: ``(g, F)`` coefficients of the score (or of the denoiser, by the ridge's side) in the requested features.
         expected_error: ``(g,)`` exact ``E (D - w)^2`` on the fitted data, before clamping.
         condition: ``(g,)`` condition number of the solved system (after scaling, with ridge).
+        ridge: ``(g,)`` the strength used, chosen by generalised cross-validation if that was asked for.
     """
 
     plan: MonomialPlan
@@ -81,6 +89,7 @@ class BlockSolution:
     theta: Tensor
     expected_error: Tensor
     condition: Tensor
+    ridge: Tensor | None = None
 
 
 def hermite_coefficients(degree: int) -> np.ndarray:
@@ -262,6 +271,37 @@ def _solve_scaled(
     return solution, condition
 
 
+def gcv_scores(gram: Tensor, rhs: Tensor, second: Tensor, count: int) -> Tensor:
+    """Generalised cross-validation of every strength of :data:`GCV_GRID`, ``(strengths, g)``, from moments alone.
+
+    ``GCV(lambda) = R(lambda) / (1 - df(lambda) / n)^2`` (Golub, Heath and Wahba, 1979), with the mean squared residual
+    ``R = E t^2 - 2 theta.b + theta.G theta`` of ``theta = (G + lambda I)^-1 b`` and the degrees of freedom
+    ``df = tr G (G + lambda I)^-1``.  R is an expectation over images *and* noise, exact in the noise, so that n is the
+    number of images; t is the regression's target: ``-z / s`` on the score side (then R is ``(a / s^2)^2`` times the
+    denoising error, by Tweedie), the clean coefficient on the denoiser side.  One eigendecomposition serves all lambdas.
+    A lambda with ``df > 0.9 n`` scores infinity: so few images cannot judge it.
+
+    Args:
+        gram: ``(g, F, F)``, rhs: ``(g, F)`` or ``(g, F, outputs)``, in coordinates whose penalty is the identity.
+        second: ``(g,)`` second moment of the target (summed over outputs).
+        count: n.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    values = values.clamp_min(0.0)
+    projected = vectors.transpose(-1, -2) @ (rhs if rhs.ndim == 3 else rhs[..., None])
+    energy = projected.square().sum(-1)
+    rows = []
+    for strength in GCV_GRID:
+        shrunk = 1.0 / (values + strength)
+        residual = second + (energy * shrunk * (values * shrunk - 2.0)).sum(-1)
+        freedom = (values * shrunk).sum(-1)
+        score = residual.clamp_min(0.0) / (1.0 - freedom / count).clamp_min(1e-3).square()
+        rows.append(torch.where(freedom > 0.9 * count, torch.inf, score))
+    out = torch.stack(rows)
+    out[-1] = torch.where(torch.isinf(out[-1]), torch.finfo(out.dtype).max, out[-1])  # the last resort: the largest
+    return out
+
+
 def _padded(h: Tensor, system: NormalSystem) -> Tensor:
     """Denoiser coefficients about the clean mean."""
     out = h.clone()
@@ -286,12 +326,16 @@ def solve_block(
     covariance: Tensor | None = None,
     names: Sequence[str] | None = None,
     want_condition: bool = False,
+    count: int | None = None,
+    bands: np.ndarray | None = None,
 ) -> BlockSolution:
     """Solve every group of a block at one noise level (equations (15), (16) and (23)).
 
     Args:
         table: ``(M, g)`` clean central moments; mean: ``(q, g)`` clean means.
         names: of the groups, for messages.
+        count: number of images behind the moments, for generalised cross-validation.
+        bands: ``(g,)`` band number of each group, for ``"gcv-band"``.
 
     Raises:
         SingularGramError: a Gram matrix is singular to float64 and the ridge does not lift it.
@@ -302,9 +346,9 @@ def solve_block(
     size, n_features = plan.closed_count(degree), len(plan.features(degree))
     per_group = 8 * (3 * size * size + 2 * n_features * size + 3 * n_features**2 + 3 * len(table))
     step = max(1, SOLVE_BYTES // per_group)
-    parts = []
-    for start in range(0, groups, step):
-        part = slice(start, start + step)
+
+    def prepare(part: slice) -> tuple[NormalSystem, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Scaled system of some groups: (moments, R, gram, right side, norm, t^alpha, penalty of lambda = 1)."""
         k = None if covariance is None else covariance[:, :, part]
         system = normal_system(table[:, part], mean[:, part], plan, noise, degree, k)
         rho = system.centre / system.scale
@@ -315,18 +359,58 @@ def solve_block(
         else:
             right = system.cross + system.clean_mean[:, None] * system.gram[:, 0]
         rhs = torch.einsum("gfb,gb->gf", features, right)
-        second = gram.diagonal(dim1=1, dim2=2)
-        norm = second.clamp_min(torch.finfo(gram.dtype).tiny).rsqrt()
+        norm = gram.diagonal(dim1=1, dim2=2).clamp_min(torch.finfo(gram.dtype).tiny).rsqrt()
         gram = gram * norm[:, :, None] * norm[:, None, :]
         # Features are products of v / t; dividing theta by t^alpha gives coefficients of the raw monomials.
         powers = torch.as_tensor(plan.basis[plan.features(degree)], dtype=table.dtype, device=table.device)
         unit = torch.exp(powers @ system.scale.log()).T  # (g, F), t^alpha
         if ridge.scaling == "unit":
-            penalty = torch.full_like(norm, ridge.strength)
+            penalty = torch.ones_like(norm)
         else:
             # Raw features: v^alpha = t^alpha u^alpha for monomials; Hermite features are of u and carry no unit.
-            penalty = ridge.strength * (norm / unit if basis == "monomial" else norm) ** 2
-        scaled, condition = _solve_scaled(gram, rhs * norm, penalty, names[start : start + step], want_condition)
+            penalty = (norm / unit if basis == "monomial" else norm) ** 2
+        return system, features, gram, rhs * norm, norm, unit, penalty
+
+    def scores(part: slice, gram: Tensor, rhs: Tensor, penalty: Tensor, system: NormalSystem) -> Tensor:
+        if count is None:
+            raise ValueError("generalised cross-validation needs the number of images: pass count")
+        root = penalty.rsqrt()
+        if ridge.side == "score":
+            second = torch.full_like(system.clean_mean, 1.0 / noise.sigma**2)
+            if covariance is not None:
+                second = second * covariance[0, 0, part]
+        else:
+            second = system.clean_variance + system.clean_mean**2
+        return gcv_scores(gram * root[:, :, None] * root[:, None, :], rhs * root, second, count)
+
+    grid = torch.tensor(GCV_GRID, dtype=table.dtype, device=table.device)
+    chosen: Tensor | None = None
+    if ridge.strength == "gcv-band":
+        if bands is None:
+            raise ValueError("ridge='gcv-band' needs the band of every coefficient: pass bands")
+        all_scores = []
+        for start in range(0, groups, step):
+            part = slice(start, start + step)
+            system, _, gram, rhs, _, _, penalty = prepare(part)
+            all_scores.append(scores(part, gram, rhs, penalty, system))
+        index = torch.as_tensor(bands, device=table.device)
+        # Within a band the scores are added: its coefficients share one lambda.
+        by_band = torch.zeros(len(grid), int(index.max()) + 1, dtype=table.dtype, device=table.device)
+        by_band.index_add_(1, index, torch.cat(all_scores, dim=1))
+        chosen = grid[by_band.argmin(0)][index]
+    parts = []
+    for start in range(0, groups, step):
+        part = slice(start, start + step)
+        system, features, gram, rhs, norm, unit, penalty = prepare(part)
+        if chosen is not None:
+            strength = chosen[part]
+        elif isinstance(ridge.strength, str):
+            strength = grid[scores(part, gram, rhs, penalty, system).argmin(0)]
+        else:
+            strength = torch.full_like(system.clean_mean, ridge.strength)
+        scaled, condition = _solve_scaled(
+            gram, rhs, strength[:, None] * penalty, names[start : start + step], want_condition
+        )
         theta = scaled * norm
         h = torch.einsum("gfb,gf->gb", features, theta)
         if ridge.side == "score":  # Tweedie: D = (v + s^2 c) / a
@@ -335,11 +419,11 @@ def solve_block(
             h[:, 0] += system.clean_mean
         if basis == "monomial":
             theta = theta / unit
-        parts.append((h, system.centre, system.scale, theta, expected_error(h, system), condition))
-    h, centre, scale, theta, error, condition = (
-        torch.cat([p[i] for p in parts], dim=1 if i in (1, 2) else 0) for i in range(6)
+        parts.append((h, system.centre, system.scale, theta, expected_error(h, system), condition, strength))
+    h, centre, scale, theta, error, condition, strength = (
+        torch.cat([p[i] for p in parts], dim=1 if i in (1, 2) else 0) for i in range(7)
     )
-    return BlockSolution(plan, degree, h, centre, scale, theta, error, condition)
+    return BlockSolution(plan, degree, h, centre, scale, theta, error, condition, strength)
 
 
 def held_out_error(
