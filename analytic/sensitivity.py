@@ -74,7 +74,7 @@ class Sensitivity:
         self.exponents = known if moments is None else [self._read(moment, known) for moment in moments]
 
     def _read(self, moment: int | str | Exponent, known: list[Exponent]) -> Exponent:
-        width = len(self.coefficient.variables)
+        width, given = len(self.coefficient.variables), moment
         if isinstance(moment, str):
             text = moment.removeprefix("mu_")
             if not text.replace("_", "").isdigit():
@@ -85,7 +85,7 @@ class Sensitivity:
         if exponent not in known:
             shown = ", ".join("".join(map(str, row)) for row in known[:6])
             raise AnalyticError(
-                f"{self.coefficient.title} does not depend on a moment {moment!r}: use any of {shown}"
+                f"{self.coefficient.title} does not depend on a moment {given!r}: use any of {shown}"
                 + (", ..." if len(known) > 6 else "")
             )
         return exponent
