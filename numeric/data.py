@@ -118,7 +118,7 @@ class ImageSet:
         split: ``"train"``, ``"test"`` or any name.
     """
 
-    raw: Tensor | LazyImages
+    raw: Any
     labels: Tensor | None = None
     size: int | None = None
     source: str = "array"

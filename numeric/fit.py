@@ -1,0 +1,113 @@
+"""``python -m numeric.fit``: fit the moments of a family on MNIST or an array file, save the model, print its exact errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from numeric.data import ImageSet, as_image_set, load_mnist
+from numeric.estimator import WaveletScore
+from numeric.results import provenance, write_json
+
+app = typer.Typer(add_completion=False, help=__doc__.split(": ", 1)[1])
+
+
+def read_images(images: Path | None, size: int | None, count: int | None) -> ImageSet:
+    """MNIST's training images, or an ``.npy`` array ``(n, h, w)`` or ``(n, c, h, w)``, read from disk in batches.
+
+    Raises:
+        ValueError: the file is not a NumPy array, or is truncated.
+    """
+    if images is None:
+        return load_mnist("train", size=size, count=count)
+    try:
+        array = np.load(images, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{images} is truncated or not a NumPy array file ({error}): save it with numpy.save"
+        ) from error
+    return as_image_set(array, source=images.name).resized(size).take(count)
+
+
+def report(model: WaveletScore, sigmas: list[float]) -> list[dict[str, Any]]:
+    """Exact expected MSE per pixel (before clamping) of every degree and noise level, from the moments alone."""
+    return [
+        {"sigma": sigma, "degree": degree, "expected_mse": model.expected_mse(sigma, degree)}
+        for sigma in sigmas
+        for degree in range(1, model.degree + 1)
+    ]
+
+
+@app.command()
+def main(
+    output: Annotated[
+        Path, typer.Argument(help="model file to write (safetensors); it is also the checkpoint's neighbour")
+    ],
+    images: Annotated[Path | None, typer.Option(help=".npy file of images; MNIST if not given")] = None,
+    size: Annotated[int | None, typer.Option(help="side to resize to, pixels")] = 32,
+    count: Annotated[int | None, typer.Option(help="only the first so many images")] = None,
+    family: Annotated[str, typer.Option(help="independent, band, local, parent or joint")] = "independent",
+    degree: Annotated[int, typer.Option(help="polynomial degree")] = 3,
+    radius: Annotated[int, typer.Option(help="of the local and joint families")] = 1,
+    interactions: Annotated[str, typer.Option(help="pairwise or full")] = "pairwise",
+    channels_coupled: Annotated[bool, typer.Option(help="couple colour channels")] = False,
+    wavelet: Annotated[str, typer.Option(help="any PyWavelets wavelet")] = "db2",
+    levels: Annotated[int | None, typer.Option(help="levels of the transform")] = None,
+    mode: Annotated[str, typer.Option(help="boundary mode; all but periodization are over-complete")] = "periodization",
+    basis: Annotated[str, typer.Option(help="monomial or hermite")] = "monomial",
+    ridge: Annotated[str, typer.Option(help="a number, gcv or gcv-band")] = "1e-10",
+    batch: Annotated[int, typer.Option(help="images per batch")] = 1000,
+    resume: Annotated[bool, typer.Option(help="keep a checkpoint and take up from it after a kill")] = True,
+    every: Annotated[float, typer.Option(help="seconds between checkpoints")] = 30.0,
+    device: Annotated[str, typer.Option(help="torch device")] = "cpu",
+    sigma: Annotated[list[float], typer.Option(help="noise levels (VE) to report")] = [0.1, 0.25, 0.5, 1.0],  # noqa: B006
+    report_file: Annotated[Path | None, typer.Option("--report", help="also write the errors as JSON")] = None,
+    progress: Annotated[bool, typer.Option(help="progress bar")] = True,
+) -> None:
+    """Fit, save, and print the exact expected MSE per pixel at each noise level."""
+    try:
+        strength: float | str = ridge if ridge.startswith("gcv") else float(ridge)
+        data = read_images(images, size, count)
+        model = WaveletScore(
+            family,
+            degree,
+            radius,
+            interactions,
+            channels_coupled,
+            wavelet,
+            levels,
+            mode,
+            basis,
+            strength,
+            device=device,
+        )
+        checkpoint = output.with_name(output.name + ".checkpoint") if resume else None
+        model.fit(data, batch_size=batch, progress=progress, checkpoint=checkpoint, checkpoint_seconds=every)
+        model.save(output)
+        if checkpoint is not None:
+            checkpoint.unlink()  # the model holds the same sums
+        rows = report(model, sigma) if model.transform_.is_orthonormal else []
+    except (ValueError, ArithmeticError, MemoryError) as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(1) from error
+    typer.echo(f"{model.label}: {len(data):,} images of {data.source}, {data.shape}; saved to {output}")
+    if rows:
+        typer.echo("exact expected MSE per pixel on the fitted images, before clamping:")
+        typer.echo("  sigma  " + "".join(f"{f'degree {d}':>12}" for d in range(1, degree + 1)))
+        for s in sigma:
+            values = [row["expected_mse"] for row in rows if row["sigma"] == s]
+            typer.echo(f"  {s:<7g}" + "".join(f"{value:12.6f}" for value in values))
+    else:
+        typer.echo("over-complete basis: its coefficients' errors do not add up to the pixels', so none is printed")
+    if report_file is not None:
+        write_json(
+            report_file,
+            {"model": model.get_params(), "errors": rows, "data": data.provenance, "provenance": provenance()},
+        )
+
+
+if __name__ == "__main__":
+    app()
