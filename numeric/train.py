@@ -27,7 +27,7 @@ from numeric.baselines.network import NetworkDenoiser, load_network, save_networ
 from numeric.data import DataError, ImageSet, load_mnist
 from numeric.estimator import _free_memory
 from numeric.progress import progress_bar
-from numeric.results import load_tensors, provenance, read_json, save_tensors, write_json
+from numeric.results import load_tensors, provenance, save_tensors, write_json
 from numeric.sweep import evaluate
 
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
