@@ -82,7 +82,7 @@ def plain_log(axis: Any, which: str = "y") -> None:
     target = axis.yaxis if which == "y" else axis.xaxis
     (axis.set_yscale if which == "y" else axis.set_xscale)("log")
     low, high = axis.get_ylim() if which == "y" else axis.get_xlim()
-    subs = (1.0, 2.0, 5.0) if high < 200 * low else (1.0,)
+    subs = (1.0, 2.0, 5.0) if high < 200 * low else (1.0, 3.0) if high < 1e4 * low else (1.0,)
     target.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=14))
     target.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     target.set_minor_formatter(matplotlib.ticker.NullFormatter())
