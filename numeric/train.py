@@ -73,19 +73,23 @@ def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator
 
 
 def saved_bytes(network: nn.Module, edm: EDM, shape: tuple[int, int, int]) -> int:
-    """Bytes that autograd keeps per image between forward and backward, counted on one image."""
-    total = 0
+    """Bytes that autograd keeps per image between forward and backward: those of two images less those of one."""
 
-    def pack(tensor: Tensor) -> Tensor:
-        nonlocal total
-        total += tensor.numel() * tensor.element_size()
-        return tensor
+    def kept(count: int) -> int:
+        total = 0
 
-    device = next(network.parameters()).device
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        x = torch.zeros(1, *shape, device=device)
-        edm.loss(network, x, torch.ones(1, device=device), torch.zeros_like(x))
-    return total
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal total
+            total += tensor.numel() * tensor.element_size()
+            return tensor
+
+        device = next(network.parameters()).device
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            x = torch.zeros(count, *shape, device=device)
+            edm.loss(network, x, torch.ones(count, device=device), torch.zeros_like(x))
+        return total
+
+    return kept(2) - kept(1)
 
 
 def check_memory(network: nn.Module, edm: EDM, shape: tuple[int, int, int], batch_size: int, device: str) -> None:

@@ -51,7 +51,9 @@ def test_linear_is_the_gaussian_posterior_mean(images):
         flat = y.flatten(1).numpy()
         direct = mean + (flat - mean) @ np.linalg.solve(covariance + sigma**2 * np.eye(len(mean)), covariance)
         assert np.allclose(model.estimate(y, ve(sigma)).flatten(1).numpy(), direct, atol=1e-10)
-        trace = np.trace(covariance - covariance @ np.linalg.solve(covariance + sigma**2 * np.eye(len(mean)), covariance))
+        trace = np.trace(
+            covariance - covariance @ np.linalg.solve(covariance + sigma**2 * np.eye(len(mean)), covariance)
+        )
         assert model.expected_mse(sigma) == pytest.approx(trace / len(mean), rel=1e-9)
 
 
@@ -65,7 +67,9 @@ def test_shared_readout_at_degree_one_is_linear(images):
     data = ImageSet(torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
     shared = SharedWaveletScore("independent", 1, levels=1, ridge=1e-12).fit(data)
     y = noisy(data, 0.3)
-    assert torch.allclose(shared.estimate(y.double(), ve(0.3)), LinearDenoiser().fit(data).estimate(y.double(), ve(0.3)), atol=1e-6)
+    assert torch.allclose(
+        shared.estimate(y.double(), ve(0.3)), LinearDenoiser().fit(data).estimate(y.double(), ve(0.3)), atol=1e-6
+    )
 
 
 # ----- optimal and local -----------------------------------------------------------------------------------------------
@@ -82,7 +86,9 @@ def test_chunks_change_nothing(images, sigma):
     y = noisy(images, sigma).double()
     data = ImageSet(images[:].double())
     assert torch.allclose(
-        OptimalDenoiser(chunk=5).fit(data).estimate(y, ve(sigma)), direct_posterior(data[:].double(), y, sigma), atol=1e-6
+        OptimalDenoiser(chunk=5).fit(data).estimate(y, ve(sigma)),
+        direct_posterior(data[:].double(), y, sigma),
+        atol=1e-6,
     )
     for make in (
         lambda c: LocalScoreMachine(3, False, chunk=c),
@@ -116,10 +122,12 @@ def test_local_machine_against_its_definition(images, border, equivariant):
 
     def window(image, i, j):
         rows = [[(i + a, j + b) for b in (-1, 0, 1)] for a in (-1, 0, 1)]
+
         def value(r, c):
             if border == "circular":
                 return float(image[r % 6, c % 6])
             return float(image[r, c]) if 0 <= r < 6 and 0 <= c < 6 else 0.0
+
         return np.array([[value(r, c) for r, c in row] for row in rows])
 
     def place(i):
@@ -437,7 +445,9 @@ def test_weights_round_trip_and_listing(tmp_path, images):
     nn.init.normal_(network.output.weight)
     path = tmp_path / "2blocks_noattn_8.safetensors"
     save_network(path, network, config, edm, 1, torch.float32)
-    (tmp_path / "2blocks_noattn_8.json").write_text(json.dumps({"config": {"name": config.name}, "size": 8, "steps": 1500}))
+    (tmp_path / "2blocks_noattn_8.json").write_text(
+        json.dumps({"config": {"name": config.name}, "size": 8, "steps": 1500})
+    )
     (tmp_path / "other.json").write_text("{}")
     found = trained(8, folder=tmp_path)
     assert list(found) == ["U-Net 2blocks_noattn (1,500 steps)"]
@@ -461,7 +471,9 @@ def test_shipped_networks_reproduce_their_records(size, mnist32_test):
     x = mnist32_test.resized(size)[:64]
     y = x + 0.5 * noise_like(x, 11)
     for label, denoiser in found.items():
-        assert f"{denoiser.record['steps']:,} steps" in label and denoiser.record["command"].startswith("python -m numeric.train")
+        assert f"{denoiser.record['steps']:,} steps" in label and denoiser.record["command"].startswith(
+            "python -m numeric.train"
+        )
         each = (denoiser.denoise(y, 0.5) - x).square().flatten(1).mean(1)
         stated = denoiser.record["errors"]["test"]["0.5"]
         error = (float(each.var()) / len(each) + stated["se"] ** 2) ** 0.5

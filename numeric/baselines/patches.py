@@ -135,7 +135,7 @@ class LocalScoreMachine(Denoiser):
 
     def _local(self, y: Tensor, side: int, precision: float) -> Tensor:
         """LS: squared distances of windows are a box filter of squared differences."""
-        n, channels, height, width = y.shape
+        n, _, height, width = y.shape
         reach, kernel = side // 2, torch.ones(1, 1, side, side).to(y)
         state = _Softmax(y)
         for clean in self.data_.batches(self.chunk):
@@ -154,7 +154,7 @@ class LocalScoreMachine(Denoiser):
 
     def _equivariant(self, y: Tensor, side: int, precision: float) -> Tensor:
         """ELS: every window of ``y`` against every training window of its border class, by one matrix product a class."""
-        n, channels, height, width = y.shape
+        height, width = y.shape[-2:]
         classes = self._classes((height, width), side)
         queries, out = self._windows(y, side), torch.empty_like(y).flatten(2)
         chunk = max(1, min(self.chunk, BLOCK // (height * width) ** 2))
@@ -205,9 +205,7 @@ class LocalityDenoiser(Denoiser):
 
     label = "PCA locality"
 
-    def fit(
-        self, images: Any, y: None = None, *, linear: LinearDenoiser | None = None, **_: Any
-    ) -> LocalityDenoiser:
+    def fit(self, images: Any, y: None = None, *, linear: LinearDenoiser | None = None, **_: Any) -> LocalityDenoiser:
         """Covariance of all images (or that of a fitted ``linear``); the sums run over the first ``n_train``."""
         data = as_image_set(images)
         self.linear_ = linear if linear is not None else LinearDenoiser().fit(data)
