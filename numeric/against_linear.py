@@ -23,6 +23,7 @@ from numeric.figures import (
     sigma_colours,
     sigma_handles,
     split_handles,
+    title_of,
 )
 from numeric.results import provenance, save_figure
 
@@ -161,7 +162,7 @@ def draw(results: dict[int, dict[str, Any]], config: LinearConfig) -> Any:
                 axis.axhline(1.0, color="0.25", linewidth=1.0)
                 integer_axis(axis)
                 if row == 0:
-                    axis.set_title(method.replace(", own", "\nown").replace(", shared", "\nshared"))
+                    axis.set_title(title_of(method).replace(", own", "\nown").replace(", shared", "\nshared"))
                 if row == len(results) - 1:
                     axis.set_xlabel("polynomial degree")
             axes[row, 0].set_ylabel(f"{size}x{size}: MSE over\nthat of the linear denoiser")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from numeric.data import load_mnist
 from numeric.estimator import WaveletScore
-from numeric.figures import IMAGE_STYLE, show_image
+from numeric.figures import IMAGE_STYLE, show_image, title_of
 from numeric.results import provenance, save_figure
 from numeric.sweep import image_errors, noise_like, paired_ratio, summary
 
@@ -123,7 +123,7 @@ def draw(result: dict[str, Any], pictures: dict[tuple[int, float], list[Tensor]]
             )
         fit = result["data"][sizes[0]]["fit"]
         figure.suptitle(
-            f"Held-out digits denoised, {result['method']}, fitted on {fit['count']:,} images of {fit['source']}; below each, its MSE",
+            f"Held-out digits denoised, {title_of(result['method'])}, fitted on {fit['count']:,} images of {fit['source']}; below each, its MSE",
             fontsize=10.5,
             y=1 - 0.1 / figure.get_figheight(),
             va="top",

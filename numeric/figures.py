@@ -49,6 +49,11 @@ def sigma_colours(sigmas: Sequence[float]) -> dict[float, Any]:
     return dict(zip(sigmas, colours))
 
 
+def title_of(label: str) -> str:
+    """A method's label as the paper names it."""
+    return label.replace("band,", "band-tied,", 1) if label.startswith("band,") else label
+
+
 def select(records: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
     """Records whose fields equal the wanted values."""
     return [r for r in records if all(r.get(k) == v for k, v in wanted.items())]

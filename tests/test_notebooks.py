@@ -44,6 +44,13 @@ OWN: dict[str, dict[str, Any]] = {
     "fig5": {"families": ["independent", "band"], "shared": ["independent"], "shared_degree": 1},
     "fig6": {"families": ["independent", "local"]},
     "fig7": {"n_eval": [40, 20], "shared_degrees": [2, 1], "families": ["independent"]},
+    "claims": {
+        "n_network": 20,
+        "n_train": 400,
+        "n_test": 240,
+        "raw_ridges": [1e-2],
+        "claims": ["degree", "linear at 32"],
+    },
     "fig11": {"families": ["independent:1", "band:2"], "shared": ["independent:1"], "size": 16},
 }
 
