@@ -207,3 +207,32 @@ def test_list_shows_parameter_counts():
 
     out = run_cli("--list").output
     assert all(f"{parameter_count(CONFIGS[name].build()):,}"[:5] in out for name in ("cnn", "4blocks_noattn"))
+
+
+def test_table_1_on_little_data(tmp_path):
+    """Every row is measured or says why not; the linear row is the exact expectation within 5 standard errors."""
+    from numeric.table1 import Table1Config, frame, make_table
+
+    config = Table1Config(
+        size=16, n_train=200, n_eval=60, n_network=10, n_slow=5, n_local=20, sigmas=[0.5], families=["independent:2"],
+        shared=["independent:1"], networks=["cnn", "1block_noattn"], steps=2, batch_size=4,
+    )  # fmt: skip
+    _, record, paths = make_table(config, tmp_path, progress=False)
+    rows = {row["method"]: row for row in record["rows"]}
+    assert {p.suffix for p in paths} == {".png", ".pdf", ".json"} and all(p.is_file() for p in paths)
+    assert rows["CNN (2 steps)"]["source"] == "trained here" and rows["CNN (2 steps)"]["parameters"] == 73_921
+    linear, shared = rows["linear"], rows["independent, shared readout, degree 1"]
+    assert linear["errors"]["test"]["0.5"]["mse"] == pytest.approx(shared["errors"]["test"]["0.5"]["mse"], rel=1e-3)
+    assert rows["optimal empirical"]["errors"]["train"]["0.5"]["mse"] < linear["errors"]["train"]["0.5"]["mse"]
+    assert len(frame(record)) == len(record["rows"])
+    told = "\n".join(record["findings"])
+    assert "not trained: none" in told and "test, sigma 0.5: lowest" in told
+    with pytest.raises(ValueError, match="name:degree"):
+        Table1Config(families=["band"])
+    with pytest.raises(ValueError, match="unknown configuration"):
+        Table1Config(networks=["resnet"])
+    skipped = Table1Config(networks=["4blocks_wide64_noattn"], steps=0, size=16)
+    from numeric.table1 import _networks
+
+    models, facts = _networks(skipped, ImageSet(torch.rand(3, 1, 16, 16)), False)
+    assert models == {} and next(iter(facts.values()))["source"] == "not trained"
