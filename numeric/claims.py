@@ -61,6 +61,8 @@ def run_claims(config: ClaimsConfig, names: Sequence[str] | None = None, progres
     chosen = [known[n] for n in names] if names else list(CLAIMS)
     start = time.perf_counter()
     measurements = Measurements(config, progress)
+    if not names:  # one size after the other, so that no family is fitted twice
+        measurements.measure_all()
     tested = []
     with progress_bar(len(chosen), "claims", progress, "claim") as bar:
         for claim in chosen:

@@ -292,6 +292,15 @@ class Measurements:
                 write_json(path, self._memory[name])
         return self._memory[name]
 
+    def measure_all(self) -> None:
+        """Every measurement that the claims use, one image size after the other (fits are kept in memory meanwhile)."""
+        small, large = (str(size) for size in self.config.sizes)
+        first = [n for n in self._measures if n.endswith(f" {small}")] + ["ridges", "sampled", "generated"]
+        second = [n for n in self._measures if n.endswith(f" {large}")] + ["matched noise"]
+        rest = ["shared", "over-complete"] + ["shared large"] * self.config.shared_large
+        for name in [*first, *second, *rest]:
+            self.rows(name)
+
     @property
     def small(self) -> int:
         return self.config.sizes[0]

@@ -3,7 +3,7 @@
 Two maps, both of exact expected squared errors (DESIGN section 4), on the fitted data and on held-out data:
 
 - *correlations*: how much the error of every scale and orientation falls when a family may use the orientations at its
-  place, its neighbours by radius, a higher degree, or the coefficient one scale above;
+  place (alone, or given its neighbours), its neighbours by radius, a higher degree, or the coefficient one scale above;
 - *moments*: how much it rises when the system is solved with some cumulants of the clean data replaced by a Gaussian's,
   which are zero from the third on.
 """
@@ -28,6 +28,7 @@ from numeric.data import ImageSet, load_mnist
 from numeric.estimator import Solution, WaveletScore
 from numeric.families import MonomialPlan
 from numeric.figures import STYLE, select
+from numeric.folds import FoldedFit, jackknife
 from numeric.moments import CleanMoments
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
@@ -164,7 +165,7 @@ class DiagnosticsConfig:
         size: image side. n_train, n_test: images (None: all). sigmas: VE noise levels.
         degree: of the families compared. max_degree: highest degree of the degree map.
         max_radius: highest radius of the neighbour map (pairwise interactions).
-        folds: parts of the held-out images for their standard error (moments of parts add up).
+        folds: parts of the images of each split, for standard errors (moments of parts add up).
         ablation_degree: of the families whose moments are ablated.
         ridge: of the fits compared.
     """
@@ -195,50 +196,36 @@ class DiagnosticsConfig:
 
 
 class _Fit:
-    """A fitted family with its held-out moments in folds."""
+    """A fitted family with its exact errors by fold of both splits."""
 
     def __init__(self, model: WaveletScore, train: ImageSet, test: ImageSet, folds: int, progress: bool) -> None:
-        self.model = model.fit(train, progress=progress)
-        edges = np.linspace(0, len(test), folds + 1).astype(int)
-        self.folds = [
-            model.new_moments(test.shape).fit(b for b in [test[int(low) : int(high)]])
-            for low, high in zip(edges[:-1], edges[1:])
-        ]
+        self.folded = FoldedFit(model, {"train": train, "test": test}, folds, progress=progress)
+        self.model = self.folded.model
 
     def errors(self, noise: NoiseLevel, degree: int) -> dict[str, Any]:
-        """Errors by band: ``train`` one dictionary, ``test`` one per fold."""
-        solution = self.model.solve(noise, degree)
-        return self._errors(solution)
+        """Errors by band, one dictionary per fold of each split."""
+        return self._errors(self.model.solve(noise, degree))
 
     def _errors(self, solution: Solution) -> dict[str, Any]:
         return {
-            "train": [by_band(self.model, target_errors(self.model, solution))],
-            "test": [by_band(self.model, target_errors(self.model, solution, part)) for part in self.folds],
+            split: [by_band(self.model, errors) for errors in self.folded.target_errors([solution], split)[:, 0]]
+            for split in self.folded.tables
         }
 
     def ablated(self, noise: NoiseLevel, degree: int, orders: Sequence[int]) -> tuple[dict[str, Any], float]:
         """Errors on the true moments of denoisers solved from ablated ones, and the share of directions left out."""
         blocks, lost, count = [], 0.0, 0
-        own = []
-        for block, table in zip(self.model.moments_.blocks, self.model.central_):
-            mean = self.model.mean_[torch.as_tensor(block.block.variables)].T
+        for block, table, mean in zip(self.model.moments_.blocks, self.model.central_, self.folded.means):
             part, share = solve_projected(gaussianise(table, block.plan, orders), mean, block.plan, noise, degree)
-            own.append(held_out_error(part, table, mean, noise))
             blocks.append(part)
             lost, count = lost + float(share.sum()), count + len(share)
-        solution = Solution(noise, degree, tuple(blocks))
-        errors = self._errors(solution)
-        train = torch.empty_like(self.model.mean_)
-        for block, error in zip(self.model.moments_.blocks, own):
-            train[torch.as_tensor(block.block.targets)] = error
-        errors["train"] = [by_band(self.model, train)]
-        return errors, lost / count
+        return self._errors(Solution(noise, degree, tuple(blocks))), lost / count
 
 
 def _compare(base: dict[str, Any], other: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
     """Rows of the relative fall of the error from ``base`` to ``other`` per split and band, and for the whole image.
 
-    ``gain`` is ``1 - other / base`` on all images of the split; ``se`` its standard error over the held-out folds (paired).
+    ``gain`` is ``1 - other / base`` on all images of the split; ``se`` its jackknife standard error over folds (paired).
     """
     rows = []
     for split in ("train", "test"):
@@ -247,17 +234,15 @@ def _compare(base: dict[str, Any], other: dict[str, Any], **fields: Any) -> list
             chosen = keys if key == ("all", "all") else [key]
             a = np.array([sum(fold[k] for k in chosen) for fold in base[split]])
             b = np.array([sum(fold[k] for k in chosen) for fold in other[split]])
-            gain = 1 - b.mean() / a.mean()
-            influence = -(b - b.mean() / a.mean() * a) / a.mean()
-            se = float(influence.std(ddof=1) / len(a) ** 0.5) if len(a) > 1 else None
+            gain = jackknife(lambda x, y: 1 - y / x, a, b)
             rows.append(
                 {
                     **fields,
                     "split": split,
                     "scale": key[0],
                     "orientation": key[1],
-                    "gain": float(gain),
-                    "se": se,
+                    "gain": gain["value"],
+                    "se": gain["se"],
                     "error": float(b.mean()),
                     "reference_error": float(a.mean()),
                 }
@@ -280,6 +265,10 @@ def correlation_rows(config: DiagnosticsConfig, fits: dict[str, _Fit], sigma: fl
         errors = fits[f"local {radius}"].errors(noise, degree)
         rows += _compare(previous, errors, correlation=f"neighbours, radius {radius - 1} to {radius}", sigma=sigma)
         previous = errors
+    near = fits["local 1"].errors(noise, degree)
+    rows += _compare(
+        near, fits["joint"].errors(noise, degree), correlation="orientations, given neighbours of radius 1", sigma=sigma
+    )
     return rows
 
 
@@ -315,6 +304,7 @@ def diagnose(config: DiagnosticsConfig, progress: bool = True) -> dict[str, Any]
         "independent": WaveletScore("independent", max(config.max_degree, n, a), ridge=config.ridge),
         "band": WaveletScore("band", max(n, a) if "band" in ablated else n, ridge=config.ridge),
         "parent": WaveletScore("parent", n, ridge=config.ridge),
+        "joint": WaveletScore("joint", n, 1, ridge=config.ridge),
     }
     for radius in range(1, config.max_radius + 1):
         degree = max(n, a) if radius == 1 and "local" in ablated else n
