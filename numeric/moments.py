@@ -21,8 +21,8 @@ from torch import Tensor
 from numeric.families import Block, Family, MonomialPlan, monomial_plan, product_count
 from numeric.wavelets import WaveletTransform
 
-CHUNK_BYTES = 96 * 2**20
-"""Working memory of one step of the pass (feature matrices of a chunk of groups)."""
+CHUNK_BYTES = 8 * 2**20
+"""Working memory of one step of the pass (feature matrices of a chunk of groups); small enough to stay in the cache."""
 
 
 class MomentError(ValueError):

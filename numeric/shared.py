@@ -4,6 +4,11 @@ This is the paper's code, with the noise integrated exactly instead of sampled. 
 ``S = E[B B^T]`` over all monomials.  At any noise level the noisy Gram follows from Wick's theorem: contracting noise
 inside each factor gives ``Z = T S T^T`` with a sparse T, and contracting across the two factors adds
 ``sum_kappa s^(2|kappa|) / kappa! (d^kappa alpha)(d^kappa beta) Z``, non-zero only where two monomials share variables.
+
+In an over-complete basis the coefficients' noise is correlated, with covariance ``K = W W^T``.  Any two letters may then
+contract: inside a factor every pairing of letters weighs ``prod K_ij``, and across the factors
+``sum_{kappa, lambda} s^(2m) perm(K[kappa, lambda]) / (kappa! lambda!) (d^kappa alpha)(d^lambda beta) Z`` with
+``m = |kappa| = |lambda|`` and the permanent of a small block of K.  At ``K = I`` this is the sum above.
 """
 
 from __future__ import annotations
@@ -11,8 +16,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from math import factorial
+from itertools import combinations, permutations
+from math import comb, factorial
 from typing import Any
 
 import numpy as np
@@ -27,7 +32,7 @@ from numeric.estimator import NotFittedError, _free_memory
 from numeric.families import Family, FamilyError, closure
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
-from numeric.solve import BASES, Ridge, SingularGramError, hermite_coefficients
+from numeric.solve import BASES, GCV_GRID, Ridge, SingularGramError, gcv_scores, hermite_coefficients
 from numeric.wavelets import WaveletTransform
 
 
@@ -73,10 +78,52 @@ class _Divisors:
     falling: list[np.ndarray]
 
 
+@dataclass(frozen=True)
+class _Incidences:
+    """All ways to take ``order`` letters out of a monomial: which letters, what is left, the weight falling / kappa!."""
+
+    kappas: np.ndarray  # (kinds, order) the distinct letters taken
+    kappa: np.ndarray  # (incidences,) which of them
+    monomial: np.ndarray  # (incidences,)
+    left: np.ndarray  # (incidences,)
+    weight: np.ndarray  # (incidences,)
+
+
+CROSS_LIMIT = 2 * 10**10
+"""Most pairs of incidences (each some flops) that the correlated noise integration takes on: about ten minutes."""
+CROSS_BYTES = 2**27
+"""Working memory of one step of it."""
+
+
+def permanents(k: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """``perm(k[rows_i, columns_j])`` for all pairs of index lists ``(r, m)`` and ``(c, m)``, ``(r, c)``."""
+    out = np.zeros((len(rows), len(columns)))
+    for order in permutations(range(columns.shape[1])):
+        term = np.ones_like(out)
+        for place, other in enumerate(order):
+            term *= k[rows[:, place][:, None], columns[:, other][None, :]]
+        out += term
+    return out
+
+
+def pairings(letters: Sequence[int]) -> list[tuple[list[tuple[int, int]], list[int]]]:
+    """Every partial pairing of a word's letters: (pairs, letters left), the empty one included."""
+    if not letters:
+        return [([], [])]
+    first, rest = letters[0], list(letters[1:])
+    out = [(pairs, [first, *left]) for pairs, left in pairings(rest)]
+    for i, other in enumerate(rest):
+        out += [([(first, other), *pairs], left) for pairs, left in pairings(rest[:i] + rest[i + 1 :])]
+    return out
+
+
 class SharedWaveletScore(Denoiser, BaseEstimator):
     """Wavelet score with the ``shared`` readout: every pixel reads all features.  Degree 1 *is* the linear denoiser.
 
-    Args: as :class:`numeric.estimator.WaveletScore`; orthonormal bases only (the noise must be white in coefficients).
+    Args: as :class:`numeric.estimator.WaveletScore`; ``ridge="gcv"`` chooses one lambda per noise level (all outputs share
+        one system). Every ``mode`` of the transform can be had; in over-complete ones the noise is correlated and its
+        exact integration costs the square of the number of ways to take letters out of monomials, which is realistic at
+        small sizes and degrees up to 3 (8 x 8 and 16 x 16). It refuses what would take too long.
 
     Memory is about ``4 P^2`` float64 for P features (32 x 32 independent degree 3: P = 3,073, 0.3 GiB).
     """
@@ -93,13 +140,15 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         wavelet: str = "db2",
         levels: int | None = None,
         basis: str = "monomial",
-        ridge: float = 1e-6,
+        ridge: float | str = 1e-6,
         ridge_side: str = "denoiser",
         ridge_scaling: str = "unit",
+        mode: str = "periodization",
     ) -> None:
         self.family, self.degree, self.radius, self.interactions = family, degree, radius, interactions
         self.channels_coupled, self.wavelet, self.levels = channels_coupled, wavelet, levels
         self.basis, self.ridge, self.ridge_side, self.ridge_scaling = basis, ridge, ridge_side, ridge_scaling
+        self.mode = mode
 
     @property
     def label(self) -> str:
@@ -113,11 +162,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             raise ValueError(f"unknown basis {self.basis!r}: use 'monomial' or 'hermite'")
         data = as_image_set(images)
         channels = data.shape[0]
-        transform = WaveletTransform(data.shape[1:], self.wavelet, self.levels)
-        if not transform.is_orthonormal:
-            raise ValueError(
-                f"the shared readout needs an orthonormal basis; {self.wavelet!r} is not: use db2, haar, sym4, ..."
-            )
+        transform = WaveletTransform(data.shape[1:], self.wavelet, self.levels, self.mode)
         family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
         rows = shared_monomials(family, transform, self.degree, channels)
         needed, free = 4 * 8 * len(rows) ** 2, _free_memory()
@@ -126,6 +171,14 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 f"{len(rows):,} shared features need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
                 "use a lower degree, a smaller family or the 'own' readout"
             )
+        if not transform.is_orthonormal:
+            ways = self._incidence_counts(rows)
+            if sum(n * n for n in ways) > CROSS_LIMIT:
+                raise MemoryError(
+                    f"{len(rows):,} shared features in the over-complete basis {transform} have {max(ways):,} contractions; "
+                    "integrating correlated noise over all pairs of them would take too long: use smaller images, a lower "
+                    "degree, mode='periodization' or the 'own' readout"
+                )
         self.transform_, self.channels_, self.monomials_ = transform, channels, rows
         n_coefficients = channels * transform.n_coefficients
         centre = torch.zeros(n_coefficients, dtype=torch.float64)
@@ -141,9 +194,14 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 features = self._features(transform.forward(batch.double()).flatten(1) - centre)
                 gram.addmm_(features, features.T)
                 bar.update(len(batch))
+        self.n_images_ = len(data)
         self.gram_, self.mean_ = (gram / len(data)).numpy(), centre.numpy()
         self._divisors: _Divisors | None = None
-        self._solutions: dict[Any, tuple[Tensor, Tensor, Tensor, float]] = {}
+        self._solutions: dict[Any, tuple[Tensor, Tensor, float]] = {}
+        self._chosen: dict[Any, float] = {}
+        self._taken: list[_Incidences] | None = None
+        covariance = transform.noise_covariance
+        self._covariance = None if covariance is None else np.kron(np.eye(channels), covariance)
         return self
 
     def _check_fitted(self) -> None:
@@ -224,9 +282,70 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             [np.array(c[2]) for c in columns],
         )
 
+    @staticmethod
+    def _incidence_counts(rows: np.ndarray) -> list[int]:
+        """Bound on the ways to take 1, 2, ... letters out of all monomials."""
+        letters = (rows >= 0).sum(axis=1)
+        return [int(sum(comb(int(n), m) for n in letters)) for m in range(1, rows.shape[1] + 1)]
+
+    def _incidences(self) -> list[_Incidences]:
+        """The ways to take 1, 2, ... letters out of every monomial."""
+        index, width = _Index(self.monomials_), self.monomials_.shape[1]
+        out = []
+        for order in range(1, width + 1):
+            kinds: dict[tuple[int, ...], int] = {}
+            columns: list[tuple[int, int, int, float]] = []
+            for number, row in enumerate(self.monomials_):
+                letters = row[row >= 0].tolist()
+                ways: dict[tuple[int, ...], int] = defaultdict(int)
+                for chosen in combinations(letters, order):
+                    ways[chosen] += 1  # the number of ways is falling / kappa!
+                for kappa, weight in ways.items():
+                    left = list(letters)
+                    for letter in kappa:
+                        left.remove(letter)
+                    columns.append((kinds.setdefault(kappa, len(kinds)), number, index(left, width), float(weight)))
+            kappa, monomial, left_, weights = (np.array(c) for c in zip(*columns))
+            out.append(_Incidences(np.array(list(kinds)), kappa, monomial, left_, weights))
+        return out
+
+    def _correlated_gram(self, noise: NoiseLevel, size: int) -> np.ndarray:
+        """Exact ``E[phi phi^T]`` with noise of covariance ``s^2 K``: all pairings inside, permanents across."""
+        a, s, k = noise.alpha, noise.sigma, self._covariance
+        assert k is not None
+        index, width = _Index(self.monomials_), self.monomials_.shape[1]
+        i, j, value = [], [], []
+        for number, row in enumerate(self.monomials_[:size]):
+            for pairs, left in pairings(row[row >= 0].tolist()):
+                i.append(number)
+                j.append(index(left, width))
+                value.append(a ** len(left) * float(np.prod([s * s * k[p] for p in pairs])))
+        t = sp.csr_matrix((value, (i, j)), shape=(size, size))  # entries of one place are summed
+        z = t @ (t @ self.gram_[:size, :size]).T
+        self._transfer = t
+        out = z.copy()
+        if self._taken is None:
+            self._taken = self._incidences()
+        for order, taken in enumerate(self._taken, start=1):
+            keep = np.flatnonzero(taken.monomial < size)
+            if len(keep) == 0:
+                continue
+            kappa, left = taken.kappa[keep], taken.left[keep]
+            gather = sp.csr_matrix((taken.weight[keep], (taken.monomial[keep], np.arange(len(keep)))), (size, len(keep)))
+            step = max(1, CROSS_BYTES // (8 * len(keep)))
+            for start in range(0, len(keep), step):
+                rows = slice(start, start + step)
+                used, place = np.unique(kappa[rows], return_inverse=True)
+                weight = permanents(k, taken.kappas[used], taken.kappas)
+                block = weight[place][:, kappa] * z[np.ix_(left[rows], left)]
+                out += s ** (2.0 * order) * (gather[:, rows] @ (gather @ block.T).T)
+        return out
+
     def noisy_gram(self, noise: NoiseLevel, degree: int) -> np.ndarray:
         """Exact ``E[phi phi^T]`` of the noisy centred monomials, ``(P, P)``; noise variance integrated by Wick's theorem."""
         a, s, size = noise.alpha, noise.sigma, self.count(degree)
+        if self._covariance is not None:
+            return self._correlated_gram(noise, size)
 
         def contract(_: int, power: int) -> list[tuple[int, float]]:
             return [
@@ -257,8 +376,6 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
 
     def _feature_map(self, noise: NoiseLevel, size: int, sd: np.ndarray) -> sp.csr_matrix:
         """The requested basis in centred noisy monomials (sparse)."""
-        from math import comb
-
         if self.basis == "monomial":
             mean = noise.alpha * self.mean_
 
@@ -275,8 +392,8 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
     def solve(self, noise: NoiseLevel | float, degree: int | None = None) -> tuple[Tensor, Tensor, float]:
         """Readout ``(P, channels * n_coefficients)`` to clean coefficients, and the exact expected squared error.
 
-        Returns ``(readout, feature_norm, expected_error)``; the readout acts on centred noisy monomials over the norm.
-        Pixel ridge equals wavelet ridge plus synthesis for an orthonormal basis (Lemma C.1).
+        Returns ``(readout, feature_norm, expected_error)``; the readout acts on centred noisy monomials over the norm, and
+        the error is summed over pixels. Pixel ridge equals wavelet ridge plus synthesis (Lemma C.1).
         """
         self._check_fitted()
         level = as_noise(noise)
@@ -300,7 +417,24 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             rhs = p + np.outer(r @ gram[:, 0], self.mean_)
         norm = 1.0 / np.sqrt(g.diagonal())
         g = g * norm[:, None] * norm[None, :]
-        g[np.diag_indices(size)] += ridge.strength * (1.0 if ridge.scaling == "unit" else norm**2)
+        weight = np.ones(size) if ridge.scaling == "unit" else norm**2
+        if isinstance(ridge.strength, str):
+            # One system serves all outputs, so one lambda does; weights are moved into the features first.
+            root = 1.0 / np.sqrt(weight)
+            second = n / s**2 if ridge.side == "score" else self.gram_[lin, lin].sum() + (self.mean_**2).sum()
+            if ridge.side == "score" and self._covariance is not None:
+                second = np.trace(self._covariance) / s**2
+            scores = gcv_scores(
+                torch.from_numpy(g * root[:, None] * root[None, :])[None],
+                torch.from_numpy(rhs * (norm * root)[:, None])[None],
+                torch.tensor([second], dtype=torch.float64),
+                self.n_images_,
+            )
+            strength = GCV_GRID[int(scores[:, 0].argmin())]
+        else:
+            strength = ridge.strength
+        self._chosen[level, degree] = strength
+        g[np.diag_indices(size)] += strength * weight
         factor, info = torch.linalg.cholesky_ex(torch.from_numpy(g))
         if int(info):
             raise SingularGramError(
@@ -314,7 +448,12 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             readout[0] += self.mean_
         centred = readout.copy()
         centred[0] -= self.mean_
-        variance = self.gram_[lin, lin].sum()
+        if self._covariance is None:
+            variance = self.gram_[lin, lin].sum()
+        else:  # errors of coefficients do not add up to the pixels': synthesise (x = W^+ w) before squaring
+            synthesis = self._synthesis()
+            centred, cross = centred @ synthesis, cross @ synthesis
+            variance = np.einsum("ip,ij,jp->", synthesis, self.gram_[np.ix_(lin, lin)], synthesis, optimize=True)
         error = float(variance - 2 * (centred * cross).sum() + (centred * (gram @ centred)).sum())
         scale = np.sqrt(gram.diagonal())
         if len(self._solutions) >= 4:
@@ -325,7 +464,18 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
 
     def expected_mse(self, noise: NoiseLevel | float, degree: int | None = None) -> float:
         """Exact expected MSE per pixel on the fitted data, before clamping."""
-        return self.solve(noise, degree)[2] / len(self.mean_)
+        error = self.solve(noise, degree)[2]
+        return error / (self.channels_ * self.transform_.shape[0] * self.transform_.shape[1])
+
+    def chosen_ridge(self, noise: NoiseLevel | float, degree: int | None = None) -> float:
+        """The lambda used at a noise level, for ``ridge="gcv"`` the chosen one."""
+        self.solve(noise, degree)
+        return self._chosen[as_noise(noise), self.degree if degree is None else degree]
+
+    def _synthesis(self) -> np.ndarray:
+        """``(W^+)^T`` of all channels, ``(channels * n_coefficients, channels * pixels)``."""
+        identity = torch.eye(self.transform_.n_coefficients, dtype=torch.float64)[:, None]
+        return np.kron(np.eye(self.channels_), self.transform_.inverse(identity).flatten(1).numpy())
 
     # ----- use ---------------------------------------------------------------------------------------------------------
 

@@ -119,8 +119,8 @@ class Stencil:
                 inner = out.narrow(axis, group.lo, group.hi - group.lo)
                 for order, (segment, first, weight) in enumerate(group.taps):
                     stop = first + self.step * (group.hi - group.lo - 1) + 1
-                    rows = slice(first, stop, self.step)
-                    source = inputs[segment][rows] if axis == 0 else inputs[segment][:, rows]
+                    moved = slice(first, stop, self.step)
+                    source = inputs[segment][moved] if axis == 0 else inputs[segment][:, moved]
                     _add(inner, source, weight, order == 0)
             if group.border_taps is not None:
                 for row, taps in zip(group.border, group.border_taps):
