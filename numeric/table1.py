@@ -93,8 +93,8 @@ def _closed_forms(config: Table1Config, train_images: Any) -> tuple[dict[str, De
             **more,
         }
 
-    n, pixels = len(train_images), train_images.shape[1] * train_images.shape[2]
-    add("linear", LinearDenoiser(), pixels * (pixels + 3) // 2, n)
+    n, pixels, linear = len(train_images), train_images.shape[1] * train_images.shape[2], LinearDenoiser()
+    add("linear", linear, pixels * (pixels + 3) // 2, n)
     for item in config.families:
         name, degree = item.split(":")
         model = WaveletScore(name, int(degree))
@@ -110,7 +110,7 @@ def _closed_forms(config: Table1Config, train_images: Any) -> tuple[dict[str, De
         models |= {
             "optimal empirical": OptimalDenoiser().fit(train_images),
             machine.label: machine.fit(train_images),
-            locality.label: locality.fit(train_images, linear=models["linear"]),
+            locality.label: locality.fit(train_images, linear=linear),
             bayes.label: bayes,
         }
         facts |= {

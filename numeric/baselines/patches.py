@@ -136,16 +136,14 @@ class LocalScoreMachine(Denoiser):
     def _local(self, y: Tensor, side: int, precision: float) -> Tensor:
         """LS: squared distances of windows are a box filter of squared differences."""
         n, _, height, width = y.shape
-        reach, kernel = side // 2, torch.ones(1, 1, side, side).to(y)
+        reach, ones = side // 2, torch.ones(1, 1, side, 1).to(y)
         state = _Softmax(y)
         for clean in self.data_.batches(self.chunk):
             clean = clean.to(y)
             d2 = (y[:, None] - clean[None]).square().sum(2).flatten(0, 1)[:, None]
             # Zero padding and the border's own windows agree here: both images have nothing outside.
-            if self.border == "circular":
-                d2 = F.conv2d(F.pad(d2, (reach,) * 4, mode="circular"), kernel)
-            else:
-                d2 = F.conv2d(d2, kernel, padding=reach)
+            mode = "circular" if self.border == "circular" else "constant"
+            d2 = F.conv2d(F.conv2d(F.pad(d2, (reach,) * 4, mode=mode), ones), ones.transpose(2, 3))
             logits = -0.5 * precision * d2.reshape(n, len(clean), 1, height, width)
             top = logits.amax(1)
             p = (logits - top[:, None]).exp()

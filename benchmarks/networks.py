@@ -1,0 +1,180 @@
+"""Networks against the analytic path: denoising speed, and training time to the error of a closed form.
+
+``python -m benchmarks.networks`` uses the GPU where there is one, else the CPU, says which, and writes
+``benchmarks/networks.json``.  Wall and CPU seconds are given; ratios use CPU seconds on a CPU (they do not depend on
+what else the machine does) and wall seconds on a GPU.
+
+Time to equal error: every shipped network's record holds its held-out error along training.  The closed forms are
+measured here on the same images and the same noise; the first milestone at which the network is at or below them, times
+the seconds of one training step measured in this run, is set against the closed form's fit and solve, measured in this run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from numeric.baselines import trained
+from numeric.baselines.configs import CONFIGS
+from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.network import NetworkDenoiser
+from numeric.baselines.optimal import OptimalDenoiser
+from numeric.data import ImageSet, load_mnist
+from numeric.denoiser import Denoiser
+from numeric.estimator import WaveletScore
+from numeric.results import provenance, write_json
+from numeric.shared import SharedWaveletScore
+from numeric.sweep import noise_like
+from numeric.train import SIGMAS, Schedule, Trainer, measure
+
+OUTPUT = Path(__file__).with_suffix(".json")
+
+
+def timed(action: Callable[[], Any], device: str, repeat: int = 3) -> dict[str, float]:
+    """Least wall and CPU seconds of ``repeat`` runs after one unmeasured run."""
+    action()
+    best = {"wall": float("inf"), "cpu": float("inf")}
+    for _ in range(repeat):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        wall, cpu = time.perf_counter(), time.process_time()
+        action()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = {
+            "wall": min(best["wall"], time.perf_counter() - wall),
+            "cpu": min(best["cpu"], time.process_time() - cpu),
+        }
+    return best
+
+
+def once(action: Callable[[], Any]) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def closed_forms(train: ImageSet, device: str) -> tuple[dict[str, Denoiser], dict[str, dict[str, float]]]:
+    """Fitted models and the seconds of fit plus solve at all four noise levels."""
+    models: dict[str, Any] = {"linear": LinearDenoiser()}
+    for name, degree in (("independent", 3), ("band", 3), ("local", 3)):
+        model = WaveletScore(name, degree, device=device)
+        models[f"{model.label}, degree {degree}"] = model
+    shared = SharedWaveletScore("independent", 2)
+    models[f"{shared.label}, degree 2"] = shared
+    seconds = {}
+    probe = train[:1].to(device)
+
+    def fit(model: Any) -> None:
+        model.fit(train)
+        for sigma in SIGMAS:
+            model.denoise(probe, sigma)
+
+    for label, model in models.items():
+        seconds[label] = once(lambda model=model: fit(model))
+    return models, seconds
+
+
+def step_seconds(record: dict[str, Any], train: ImageSet, device: str) -> dict[str, float]:
+    """Seconds of one training step of a record's configuration, batch size and precision, measured now."""
+    s = record["schedule"]
+    schedule = Schedule(10, s["batch_size"], s["learning_rate"], bf16=s["bf16"], device=device)
+    trainer = Trainer(CONFIGS[record["config"]["name"]], train, schedule)
+    return timed(trainer.advance, device, repeat=3)
+
+
+def to_equal_error(record: dict[str, Any], sigma: str, target: float) -> dict[str, Any] | None:
+    """First milestone of a record's error curve at or below ``target``, or None."""
+    for point in record["held_out_curve"]:
+        if point["mse"][sigma] <= target:
+            return point
+    return None
+
+
+def main(
+    size: Annotated[int, typer.Option(help="image side, pixels")] = 32,
+    n_train: Annotated[int | None, typer.Option(help="images to fit on (default: all)")] = None,
+    n_denoise: Annotated[int, typer.Option(help="images to denoise for the speeds")] = 500,
+    n_optimal: Annotated[int, typer.Option(help="training images of the optimal empirical denoiser")] = 10_000,
+    threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
+    output: Annotated[Path, typer.Option(help="results file")] = OUTPUT,
+) -> None:
+    """Measure, print the ratios and write the results file."""
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    clock = "wall" if device == "cuda" else "cpu"
+    hardware = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)"
+    typer.echo(f"on {hardware}; ratios of {clock} seconds")
+    train = load_mnist("train", size=size, count=n_train)
+    test = load_mnist("test", size=size)
+    models, fit = closed_forms(train, device)
+    optimal = OptimalDenoiser().fit(train.take(n_optimal))
+    networks = trained(size)
+    x = test[:n_denoise].to(device)
+    y = x + 0.5 * noise_like(x, 0)
+    speeds = {}
+    for label, model in {**models, f"optimal empirical, {len(optimal.data_):,} images": optimal, **networks}.items():
+        if isinstance(model, NetworkDenoiser):
+            model.bf16 = bool(model.record["schedule"]["bf16"])
+        seconds = timed(lambda model=model: model.denoise(y, 0.5), device, repeat=2)
+        speeds[label] = {**seconds, "images_per_second": len(y) / seconds[clock]}
+        typer.echo(f"denoise {label}: {speeds[label]['images_per_second']:,.0f} images/s")
+    for label in speeds:
+        speeds[label]["ratio_to_linear"] = speeds[label][clock] / speeds["linear"][clock]
+    equal = []
+    for label, network in networks.items():
+        record = network.record
+        step = step_seconds(record, train, device)
+        count = record["held_out_curve_images"]
+        for name, model in models.items():
+            errors = measure(model, test.take(count), SIGMAS)  # type: ignore[arg-type]
+            for sigma in errors:
+                target = errors[sigma]["mse"]
+                point = to_equal_error(record, sigma, target)
+                row = {
+                    "network": label,
+                    "closed_form": name,
+                    "sigma": float(sigma),
+                    "closed_form_mse": target,
+                    "network_last_mse": record["held_out_curve"][-1]["mse"][sigma],
+                    "held_out_images": count,
+                    "fit_seconds": fit[name],
+                    "step_seconds": step,
+                    "reached_at_step": None if point is None else point["step"],
+                    "steps_run": record["steps"],
+                }
+                steps = record["steps"] if point is None else point["step"]
+                row["training_over_fit"] = steps * step[clock] / fit[name][clock]
+                row["is_lower_bound"] = point is None
+                equal.append(row)
+        for sigma in (f"{s:g}" for s in SIGMAS):
+            parts = [r for r in equal if r["network"] == label and f"{r['sigma']:g}" == sigma]
+            text = "; ".join(
+                f"{r['closed_form']} {'> ' if r['is_lower_bound'] else ''}{r['training_over_fit']:,.1f}" for r in parts
+            )
+            typer.echo(f"{label}, sigma {sigma}: training time to equal held-out error over fit time: {text}")
+    command = f"python -m benchmarks.networks --size {size} --threads {threads}" + (
+        f" --n-train {n_train}" if n_train else ""
+    )
+    write_json(
+        output,
+        {
+            **provenance(command, 0),
+            "hardware": hardware,
+            "clock_of_ratios": clock,
+            "data": {"fit": train.provenance, "held_out": test.provenance},
+            "fit_and_solve_seconds": fit,
+            "denoise": speeds,
+            "equal_error": equal,
+        },
+    )
+    typer.echo(f"written: {output.name}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
