@@ -56,7 +56,7 @@ class SweepConfig:
     basis: str = "monomial"
     ridge: float = 1e-10
     n_optimal: int = 1000
-    n_trained: int = 200
+    n_trained: int = 100
     seed: int = 0
     seeds: int = 3
     error_bar: str = "seeds"

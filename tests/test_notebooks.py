@@ -15,9 +15,9 @@ from numeric.gallery import FULL, Notebook, find_notebooks, order, parameters_fo
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 NAMES = sorted((p.stem for p in FOLDER.glob("*.ipynb")), key=order)
-PACKAGES = {"analytic", "numeric", "pathlib", "pandas", "IPython", "sympy", "numpy", "matplotlib"}
-MOST_LINES = 45
-"""Lines of code outside the parameters cell; logic belongs in the packages."""
+PACKAGES = {"analytic", "numeric", "pathlib", "pandas", "IPython", "sympy", "numpy", "matplotlib", "fractions"}
+MOST_LINES = {"tour": 75}
+"""Lines of code outside the parameters cell (45 where nothing is said): logic belongs in the packages, a tour shows calls."""
 
 TINY: dict[str, Any] = {
     "size": 16,
@@ -44,6 +44,8 @@ OWN: dict[str, dict[str, Any]] = {
     "fig5": {"families": ["independent", "band"], "shared": ["independent"], "shared_degree": 1},
     "fig6": {"families": ["independent", "local"]},
     "fig7": {"n_eval": [40, 20], "shared_degrees": [2, 1], "families": ["independent"]},
+    "formulas": {"places": [[2, "A"], [1, "H"]], "digit_degree": 4, "digit_sigmas": [1.0]},
+    "table1": {"n_slow": 4, "n_local": 60, "networks": ["cnn"], "families": ["independent:1"], "shared": []},
     "claims": {
         "n_network": 20,
         "n_train": 400,
@@ -51,6 +53,8 @@ OWN: dict[str, dict[str, Any]] = {
         "raw_ridges": [1e-2],
         "claims": ["degree", "linear at 32"],
     },
+    "fig9": {"n_images": 1, "sigmas": [0.5]},
+    "fig10": {"n_images": 1, "sigmas": [0.5]},
     "fig11": {"families": ["independent:1", "band:2"], "shared": ["independent:1"], "size": 16},
 }
 
@@ -99,7 +103,7 @@ def test_notebook_is_thin_and_clean(name):
             assert not foreign, f"{name} imports {foreign}"
         if cell not in tagged:
             lines += sum(bool(text.strip()) and not text.strip().startswith("#") for text in source.splitlines())
-    assert lines <= MOST_LINES, f"{lines} lines of code: move logic into a module"
+    assert lines <= MOST_LINES.get(name, 45), f"{lines} lines of code: move logic into a module"
 
 
 @pytest.mark.parametrize("name", NAMES)
