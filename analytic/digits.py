@@ -262,7 +262,7 @@ def _condition(gram: list[list[Any]]) -> float:
 # -- the table -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DigitTable:
     """First degree at which float64 loses so many digits, per law, noise level and basis.
 
@@ -332,6 +332,9 @@ class DigitTable:
             f"error in L2 of the noisy law; mpmath at {DIGITS} digits: error at most {worst:.0e}"
         )
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"DigitTable({len(self.records)} records, losses={self.losses})"
 
     def latex(self) -> str:
         """LaTeX table."""

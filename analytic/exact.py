@@ -18,6 +18,7 @@ from analytic.errors import (
     AnalyticError,
     ConstantCoefficient,
     FewAtoms,
+    NearlyConstant,
     NotAMomentSequence,
     NumericallySingular,
     SingularCoefficient,
@@ -314,6 +315,8 @@ def theta_from_moments(
         return evaluate(moments, *level, ridge=ridge)
     except (NumericallySingular, ZeroDivisionError) as error:
         named = diagnose(coefficient, moments) if _is_scalar(moments) else None
+        if isinstance(named, NotAMomentSequence) and isinstance(error, NearlyConstant):
+            named = None  # only the rounding of the moments makes them none
         if named is not None:
             raise named from error
         if isinstance(error, ZeroDivisionError):

@@ -4,7 +4,7 @@
 
 Every method computes the same expanded polynomials (compared before timing).  ``determinant``: det G alone.  ``solution``:
 det G and all numerators of equation (21).  A method is not tried at the next degree once it took longer than the limit.
-Times are the best of up to three runs; ratios are to ``laplace``, the method of :mod:`analytic.cofactor`.
+Times are processor seconds, the best of up to three runs; ratios are to ``laplace``, the method of :mod:`analytic.cofactor`.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def measure(task: str, degrees: list[int], limit: float, repeats: int) -> list[d
             seconds = []
             while len(seconds) < repeats and sum(seconds) < limit:
                 sp.core.cache.clear_cache()
-                start = time.perf_counter()
+                start = time.process_time()
                 result = method(*arguments)
-                seconds.append(time.perf_counter() - start)
+                seconds.append(time.process_time() - start)
             found = _flat(result)
             reference = found if reference is None else reference
             if any(sp.expand(x - y) != 0 for x, y in zip(found, reference)):
@@ -120,11 +120,11 @@ def measure(task: str, degrees: list[int], limit: float, repeats: int) -> list[d
 
 
 def fresh_process(degree: int = 5, noise: str = "vp") -> dict[str, Any]:
-    """Seconds for the Hankel system and cofactor form in a process that has done nothing else."""
+    """Processor seconds for the Hankel system and cofactor form in a process that has done nothing else."""
     code = (
-        "import time; start = time.perf_counter(); from analytic import ScoreCoefficient; ready = time.perf_counter(); "
+        "import time; start = time.process_time(); from analytic import ScoreCoefficient; ready = time.process_time(); "
         f"c = ScoreCoefficient('independent', {degree}, '{noise}'); c.gram, c.rhs, c.noisy_moments, c.theta; "
-        "print(ready - start, time.perf_counter() - ready)"
+        "print(ready - start, time.process_time() - ready)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     load, derive = map(float, done.stdout.split())
