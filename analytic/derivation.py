@@ -1,5 +1,8 @@
 """The derivation, step by step: Stein's identity, normal equations, Hankel system, noisy moments, cofactor formula.
 
+It starts from score matching at one noise level (equations (3), (4)), where the gradient of the quadratic loss vanishes
+(equations (7), (8)), and uses Stein's identity (equations (11), (12), (13)).
+
 Every step is a :class:`Step`: a sentence, its formulas as SymPy equations, and a list of *residuals* that are computed by
 a second route and must be zero.  ``Derivation.check()`` recomputes them; nothing is asserted from memory.
 """

@@ -63,7 +63,7 @@ def check_degree(degree: int) -> None:
 
 
 def independent_exponents(degree: int) -> list[Exponent]:
-    """``w^k``, k = 0..n: n + 1 features (equation (18))."""
+    """``w^k``, k = 0..n: n + 1 features (equations (18), (19))."""
     check_degree(degree)
     return [(k,) for k in range(degree + 1)]
 

@@ -52,7 +52,7 @@ def derivative(polynomial: Polynomial, index: int = 0) -> Polynomial:
 
 
 def gram_matrix(features: Sequence[Polynomial], moment: Moment = noisy_symbol) -> sp.ImmutableMatrix:
-    """``G = E[phi phi^T]``, shape (F, F) (equation (9))."""
+    """``G = E[phi phi^T]``, shape (F, F) (equations (9), (10))."""
     size = len(features)
     rows: list[list[sp.Expr]] = [[sp.Integer(0)] * size for _ in range(size)]
     for j in range(size):

@@ -44,9 +44,22 @@ def _system(coefficient: ScoreCoefficient) -> list[str]:
     ]
 
 
+def _definitions(coefficient: ScoreCoefficient) -> dict[sp.Symbol, sp.Expr]:
+    """Standardised and noisy moments that the system is written in, and those that they are written in."""
+    needed = set(coefficient.gram.free_symbols | coefficient.rhs.free_symbols)
+    standard = coefficient.standard_moments
+    kept = set(standard) & needed
+    for name in list(kept):  # g_p is written in c, delta and the m
+        kept |= standard[name].free_symbols & standard.keys()
+    for name in kept:
+        needed |= standard[name].free_symbols
+    found = {name: value for name, value in standard.items() if name in kept}
+    return found | {name: value for name, value in coefficient.noisy_moments.items() if name in needed}
+
+
 def _noisy(coefficient: ScoreCoefficient) -> list[str]:
     """Noisy moments in clean ones; where there are many, the first of them and the rule (20)."""
-    table = {**coefficient.standard_moments, **coefficient.noisy_moments}
+    table = _definitions(coefficient)
     shown = list(table.items())[:SHOWN_MOMENTS]
     lines = [f"{tex(name)} &= {tex(value)}" for name, value in shown]
     if len(table) > len(shown):
@@ -104,7 +117,7 @@ def text_of(coefficient: ScoreCoefficient) -> str:
         lines += [f"theta_{k} = ({top}) / det G" for k, top in enumerate(numerators)]
     else:
         lines.append("theta_k = det(G with column k replaced by b) / det G   (equation (21))")
-    table = {**coefficient.standard_moments, **coefficient.noisy_moments}
+    table = _definitions(coefficient)
     shown = list(table.items())[:SHOWN_MOMENTS]
     lines += [f"{name} = {value}" for name, value in shown]
     if len(table) > len(shown):
