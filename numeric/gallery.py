@@ -25,7 +25,7 @@ import typer
 import yaml
 
 from numeric.data import FallbackDataWarning, load_mnist
-from numeric.fingerprint import code_hash, imports, weights_hash
+from numeric.fingerprint import code_hash, imports, modules_behind, weights_hash
 from numeric.progress import progress_bar
 from numeric.results import atomic_path, read_json, versions, write_json
 
@@ -113,8 +113,9 @@ def data_identity() -> str:
 def run_key(notebook: Notebook, parameters: dict[str, Any], data: str) -> str:
     """Hash of everything a run depends on."""
     code = code_hash(*sorted(notebook.modules))
+    weights = weights_hash() if "numeric.baselines" in modules_behind(notebook.modules) else ""
     cells = [(c["cell_type"], "".join(c["source"])) for c in notebook.content["cells"] if c["cell_type"] == "code"]
-    parts = [cells, parameters, data, code, weights_hash(), versions()]
+    parts = [cells, parameters, data, code, weights, versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
