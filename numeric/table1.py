@@ -45,9 +45,9 @@ class Table1Config:
     size: int = 32
     n_train: int | None = None
     n_eval: int = 2000
-    n_network: int = 500
-    n_slow: int = 100
-    n_local: int = 1000
+    n_network: int = 250
+    n_slow: int = 50
+    n_local: int = 500
     sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
     families: Sequence[str] = ("independent:3", "band:3", "local:3")
     shared: Sequence[str] = ("independent:2",)
