@@ -127,12 +127,13 @@ def main(
     for label in speeds:
         speeds[label]["ratio_to_linear"] = speeds[label][clock] / speeds["linear"][clock]
     equal = []
+    counts = {network.record["held_out_curve_images"] for network in networks.values()}
+    closed = {n: {k: measure(m, test.take(n), SIGMAS) for k, m in models.items()} for n in counts}  # type: ignore[arg-type]
     for label, network in networks.items():
         record = network.record
         step = step_seconds(record, train, device)
         count = record["held_out_curve_images"]
-        for name, model in models.items():
-            errors = measure(model, test.take(count), SIGMAS)  # type: ignore[arg-type]
+        for name, errors in closed[count].items():
             for sigma in errors:
                 target = errors[sigma]["mse"]
                 point = to_equal_error(record, sigma, target)
