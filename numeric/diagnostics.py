@@ -33,7 +33,7 @@ from numeric.moments import CleanMoments
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import provenance, save_figure
-from numeric.solve import BlockSolution, expected_error, held_out_error, normal_system
+from numeric.solve import BlockSolution, expected_error, feature_matrix, held_out_error, normal_system
 
 # ----- cumulants -----------------------------------------------------------------------------------------------------------
 
@@ -111,16 +111,16 @@ def solve_projected(
     in the eigenvectors of the unit-scaled Gram matrix whose eigenvalue exceeds ``floor`` times the largest one.
     """
     system = normal_system(table, mean, plan, noise, degree)
-    keep = torch.as_tensor(plan.features(degree), device=table.device)
-    gram = system.gram[:, keep][:, :, keep]
-    rhs = (system.cross + system.clean_mean[:, None] * system.gram[:, 0])[:, keep]
+    # Hermite features: the family's own span (band-tied monomials hold the *uncentred* target), well conditioned.
+    features = feature_matrix(plan, degree, "hermite", system.centre / system.scale)
+    gram = features @ system.gram @ features.transpose(1, 2)
+    rhs = torch.einsum("gfb,gb->gf", features, system.cross + system.clean_mean[:, None] * system.gram[:, 0])
     norm = gram.diagonal(dim1=1, dim2=2).abs().clamp_min(1e-300).rsqrt()
     values, vectors = torch.linalg.eigh(gram * norm[:, :, None] * norm[:, None, :])
     usable = values > floor * values[:, -1:]
     inverse = torch.where(usable, 1.0 / torch.where(usable, values, torch.ones_like(values)), torch.zeros_like(values))
     coordinates = torch.einsum("gij,gi->gj", vectors, rhs * norm) * inverse
-    h = torch.zeros_like(system.cross)
-    h[:, keep] = torch.einsum("gij,gj->gi", vectors, coordinates) * norm
+    h = torch.einsum("gfb,gf->gb", features, torch.einsum("gij,gj->gi", vectors, coordinates) * norm)
     error, nan = expected_error(h, system), torch.full_like(rhs[:, 0], float("nan"))
     return BlockSolution(plan, degree, h, system.centre, system.scale, h, error, nan), 1 - usable.double().mean(1)
 
