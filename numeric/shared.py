@@ -89,8 +89,8 @@ class _Incidences:
     weight: np.ndarray  # (incidences,)
 
 
-CROSS_LIMIT = 2 * 10**10
-"""Most pairs of incidences (each some flops) that the correlated noise integration takes on: about ten minutes."""
+CROSS_LIMIT = 2 * 10**9
+"""Most pairs of incidences (each some flops) that the correlated noise integration takes on: about a minute."""
 CROSS_BYTES = 2**27
 """Working memory of one step of it."""
 
@@ -305,8 +305,9 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                     for letter in kappa:
                         left.remove(letter)
                     columns.append((kinds.setdefault(kappa, len(kinds)), number, index(left, width), float(weight)))
-            kappa, monomial, left_, weights = (np.array(c) for c in zip(*columns))
-            out.append(_Incidences(np.array(list(kinds)), kappa, monomial, left_, weights))
+            table = np.array(columns)
+            taken, monomial, rest = table[:, :3].T.astype(np.int64)
+            out.append(_Incidences(np.array(list(kinds)), taken, monomial, rest, table[:, 3]))
         return out
 
     def _correlated_gram(self, noise: NoiseLevel, size: int) -> np.ndarray:
@@ -322,7 +323,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 value.append(a ** len(left) * float(np.prod([s * s * k[p] for p in pairs])))
         t = sp.csr_matrix((value, (i, j)), shape=(size, size))  # entries of one place are summed
         z = t @ (t @ self.gram_[:size, :size]).T
-        self._transfer = t
+        self._transfer, self._averaged = t, z
         out = z.copy()
         if self._taken is None:
             self._taken = self._incidences()
@@ -330,14 +331,14 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             keep = np.flatnonzero(taken.monomial < size)
             if len(keep) == 0:
                 continue
-            kappa, left = taken.kappa[keep], taken.left[keep]
+            kappa, rest = taken.kappa[keep], taken.left[keep]
             gather = sp.csr_matrix((taken.weight[keep], (taken.monomial[keep], np.arange(len(keep)))), (size, len(keep)))
             step = max(1, CROSS_BYTES // (8 * len(keep)))
             for start in range(0, len(keep), step):
                 rows = slice(start, start + step)
                 used, place = np.unique(kappa[rows], return_inverse=True)
                 weight = permanents(k, taken.kappas[used], taken.kappas)
-                block = weight[place][:, kappa] * z[np.ix_(left[rows], left)]
+                block = weight[place][:, kappa] * z[np.ix_(rest[rows], rest)]
                 out += s ** (2.0 * order) * (gather[:, rows] @ (gather @ block.T).T)
         return out
 
@@ -371,7 +372,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 continue
             r, l, f = rows[keep], left[keep], falling[keep]
             out[np.ix_(r, r)] += (s ** (2.0 * power) / weight) * np.outer(f, f) * z[np.ix_(l, l)]
-        self._transfer = t
+        self._transfer, self._averaged = t, z
         return out
 
     def _feature_map(self, noise: NoiseLevel, size: int, sd: np.ndarray) -> sp.csr_matrix:
@@ -426,6 +427,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 second = np.trace(self._covariance) / s**2
             scores = gcv_scores(
                 torch.from_numpy(g * root[:, None] * root[None, :])[None],
+                torch.from_numpy((r @ (r @ self._averaged).T) * np.outer(norm * root, norm * root))[None],
                 torch.from_numpy(rhs * (norm * root)[:, None])[None],
                 torch.tensor([second], dtype=torch.float64),
                 self.n_images_,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import comb
+from math import comb, factorial
 
 import numpy as np
 import torch
@@ -271,18 +271,48 @@ def _solve_scaled(
     return solution, condition
 
 
-def gcv_scores(gram: Tensor, rhs: Tensor, second: Tensor, count: int) -> Tensor:
+def averaged_gram(
+    table: Tensor, plan: MonomialPlan, noise: NoiseLevel, degree: int, scale: Tensor, covariance: Tensor | None
+) -> Tensor:
+    """``E_x[(E_z u^a)(E_z u^b)]`` of the basis monomials averaged over the noise, ``(g, B, B)``.
+
+    Args:
+        table: ``(M, g)`` clean central moments; scale: ``(q, g)``.
+        covariance: ``(q, q, g)``; its off-diagonal part is left out of the averaging (it couples few monomials weakly).
+    """
+    size = plan.closed_count(degree)
+    basis, groups = plan.basis[:size], table.shape[1]
+    pair = torch.as_tensor(plan.pair[:size, :size], device=table.device)
+    clean = standardise(table, plan, scale)[pair.reshape(-1)].reshape(size, size, groups).permute(2, 0, 1)
+    average = torch.ones(groups, size, size, dtype=table.dtype, device=table.device)
+    for i in range(plan.variables):
+        deviation = noise.sigma / scale[i]
+        if covariance is not None:
+            deviation = deviation * covariance[i, i].sqrt()
+        rows = torch.zeros(groups, degree + 1, degree + 1, dtype=table.dtype, device=table.device)
+        for p in range(degree + 1):
+            for k in range(p // 2 + 1):  # E z^2k = (2k)! / (2^k k!)
+                gaussian = factorial(2 * k) / (2**k * factorial(k))
+                rows[:, p, p - 2 * k] = comb(p, 2 * k) * noise.alpha ** (p - 2 * k) * gaussian * deviation ** (2 * k)
+        power = torch.as_tensor(basis[:, i], device=table.device)
+        average *= rows[:, power][:, :, power]
+    return average @ clean @ average.transpose(1, 2)
+
+
+def gcv_scores(gram: Tensor, averaged: Tensor, rhs: Tensor, second: Tensor, count: int) -> Tensor:
     """Generalised cross-validation of every strength of :data:`GCV_GRID`, ``(strengths, g)``, from moments alone.
 
     ``GCV(lambda) = R(lambda) / (1 - df(lambda) / n)^2`` (Golub, Heath and Wahba, 1979), with the mean squared residual
     ``R = E t^2 - 2 theta.b + theta.G theta`` of ``theta = (G + lambda I)^-1 b`` and the degrees of freedom
-    ``df = tr G (G + lambda I)^-1``.  R is an expectation over images *and* noise, exact in the noise, so that n is the
-    number of images; t is the regression's target: ``-z / s`` on the score side (then R is ``(a / s^2)^2`` times the
-    denoising error, by Tweedie), the clean coefficient on the denoiser side.  One eigendecomposition serves all lambdas.
-    A lambda with ``df > 0.9 n`` scores infinity: so few images cannot judge it.
+    ``df = tr Z (G + lambda I)^-1``.  R is an expectation over images *and* noise, exact in the noise; t is the
+    regression's target: ``-z / s`` on the score side (then R is ``(a / s^2)^2`` times the denoising error, by Tweedie),
+    the clean coefficient on the denoiser side.  What is sampled is images alone, n of them, so what can be fitted to
+    chance is the features *averaged over the noise*: ``Z = E_x[(E_z phi)(E_z phi)^T]``.  Without noise Z = G, the usual
+    formula (with ``tr G (G + lambda I)^-1`` every feature that is mostly noise would be charged for, though its noise is
+    known exactly).  One eigendecomposition serves all lambdas.  A lambda with ``df > 0.9 n`` scores infinity.
 
     Args:
-        gram: ``(g, F, F)``, rhs: ``(g, F)`` or ``(g, F, outputs)``, in coordinates whose penalty is the identity.
+        gram, averaged: G and Z, ``(g, F, F)``; rhs: ``(g, F)`` or ``(g, F, outputs)``, in coordinates whose penalty is the identity.
         second: ``(g,)`` second moment of the target (summed over outputs).
         count: n.
     """
@@ -290,11 +320,12 @@ def gcv_scores(gram: Tensor, rhs: Tensor, second: Tensor, count: int) -> Tensor:
     values = values.clamp_min(0.0)
     projected = vectors.transpose(-1, -2) @ (rhs if rhs.ndim == 3 else rhs[..., None])
     energy = projected.square().sum(-1)
+    charged = (vectors * (averaged @ vectors)).sum(-2).clamp_min(0.0)  # diagonal of U^T Z U
     rows = []
     for strength in GCV_GRID:
         shrunk = 1.0 / (values + strength)
         residual = second + (energy * shrunk * (values * shrunk - 2.0)).sum(-1)
-        freedom = (values * shrunk).sum(-1)
+        freedom = (charged * shrunk).sum(-1)
         score = residual.clamp_min(0.0) / (1.0 - freedom / count).clamp_min(1e-3).square()
         rows.append(torch.where(freedom > 0.9 * count, torch.inf, score))
     out = torch.stack(rows)
@@ -371,7 +402,9 @@ def solve_block(
             penalty = (norm / unit if basis == "monomial" else norm) ** 2
         return system, features, gram, rhs * norm, norm, unit, penalty
 
-    def scores(part: slice, gram: Tensor, rhs: Tensor, penalty: Tensor, system: NormalSystem) -> Tensor:
+    def scores(
+        part: slice, gram: Tensor, rhs: Tensor, penalty: Tensor, system: NormalSystem, weighted: Tensor
+    ) -> Tensor:
         if count is None:
             raise ValueError("generalised cross-validation needs the number of images: pass count")
         root = penalty.rsqrt()
@@ -381,7 +414,10 @@ def solve_block(
                 second = second * covariance[0, 0, part]
         else:
             second = system.clean_variance + system.clean_mean**2
-        return gcv_scores(gram * root[:, :, None] * root[:, None, :], rhs * root, second, count)
+        k = None if covariance is None else covariance[:, :, part]
+        averaged = averaged_gram(table[:, part], plan, noise, degree, system.scale, k)
+        averaged = weighted @ averaged @ weighted.transpose(1, 2) * root[:, :, None] * root[:, None, :]
+        return gcv_scores(gram * root[:, :, None] * root[:, None, :], averaged, rhs * root, second, count)
 
     grid = torch.tensor(GCV_GRID, dtype=table.dtype, device=table.device)
     chosen: Tensor | None = None
@@ -391,8 +427,8 @@ def solve_block(
         all_scores = []
         for start in range(0, groups, step):
             part = slice(start, start + step)
-            system, _, gram, rhs, _, _, penalty = prepare(part)
-            all_scores.append(scores(part, gram, rhs, penalty, system))
+            system, features, gram, rhs, norm, _, penalty = prepare(part)
+            all_scores.append(scores(part, gram, rhs, penalty, system, features * norm[:, :, None]))
         index = torch.as_tensor(bands, device=table.device)
         # Within a band the scores are added: its coefficients share one lambda.
         by_band = torch.zeros(len(grid), int(index.max()) + 1, dtype=table.dtype, device=table.device)
@@ -405,7 +441,7 @@ def solve_block(
         if chosen is not None:
             strength = chosen[part]
         elif isinstance(ridge.strength, str):
-            strength = grid[scores(part, gram, rhs, penalty, system).argmin(0)]
+            strength = grid[scores(part, gram, rhs, penalty, system, features * norm[:, :, None]).argmin(0)]
         else:
             strength = torch.full_like(system.clean_mean, ridge.strength)
         scaled, condition = _solve_scaled(

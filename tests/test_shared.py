@@ -1,0 +1,167 @@
+"""The shared readout: correlated noise of over-complete bases, lemmas C.1 and C.3, cross-validated ridge."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from math import prod
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from numeric.estimator import WaveletScore
+from numeric.noise import vp
+from numeric.shared import SharedWaveletScore, pairings, permanents
+from numeric.wavelets import WaveletTransform
+
+
+@pytest.fixture
+def images(generator):
+    return torch.rand(30, 1, 8, 8, generator=generator, dtype=torch.float64) ** 2
+
+
+def test_permanents_and_pairings():
+    """Against the definitions: a sum over permutations; involutions 1, 2, 4, 10, 26 in number."""
+    k = np.random.default_rng(0).standard_normal((5, 5))
+    rows, columns = np.array([[0, 1, 2], [3, 3, 4]]), np.array([[1, 1, 4], [0, 2, 3]])
+    for i, r in enumerate(rows):
+        for j, c in enumerate(columns):
+            direct = sum(prod(k[r[a], c[p[a]]] for a in range(3)) for p in permutations(range(3)))
+            assert permanents(k, rows, columns)[i, j] == pytest.approx(direct, rel=1e-12)
+    assert [len(pairings(list(range(n)))) for n in range(6)] == [1, 1, 2, 4, 10, 26]
+
+
+@pytest.mark.parametrize("family", ["independent", "band"])
+def test_correlated_noise_at_unit_covariance_is_the_orthonormal_code(family, images):
+    """Two codes for one sum: permanents at K = I against the white-noise contraction."""
+    model = SharedWaveletScore(family, 3, levels=1).fit(images)
+    level = vp(0.5)
+    white = model.noisy_gram(level, 3)
+    model._covariance = np.eye(64)
+    assert np.abs(model._correlated_gram(level, model.count(3)) - white).max() < 1e-12 * np.abs(white).max()
+
+
+@pytest.mark.parametrize(
+    ("family", "degree", "side"), [("independent", 3, "denoiser"), ("independent", 2, "score"), ("band", 2, "denoiser")]
+)
+def test_over_complete_error_is_the_monte_carlo_error(family, degree, side, images, generator):
+    """Exact pixel error with noise of covariance W W^T, within five standard errors of drawn pixel noise."""
+    model = SharedWaveletScore(family, degree, levels=1, ridge=1e-3, mode="symmetric", ridge_side=side).fit(images)
+    assert not model.transform_.is_orthonormal
+    level = vp(0.5)
+    x = images.repeat(200, 1, 1, 1)
+    y = level.alpha * x + level.sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    errors = (model.denoise(y, level, clamp=False) - x).square().flatten(1).mean(1)
+    error = float(errors.std() / len(errors) ** 0.5)
+    assert abs(float(errors.mean()) - model.expected_mse(level)) < 5 * error
+
+
+def test_over_complete_gram_is_the_sampled_gram(images, generator):
+    """Every entry of E[phi phi^T] against drawn noise, in units of its standard error."""
+    model = SharedWaveletScore("band", 2, levels=1, mode="symmetric").fit(images)
+    exact = model.noisy_gram(vp(0.6), 2)
+    level, draws = vp(0.6), 400
+    total, squares = np.zeros_like(exact), np.zeros_like(exact)
+    for _ in range(draws):
+        y = level.alpha * images + level.sigma * torch.randn(images.shape, generator=generator, dtype=images.dtype)
+        v = model.transform_.forward(y).flatten(1) - level.alpha * torch.from_numpy(model.mean_)
+        phi = model._features(v)
+        gram = (phi @ phi.T / len(images)).numpy()
+        total += gram
+        squares += gram**2
+    mean = total / draws
+    error = np.sqrt((squares / draws - mean**2) / draws)
+    scaled = np.abs(mean - exact)[error > 0] / error[error > 0]
+    assert scaled.max() < 7 and 0.5 < scaled.mean() < 1.1  # a half-normal's mean is 0.80
+
+
+def test_over_complete_with_two_channels(generator):
+    """Noise of different channels is independent: K is block diagonal."""
+    x = torch.rand(20, 2, 4, 4, generator=generator, dtype=torch.float64)
+    model = SharedWaveletScore("independent", 2, levels=1, ridge=1e-3, wavelet="haar", mode="symmetric").fit(x)
+    one = SharedWaveletScore("independent", 2, levels=1, ridge=1e-3, wavelet="db2", mode="symmetric").fit(x)
+    for fitted in (model, one):
+        many = x.repeat(500, 1, 1, 1)
+        y = many + 0.5 * torch.randn(many.shape, generator=generator, dtype=x.dtype)
+        errors = (fitted.denoise(y, 0.5, clamp=False) - many).square().flatten(1).mean(1)
+        assert abs(float(errors.mean()) - fitted.expected_mse(0.5)) < 5 * float(errors.std() / len(errors) ** 0.5)
+
+
+def test_over_complete_sizes_that_cannot_be_done_are_refused():
+    with pytest.raises(MemoryError, match=r"correlated noise .* use smaller images"):
+        SharedWaveletScore("independent", 3, mode="symmetric").fit(torch.rand(2, 1, 64, 64))
+
+
+@pytest.mark.parametrize("mode", ["periodization", "symmetric"])
+def test_lemma_c1_pixel_ridge_is_wavelet_ridge_and_synthesis(mode, generator):
+    """Lemma C.1 with scikit-learn on drawn noise: ridge to pixels = ridge to coefficients, then W^+ (exact for both)."""
+    transform = WaveletTransform(8, levels=1, mode=mode)
+    x = torch.rand(300, 1, 8, 8, generator=generator, dtype=torch.float64)
+    y = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    v, w = (transform.forward(t)[:, 0].numpy() for t in (y, x))
+    phi = np.concatenate([v, v**2], 1)
+    pixels = Ridge(alpha=2.0).fit(phi, x.flatten(1).numpy()).predict(phi)
+    coefficients = Ridge(alpha=2.0).fit(phi, w).predict(phi)
+    synthesised = transform.inverse(torch.from_numpy(coefficients)[:, None]).flatten(1).numpy()
+    assert np.abs(pixels - synthesised).max() < 1e-9
+
+
+def test_lemma_c1_norms_agree_only_in_an_orthonormal_basis(generator):
+    """The ridge objectives are equal when W is orthonormal; over-complete they bound each other by W's singular values."""
+    residual = torch.randn(50, 1, 8, 8, generator=generator, dtype=torch.float64)
+    for mode in ("periodization", "symmetric"):
+        transform = WaveletTransform(8, levels=1, mode=mode)
+        ratio = (transform.forward(residual).square().sum((1, 2)) / residual.square().sum((1, 2, 3))).numpy()
+        singular = np.linalg.svd(transform.matrix, compute_uv=False) ** 2
+        assert (ratio >= singular.min() - 1e-9).all() and (ratio <= singular.max() + 1e-9).all()
+        assert (np.abs(ratio - 1).max() < 1e-9) == transform.is_orthonormal
+
+
+@pytest.mark.parametrize("mode", ["periodization", "symmetric"])
+def test_lemma_c3_coefficient_wise_regressions_are_the_joint_one(mode, generator):
+    """Lemma C.3: the joint least squares over all coefficients splits into one regression per coefficient, because each
+    parameter enters one residual only; scikit-learn on drawn noise, and the exact solve as its limit."""
+    x = torch.rand(10, 1, 4, 4, generator=generator, dtype=torch.float64)
+    model = WaveletScore("independent", 2, levels=1, wavelet="haar" if mode == "periodization" else "db2", mode=mode)
+    model.ridge_side, model.ridge, model.basis = "denoiser", 1e-9, "hermite"
+    model.fit(x)
+    many = x.repeat(4000, 1, 1, 1)
+    y = many + 0.5 * torch.randn(many.shape, generator=generator, dtype=x.dtype)
+    v, w = (model.transform_.forward(t)[:, 0].numpy() for t in (y, many))
+    n = model.transform_.n_coefficients
+    chosen = range(min(n, 4))
+    own = [np.stack([np.ones(len(v)), v[:, i], v[:, i] ** 2], 1) for i in chosen]
+    each = [Ridge(alpha=1e-9, fit_intercept=False).fit(phi, w[:, i]).coef_ for phi, i in zip(own, chosen)]
+    # The joint problem: a block-diagonal design for the stacked targets.
+    rows = 2000
+    design = np.zeros((rows * len(own), 3 * len(own)))
+    for i, phi in enumerate(own):
+        design[rows * i : rows * (i + 1), 3 * i : 3 * i + 3] = phi[:rows]
+    target = np.concatenate([w[:rows, i] for i in chosen])
+    joint = Ridge(alpha=1e-9, fit_intercept=False).fit(design, target).coef_.reshape(-1, 3)
+    parts = [Ridge(alpha=1e-9, fit_intercept=False).fit(p[:rows], w[:rows, i]).coef_ for p, i in zip(own, chosen)]
+    assert np.allclose(joint, parts, atol=1e-6)
+    solution, block = model.solve(0.5), model.moments_.blocks[0].block
+    for i, theta in zip(chosen, each):
+        group = int(np.flatnonzero(block.targets == i)[0])
+        part = solution.blocks[0]
+        u = (v[:, i] - float(part.centre[0, group])) / float(part.scale[0, group])
+        exact = np.polynomial.polynomial.polyval(u, part.denoiser[group].numpy())
+        sampled = own[i] @ theta
+        # 40,000 draws estimate three parameters: the fits differ by about sigma_residual * sqrt(3 / draws).
+        residual = np.std(w[:, i] - exact)
+        assert np.sqrt(np.mean((exact - sampled) ** 2)) < 5 * residual * np.sqrt(3 / len(v))
+
+
+def test_gcv_of_the_shared_readout(generator):
+    """With fewer images than features the smallest ridge memorises; the chosen one does not, on held-out images."""
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(260, 1, 3, 3, generator=generator, dtype=torch.float64), size=8, mode="bilinear"
+    )
+    train, test = smooth[:60], smooth[60:]
+    y = test + 0.3 * torch.randn(test.shape, generator=generator, dtype=test.dtype)
+    fixed = SharedWaveletScore("independent", 2, levels=1, ridge=1e-10).fit(train)
+    chosen = SharedWaveletScore("independent", 2, levels=1, ridge="gcv").fit(train)
+    fixed_error, chosen_error = (float((m.denoise(y, 0.3, False) - test).square().mean()) for m in (fixed, chosen))
+    assert chosen.chosen_ridge(0.3) > 1e-10 and chosen_error < 1.02 * fixed_error
