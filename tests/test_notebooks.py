@@ -46,6 +46,13 @@ OWN: dict[str, dict[str, Any]] = {
     "fig7": {"n_eval": [40, 20], "shared_degrees": [2, 1], "families": ["independent"]},
     "formulas": {"places": [[2, "A"], [1, "H"]], "digit_degree": 4, "digit_sigmas": [1.0]},
     "table1": {"n_slow": 4, "n_local": 60, "networks": ["cnn"], "families": ["independent:1"], "shared": []},
+    "diagnostics": {
+        "max_degree": 2,
+        "max_radius": 1,
+        "ablation_degree": 2,
+        "ablation_families": ["independent"],
+        "folds": 2,
+    },
     "claims": {
         "n_network": 20,
         "n_train": 400,
