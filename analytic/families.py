@@ -16,7 +16,7 @@ from analytic.moments import Exponent
 
 FAMILIES = ("independent", "band", "local")
 INTERACTIONS = ("pairwise", "full")
-MAX_FEATURES = 800  # a symbolic system of more takes SymPy minutes (benchmarks/families.json)
+MAX_FEATURES = 800  # beyond, SymPy takes minutes; python -m benchmarks.families measures what it holds in one
 _ALIASES = {"band-tied": "band", "bandtied": "band", "band_tied": "band", "diagonal": "independent"}
 
 

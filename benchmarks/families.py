@@ -19,9 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from analytic.families import family
-from numeric.results import provenance, write_json
+from numeric.results import provenance, read_json, versions, write_json
 
 OUTPUT = Path(__file__).with_suffix(".json")
+KEYS = ("name", "degree", "interactions", "radius")
 STAGES = ("system", "print", "derivation", "twin", "program")
 CASES: list[dict[str, Any]] = [
     *({"name": "independent", "degree": n} for n in (1, 2, 3, 4, 5, 6, 8, 12)),
@@ -75,16 +76,27 @@ def main(
     limit: Annotated[float, typer.Option(help="Processor seconds per case.")] = 60.0,
     output: Annotated[Path, typer.Option(help="JSON file.")] = OUTPUT,
 ) -> None:
-    """Derive every family at rising degree, each case in its own process, and write what a minute holds."""
-    records = []
+    """Derive every family at rising degree, each case in its own process, and write what a minute holds.
+
+    The file is written after every case; a case it already holds at the same limit and versions is not run again.
+    """
+    command = f"python -m benchmarks.families --limit {limit:g}"
+    records: list[dict[str, Any]] = []
+    if output.exists():
+        stored = read_json(output)
+        if stored["limit_seconds"] == limit and stored["versions"] == versions():
+            records = stored["records"]
+    known = [{k: r.get(k) for k in KEYS} for r in records]
     for case in CASES:
+        if {k: case.get(k) for k in KEYS} in known:
+            continue
         record = measure(case, limit)
         records.append(record)
         shown = "  ".join(f"{k} {'-' if v is None else format(v, '.1f')}" for k, v in record["seconds"].items())
         name = f"{case['name']} {case.get('interactions', '')} {'r=' + str(case['radius']) if 'radius' in case else ''}"
         print(f"{name:24} n = {case['degree']:2}  {record['features']:4} features  {shown}", flush=True)
-    command = f"python -m benchmarks.families --limit {limit:g}"
-    write_json(output, {**provenance(command), "limit_seconds": limit, "records": records})
+        missing = len(CASES) - len(records)
+        write_json(output, {**provenance(command), "limit_seconds": limit, "not_run_yet": missing, "records": records})
 
 
 if __name__ == "__main__":
