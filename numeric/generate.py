@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ from numeric.estimator import WaveletScore
 from numeric.fig5 import trained_baselines
 from numeric.figures import STYLE
 from numeric.metrics import SampleQuality, nearest_training_image, seed_agreement
-from numeric.results import provenance, save_figure
+from numeric.results import load_tensors, provenance, save_figure, save_tensors
 from numeric.sample import NoiseStream, Sampler, SamplingError, edm_sigmas
 from numeric.shared import SharedWaveletScore
 
@@ -45,7 +47,9 @@ class GenerateConfig:
         n_shown: samples drawn in the figure (the first seeds). n_quality: samples scored.
         steps, sigma_min, sigma_max, method, process: of :class:`numeric.sample.Sampler`.
         clip_denoised: clamp each denoised image to [0, 1] on the way. What happens without is measured too.
+        networks: trained networks to sample, by a part of their label (those shipped that match).
         n_trained: samples of trained networks (they are slower); seed: the first of the seeds.
+        cache: folder where the samples of finished denoisers are kept; an interrupted run takes up from them.
     """
 
     size: int = 32
@@ -61,10 +65,12 @@ class GenerateConfig:
     method: str = "ode"
     process: str = "ve"
     clip_denoised: bool = True
-    n_trained: int = 200
+    networks: Sequence[str] = ("CNN", "4blocks_noattn")
+    n_trained: int = 100
     seed: int = 0
     data_root: str | None = None
     name: str = "fig11"
+    cache: str = "runs"
 
     def __post_init__(self) -> None:
         for text in [*self.families, *self.shared]:
@@ -98,7 +104,38 @@ def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = Tru
         )
     out["linear"] = LinearDenoiser().fit(train, progress=progress)
     out["optimal empirical"] = OptimalDenoiser().fit(train)
-    return out | trained_baselines(config.size)
+    return out
+
+
+def chosen_networks(config: GenerateConfig) -> dict[str, Denoiser]:
+    """Shipped networks of this size whose label holds one of ``config.networks`` as a word (any case)."""
+    wanted = {name.lower() for name in config.networks}
+    return {k: v for k, v in trained_baselines(config.size).items() if wanted & set(k.lower().split())}
+
+
+def kept_samples(
+    config: GenerateConfig, label: str, denoiser: Denoiser, count: int, train: ImageSet, progress: bool
+) -> tuple[Tensor, float]:
+    """Clamped samples ``(count, channels, height, width)`` and the seconds they took, from the cache if they are there."""
+    about = {
+        "label": label,
+        "count": count,
+        "fit": train.provenance,
+        **{k: getattr(config, k) for k in ("steps", "sigma_min", "sigma_max", "method", "process", "clip_denoised")},
+        "ridge": config.ridge,
+        "seed": config.seed,
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    path = Path(config.cache) / "samples" / f"{key}.safetensors"
+    if path.exists():
+        tensors, metadata = load_tensors(path)
+        return tensors["samples"], float(metadata["seconds"])
+    start = time.perf_counter()
+    seeds = NoiseStream.from_seeds(range(config.seed, config.seed + count))
+    samples = config.sampler().run(denoiser, seeds, train.shape, progress).clamp(0, 1).float()
+    seconds = time.perf_counter() - start
+    save_tensors(path, {"samples": samples}, {"seconds": repr(seconds), "about": json.dumps(about, sort_keys=True)})
+    return samples, seconds
 
 
 def _stays_in_range(config: GenerateConfig, denoiser: Denoiser, shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -116,8 +153,9 @@ def generate(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, A
     """Sample every denoiser from the same noise and score it; returns the record and the images (samples, nearest ones)."""
     train = load_mnist("train", size=config.size, count=config.n_train, root=config.data_root)
     test = load_mnist("test", size=config.size, root=config.data_root)
-    denoisers = make_denoisers(config, train, progress)
-    trained = set(trained_baselines(config.size))
+    networks = chosen_networks(config)
+    denoisers = make_denoisers(config, train, progress) | networks
+    trained = set(networks)
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(config.seed))
     n_quality = min(config.n_quality, len(test))
     reference = test[chosen[:n_quality]]
@@ -128,14 +166,11 @@ def generate(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, A
     rows = []
     real = train[pool[:n_quality]]  # training images themselves: the floor of every score
     for label, denoiser in [("training images", None), *denoisers.items()]:
-        start = time.perf_counter()
         if denoiser is None:
-            samples = real
+            samples, seconds = real, 0.0
         else:
             count = min(config.n_trained, n_quality) if label in trained else n_quality
-            seeds = NoiseStream.from_seeds(range(config.seed, config.seed + count))
-            samples = config.sampler().run(denoiser, seeds, train.shape, progress).clamp(0, 1).float()
-        seconds = time.perf_counter() - start
+            samples, seconds = kept_samples(config, label, denoiser, count, train, progress)
         row: dict[str, Any] = {"method": label, "n": len(samples), "sampling_seconds": seconds}
         base = reference[: len(samples)]
         row["frechet"] = quality.frechet(samples, base)
@@ -164,7 +199,7 @@ def generate(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, A
         for a in denoisers
     }
     record = {
-        "parameters": vars(config) | {"families": list(config.families), "shared": list(config.shared)},
+        "parameters": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items() if k != "cache"},
         "data": {"fit": train.provenance, "reference": {**test.provenance, "count": n_quality}},
         "scores": rows,
         "held_out_nearest_distance": float(held_out.distance.mean()),
@@ -258,8 +293,9 @@ def findings(record: dict[str, Any]) -> list[str]:
             a = others[best]
             z = (a["matched"] - a["shuffled"]) / max(a["se"], 1e-12)
             lines.append(
-                f"seed by seed, the samples of {target} are most like those of {best}: correlation {a['matched']:.3f} ± {a['se']:.3f} "
-                f"on the same noise, {a['shuffled']:.3f} on other noise"
+                f"seed by seed, the samples of {target} are most like those of {best}: correlation {a['matched']:.3f} "
+                f"[{a['matched'] - 1.96 * a['se']:.3f}, {a['matched'] + 1.96 * a['se']:.3f}] (95%, over seeds) on the same noise, "
+                f"{a['shuffled']:.3f} on other noise"
                 + ("" if math.isfinite(z) and z > 2 else " (no more than by chance)")
             )
     return lines
@@ -288,7 +324,12 @@ def main(
     clip: Annotated[bool, typer.Option(help="clamp denoised images to [0, 1] on the way")] = True,
     family: Annotated[list[str] | None, typer.Option(help="family:degree, own readout; repeat for several")] = None,
     shared: Annotated[list[str] | None, typer.Option(help="family:degree, shared readout")] = None,
+    network: Annotated[list[str] | None, typer.Option(help="trained network, by a word of its label; repeat")] = None,
+    n_trained: Annotated[int, typer.Option(help="samples of trained networks")] = 100,
     seed: Annotated[int, typer.Option(help="first seed")] = 0,
+    cache: Annotated[Path, typer.Option(help="folder of finished samples; an interrupted run takes up from it")] = Path(
+        "runs"
+    ),
 ) -> None:
     """Generate images from the same noise with every denoiser, score them, and draw Figure 11."""
     try:
@@ -302,6 +343,9 @@ def main(
             method=method,
             process=process,
             clip_denoised=clip,
+            networks=network or ("CNN", "4blocks_noattn"),
+            n_trained=min(n_trained, n_quality),
+            cache=str(cache),
             seed=seed,
             name=name,
         )

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from numeric.baselines.linear import LinearDenoiser
 from numeric.denoiser import Denoiser
 from numeric.estimator import WaveletScore
-from numeric.generate import GenerateConfig, findings, main
+from numeric.generate import GenerateConfig, findings, kept_samples, main
 from numeric.metrics import (
     SampleQuality,
     edge_error,
@@ -282,7 +282,10 @@ def test_fig11_notebook_runs(tmp_path):
     options = [word for key, value in numbers.items() for word in ("-p", key, str(value))]
     command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/fig11.ipynb"), str(tmp_path / "out.ipynb")]
     subprocess.run(
-        [*command, *options, "-y", lists, "-p", "output", str(tmp_path)], check=True, cwd=ROOT, capture_output=True
+        [*command, *options, "-y", lists, "-p", "output", str(tmp_path), "-p", "cache", str(tmp_path / "runs")],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
     )
     record = json.loads((tmp_path / "fig11.json").read_text())
     assert {p.name for p in tmp_path.glob("fig11.*")} == {"fig11.png", "fig11.pdf", "fig11.json"}
@@ -298,6 +301,15 @@ def test_fig11_notebook_runs(tmp_path):
     assert rows["optimal empirical"]["memorised"] > 0.9 > 0.1 > rows["linear"]["memorised"]
     assert record["findings"] == findings(record)
     assert "copy a training image: optimal empirical" in "\n".join(record["findings"])
+
+
+def test_finished_samples_are_kept(tmp_path, mnist16):
+    """An interrupted Figure 11 takes up from the samples it has: the same images, and the denoiser is not run again."""
+    config = GenerateConfig(size=16, steps=3, n_shown=2, n_quality=3, cache=str(tmp_path))
+    train = mnist16.take(50)
+    first, seconds = kept_samples(config, "linear", LinearDenoiser().fit(train), 3, train, False)
+    again, same = kept_samples(config, "linear", Exploding(), 3, train, False)
+    assert torch.equal(first, again) and seconds == same and len(list(tmp_path.rglob("*.safetensors"))) == 1
 
 
 @pytest.mark.parametrize(
