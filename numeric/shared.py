@@ -394,7 +394,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         """Readout ``(P, channels * n_coefficients)`` to clean coefficients, and the exact expected squared error.
 
         Returns ``(readout, feature_norm, expected_error)``; the readout acts on centred noisy monomials over the norm, and
-        the error is summed over pixels. Pixel ridge equals wavelet ridge plus synthesis (Lemma C.1).
+        the error is summed over pixels. Pixel ridge equals wavelet ridge plus synthesis (equation (24), Lemma C.1).
         """
         self._check_fitted()
         level = as_noise(noise)

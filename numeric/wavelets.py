@@ -1,4 +1,6 @@
-"""Two-dimensional Daubechies transform ``w = W x``, batched in torch as separable filter banks (DESIGN section 2).
+"""Two-dimensional Daubechies transform ``w = W x``: the basis of equation (5), batched in torch as separable filter banks.
+
+The atoms are those of equation (17): scaling atoms at the coarsest scale, three orientations of details at every scale.
 
 The one-dimensional analysis matrix of each level is read off PyWavelets (its transform of the identity), so every
 wavelet and boundary mode it knows is available and agrees with it to rounding.  A level is two passes, one per image
