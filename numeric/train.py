@@ -300,22 +300,18 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*["name", "parameters", "base_ch", "ch_mult", "steps", "batch", "LR", "note"])
+    table = Table(*["name", "parameters", "base_ch", "ch_mult", "steps", "batch", "LR"])
+    console = Console(width=110)
     for c in CONFIGS.values():
         mult = ",".join(map(str, c.channel_mult)) if c.kind == "unet" else f"depth {c.depth}"
         count = f"{parameter_count(c.build()):,}"
-        row = [
-            c.name,
-            count,
-            str(c.base_channels),
-            mult,
-            f"{c.steps:,}",
-            str(c.batch_size),
-            f"{c.learning_rate:g}",
-            c.note,
-        ]
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(
+            c.name, count, str(c.base_channels), mult, f"{c.steps:,}", str(c.batch_size), f"{c.learning_rate:g}"
+        )
+    console.print(table)
+    for c in CONFIGS.values():
+        if c.note:
+            console.print(f"{c.name}: {c.note}", highlight=False)
 
 
 def main(
