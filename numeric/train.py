@@ -337,7 +337,7 @@ def main(
     root: Annotated[str | None, typer.Option(help="data folder (or set $WAVELET_SCORE_DATA)")] = None,
 ) -> None:
     """Train one network of Table 1 and write OUTPUT/NAME_SIZE.safetensors with its record NAME_SIZE.json."""
-    if list_ or config == "list":
+    if list_:
         _list()
         return
     if threads:
