@@ -113,16 +113,18 @@ def figure(rows: list[dict[str, Any]]) -> plt.Figure:
             best[row["size"]] = row
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), constrained_layout=True)
+        colours = iter(plt.colormaps["tab10"].colors)
         for (family, radius, degree), best in sorted(groups.items()):
             if len(best) < 2:
                 continue
+            colour = next(colours)
             name = f"{family}(r={radius})" if family == "local" else family
             sizes = sorted(best)
             for axis, value in (
                 (axes[0], [best[s]["fit_cpu_seconds_at_60000"] for s in sizes]),
                 (axes[1], [best[s]["peak_rss"] / 2**30 for s in sizes]),
             ):
-                (line,) = axis.plot([s * s for s in sizes], value, "-", lw=1, label=f"{name}, degree {degree}")
+                (line,) = axis.plot([s * s for s in sizes], value, "-", lw=1, color=colour, label=f"{name}, degree {degree}")
                 for s, v in zip(sizes, value):
                     full = not best[s]["extrapolated"]
                     axis.plot(s * s, v, "o", ms=5, mfc=line.get_color() if full else "white", mec=line.get_color())
