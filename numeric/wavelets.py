@@ -22,8 +22,8 @@ from numeric.stencil import Stencil
 ORIENTATIONS = ("A", "H", "V", "D")
 """Scaling atom, and the horizontal, vertical and diagonal details (PyWavelets' ``da``, ``ad``, ``dd``)."""
 
-CHUNK_ELEMENTS = 2**19
-"""Numbers in one chunk of images of the transform, small enough to stay in the cache."""
+CHUNK_BYTES = 2**22
+"""One chunk of images of the transform: small enough to stay in the cache, large enough that calls cost little."""
 
 
 class WaveletError(ValueError):
@@ -169,8 +169,8 @@ class WaveletTransform:
 
     def _chunk(self, images: Tensor) -> int:
         """Images of one chunk: all levels of a chunk run while it is in the cache; on a GPU one large chunk is better."""
-        size = CHUNK_ELEMENTS if images.device.type == "cpu" else 2**10 * CHUNK_ELEMENTS
-        return max(8, size // max(self.n_coefficients, self.shape[0] * self.shape[1]))
+        size = CHUNK_BYTES if images.device.type == "cpu" else 2**10 * CHUNK_BYTES
+        return max(8, size // (images.element_size() * max(self.n_coefficients, self.shape[0] * self.shape[1])))
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or tuple(images.shape[-2:]) != self.shape:
