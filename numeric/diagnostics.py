@@ -341,10 +341,10 @@ def draw(record: dict[str, Any]) -> Any:
     labels = ["whole image" if s == "all" else f"{o}, scale {s}" for s, o in bands]
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure = plt.figure(figsize=(2.35 * len(names) + 1.6, 9.6))
-        top, bottom = figure.add_gridspec(2, 1, height_ratios=[1.25, 1], hspace=0.36)
-        grid = top.subgridspec(1, len(names), wspace=0.08)
+        outer = figure.add_gridspec(2, 1, height_ratios=[1.25, 1], hspace=0.36)
+        grid = outer[0].subgridspec(1, len(names), wspace=0.08)
         norm = SymLogNorm(1.0, vmin=-60, vmax=60, base=10)
-        image = None
+        image: Any = None
         for number, name in enumerate(names):
             axis = figure.add_subplot(grid[number])
             table = np.array(
@@ -370,7 +370,7 @@ def draw(record: dict[str, Any]) -> Any:
         bar.set_label("fall of the exact expected error, % (held-out)", fontsize=8.5)
         ablations = record["ablations"]
         families = record["parameters"]["ablation_families"]
-        lower = bottom.subgridspec(1, len(families), wspace=0.2)
+        lower = outer[1].subgridspec(1, len(families), wspace=0.2)
         colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(sigmas)))
         orders = list(range(3, 2 * record["parameters"]["ablation_degree"] + 1))
         for number, family in enumerate(families):
