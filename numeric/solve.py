@@ -143,14 +143,15 @@ def feature_matrix(plan: MonomialPlan, degree: int, basis: str, rho: Tensor) -> 
     size = plan.closed_count(degree)
     rows, columns = plan.basis[plan.features(degree)], plan.basis[:size]
     target, other = (torch.as_tensor(m, device=rho.device) for m in _one_variable_maps(basis, plan.pattern, degree))
-    out = torch.ones(rho.shape[1], len(rows), size, dtype=rho.dtype, device=rho.device)
-    for i in range(plan.variables):
-        if not rows[:, i].any():
-            out *= torch.as_tensor((columns[:, i] == 0).astype(float), device=rho.device)
-            continue
+    # Where a feature lacks a variable its factor is 1 on the monomials that lack it too and 0 on the others.
+    lacking = ((rows[:, None, :] > 0) | (columns[None, :, :] == 0)).all(axis=2)
+    out = torch.as_tensor(lacking, dtype=rho.dtype, device=rho.device).repeat(rho.shape[1], 1, 1)
+    for i in np.flatnonzero(rows.any(axis=0)):
         powers = torch.stack([rho[i] ** r for r in range(degree + 1)])  # (degree + 1, g)
         table = torch.einsum("klr,rg->gkl", target if i == 0 else other, powers)
-        out *= table[:, torch.as_tensor(rows[:, i])][:, :, torch.as_tensor(columns[:, i])]
+        holds = torch.as_tensor(np.flatnonzero(rows[:, i]), device=rho.device)
+        factor = table[:, torch.as_tensor(rows[:, i][rows[:, i] > 0])][:, :, torch.as_tensor(columns[:, i])]
+        out[:, holds] *= factor
     return out
 
 
