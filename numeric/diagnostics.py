@@ -1,6 +1,6 @@
 """What each correlation and each moment is worth, exactly, from moments alone (Section 5.2's diagnostics).
 
-Two maps, both of exact expected squared errors (DESIGN section 4), on the fitted data and on held-out data:
+Two maps, both of exact expected squared errors, from moments alone, on the fitted data and on held-out data:
 
 - *correlations*: how much the error of every scale and orientation falls when a family may use the orientations at its
   place (alone, or given its neighbours), its neighbours by radius, a higher degree, or the coefficient one scale above;

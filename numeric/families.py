@@ -1,4 +1,4 @@
-"""The feature families: which coefficients a score coefficient sees, and in which monomials (DESIGN section 3).
+"""The feature families: which coefficients a score coefficient sees, and in which monomials (Section 2.2).
 
 A family answers two questions for every target coefficient ``lambda``: its *variables* (itself first, then its
 neighbours) and the *exponents* of its monomials.  Targets with equally many neighbours share their exponents and are

@@ -1,4 +1,4 @@
-"""Exact expected errors on disjoint groups of images, and intervals from them (DESIGN section 4).
+"""Exact expected errors on disjoint groups of images, and intervals from them.
 
 Moments add up, so one pass over the images gives the moments of every group (fold) and of all of them.  The error of a
 fitted denoiser on a fold, the noise integrated exactly, then needs no image and no noise; its spread over folds is what the

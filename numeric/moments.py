@@ -1,4 +1,4 @@
-"""Clean-data moments in one streaming pass, and their exact noisy counterparts (equation (20), DESIGN section 4).
+"""Clean-data moments in one streaming pass, and their exact noisy counterparts (equation (20)).
 
 Every number a score coefficient needs at any noise level, VE or VP, is a linear function of mixed moments of the
 *clean* coefficients.  They are accumulated once, as products of feature matrices (BLAS-3), in float64 and about a

@@ -1,4 +1,4 @@
-"""Noise levels ``y = alpha x + sigma e``: VE and VP are one family (DESIGN section 1, equations (1) and (20))."""
+"""Noise levels ``y = alpha x + sigma e``: VE and VP are one family (equations (1) and (20))."""
 
 from __future__ import annotations
 

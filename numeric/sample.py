@@ -1,7 +1,7 @@
 """Sampling with any denoiser: reverse SDE (equation (2), Euler-Maruyama) and probability-flow ODE (Heun), VE and VP.
 
 Both processes run down one schedule of noise-to-signal ratios ``sigma``.  VE is ``y = x + sigma e``; VP is the same path
-divided by ``sqrt(1 + sigma^2)``, that is ``alpha = 1 / sqrt(1 + sigma^2)``, ``s = sigma alpha`` (DESIGN section 1), whose
+divided by ``sqrt(1 + sigma^2)``, that is ``alpha = 1 / sqrt(1 + sigma^2)``, ``s = sigma alpha``, whose
 own clock is ``tau = log(1 + sigma^2)``.  The exact flows agree up to that factor; their discretisations agree as the steps
 shrink.  The last step of every sampler is the denoiser at the smallest sigma, the posterior mean ``E[x | y]``.
 """

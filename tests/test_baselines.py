@@ -63,7 +63,7 @@ def test_linear_in_chunks_is_linear_at_once(images):
 
 
 def test_shared_readout_at_degree_one_is_linear(images):
-    """Lemma C.1 and DESIGN 3: the shared readout at degree 1 is the Wiener denoiser."""
+    """Lemma C.1: the shared readout at degree 1 is the Wiener denoiser."""
     data = ImageSet(torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
     shared = SharedWaveletScore("independent", 1, levels=1, ridge=1e-12).fit(data)
     y = noisy(data, 0.3)
@@ -233,7 +233,7 @@ def all_denoisers(images: ImageSet) -> list:
 
 
 def test_vp_is_ve_at_the_effective_sigma(images):
-    """DESIGN 1: dividing by alpha turns a VP level into the VE level sigma / alpha, for every baseline."""
+    """Equation (1): dividing by alpha turns a VP level into the VE level sigma / alpha, for every baseline."""
     level = vp(0.7)
     for model in all_denoisers(images):
         y = images[:3] * level.alpha + level.sigma * noise_like(images[:3], 5)

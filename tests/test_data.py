@@ -1,4 +1,4 @@
-"""Data: the order of DESIGN section 7, announced fall-back, provenance, and clear errors for bad input."""
+"""Data: the order of sources, announced fall-back, provenance, and clear errors for bad input."""
 
 from __future__ import annotations
 

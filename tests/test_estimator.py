@@ -23,7 +23,7 @@ FAMILIES = ["independent", "band", "local", "parent", "joint"]
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_exact_error_is_the_monte_carlo_error(family, mnist16, generator):
-    """E|x|^2 - 2 theta.E[phi x] + theta.G theta (DESIGN section 4), within six standard errors of drawn noise."""
+    """E|x|^2 - 2 theta.E[phi x] + theta.G theta, exact, within six standard errors of drawn noise."""
     model = WaveletScore(family, degree=2).fit(mnist16)
     x = mnist16[:].double()
     for sigma in (0.1, 1.0):
@@ -64,7 +64,7 @@ def test_coefficients_are_the_sampled_regression_in_the_limit(family, generator)
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vp_is_ve_after_division(family, mnist16, generator):
-    """VP at (a, s) is VE at s/a after dividing y by a (DESIGN section 1)."""
+    """VP at (a, s) is VE at s/a after dividing y by a."""
     model = WaveletScore(family, degree=3).fit(mnist16)
     level = vp(0.7)
     y = level.alpha * mnist16[:20].double() + level.sigma * torch.randn(20, 1, 16, 16, generator=generator).double()
@@ -94,7 +94,7 @@ def test_nested_degrees_never_raise_the_exact_error(family, sigma, mnist16):
 
 
 def test_degree_one_is_the_diagonal_wiener_filter(mnist16, generator):
-    """theta_1 = -1 / (a^2 var + s^2): the sanity check of DESIGN section 4, on every coefficient."""
+    """theta_1 = -1 / (a^2 var + s^2): the linear score, on every coefficient."""
     model = WaveletScore("independent", degree=1, ridge=0.0).fit(mnist16)
     level = vp(0.6)
     w = model.transform_.forward(mnist16[:].double())[:, 0]
@@ -106,7 +106,7 @@ def test_degree_one_is_the_diagonal_wiener_filter(mnist16, generator):
 
 
 def test_shared_degree_one_is_the_linear_denoiser(mnist16, generator):
-    """DESIGN section 3: at degree 1 the shared readout is the Wiener denoiser of equations (25), (26)."""
+    """At degree 1 the shared readout is the Wiener denoiser of equations (25), (26)."""
     y = mnist16[:20].double() + 0.5 * torch.randn(20, 1, 16, 16, generator=generator).double()
     shared = SharedWaveletScore(degree=1, ridge=0.0).fit(mnist16)
     linear = LinearDenoiser().fit(mnist16)

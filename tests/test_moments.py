@@ -35,7 +35,7 @@ def empirical(x: torch.Tensor, plan) -> torch.Tensor:
     ],
 )
 def test_feature_counts(pattern, variables, degree, count):
-    """n + 1; C(n+2, 3) + 1 (equation (22)); pairwise and full counts of DESIGN section 3."""
+    """n + 1; C(n+2, 3) + 1 (equation (22)); pairwise and full counts of the local family."""
     rows = exponents(pattern, variables, degree)
     assert len(rows) == count == len(np.unique(rows, axis=0))
     assert rows.sum(1).max() == degree and rows[0].sum() == 0
@@ -170,7 +170,7 @@ def test_interrupted_pass_resumes_to_the_same_sums(tmp_path, generator):
 
 
 def test_small_bands_have_distinct_neighbours():
-    """A ball wider than its band wraps onto itself; no coefficient may appear twice (DESIGN section 3)."""
+    """A ball wider than its band wraps onto itself; no coefficient may appear twice."""
     for block in Family("local", radius=2).blocks(WaveletTransform(16, levels=2)):
         assert all(len(set(row)) == len(row) for row in block.variables.tolist())
 

@@ -139,7 +139,7 @@ def test_notebook_runs(name, tmp_path, fallback_only):
 
 
 def check_fig5(record: dict[str, Any]) -> None:
-    """Measured MSE against its exact expectation before clamping (DESIGN 4), on the fall-back data."""
+    """Measured MSE against its exact expectation before clamping, on the fall-back data."""
     assert "fall-back" in record["data"]["fit"]["source"] and record["data"]["fit"]["count"] == 120
     assert len(record["data"]["fit"]["sha256"]) == 64 and record["parameters"]["seeds"] == 2
     rows = [r for r in record["records"] if r["method"] == "independent, own readout" and r["split"] == "train"]

@@ -75,7 +75,7 @@ def test_heun_converges_to_the_exact_flow_with_order_two(gaussian, process):
 
 
 def test_vp_and_ve_are_one_flow(gaussian):
-    """DESIGN section 1: from the same noise VP and VE give the same images up to the discretisation, which is O(h^2)."""
+    """Equations (1), (2): from the same noise VP and VE give the same images up to the discretisation, which is O(h^2)."""
 
     def gap(steps: int) -> float:
         runs = [

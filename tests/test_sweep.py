@@ -29,7 +29,7 @@ def images(generator) -> ImageSet:
 
 
 def test_measured_mse_is_the_exact_expectation(images):
-    """Unclamped MSE of drawn noise against ``E|x|^2 - 2 theta.E[phi x] + theta.G theta`` (DESIGN 4), within 4 standard errors.
+    """Unclamped MSE of drawn noise against ``E|x|^2 - 2 theta.E[phi x] + theta.G theta``, within 4 standard errors.
 
     The noise is drawn 40 times on the fitted images, so that the mean is over the expectation's own distribution.
     """
@@ -172,7 +172,7 @@ def test_findings_are_computed_from_the_records():
 @pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.1, 0.25, 0.5, 1.0, 2.0])
 def test_reference_table(sigma):
-    """DESIGN section 5 (20,000 training and 2,000 test images, VE, own readout) within 3%; needs the full MNIST."""
+    """Reference figures of an independent prototype (20,000 training and 2,000 test images, VE, own readout) within 3%; needs the full MNIST."""
     from numeric.data import load_mnist
 
     reference = {

@@ -1,4 +1,4 @@
-"""The transform (DESIGN section 2) against PyWavelets, and its algebra."""
+"""The transform against PyWavelets, and its algebra."""
 
 from __future__ import annotations
 
