@@ -34,7 +34,7 @@ def test_claim(claim: rules.Claim, measurements: Measurements) -> dict[str, Any]
     judged = rules.judge(effects, claim.quantifier, claim.threshold)
     fields = {
         k: getattr(claim, k)
-        for k in ("name", "quote", "where", "effect", "quantifier", "unit", "threshold", "interval")
+        for k in ("name", "quote", "section", "effect", "quantifier", "unit", "threshold", "interval")
     }
     return {
         **fields,
@@ -155,7 +155,7 @@ def markdown(record: dict[str, Any]) -> str:
             best = max((s["strongest"] for s in claim["settings"]), key=lambda e: e["value"])
             spread = f"{interval_text(worst)} to {interval_text(best)} {claim['unit']}"
         lines.append(
-            f"| {claim['name']} | {claim['where']} | {claim['text']} | {claim['counts']['supports']} of {len(claim['effects'])} "
+            f"| {claim['name']} | {claim['section']} | {claim['text']} | {claim['counts']['supports']} of {len(claim['effects'])} "
             f"| {spread} |"
         )
     lines += ["", "## Rules", "", record["rules"], ""]
@@ -164,7 +164,7 @@ def markdown(record: dict[str, Any]) -> str:
         lines += [
             f"## {claim['name']}",
             "",
-            f"> {claim['quote']} (Section {claim['where']})",
+            f"> {claim['quote']} (Section {claim['section']})",
             "",
             f"**{claim['text']}**",
             "",
@@ -312,7 +312,7 @@ def main(
     """Test the paper's sentences: effects with intervals and computed verdicts, as a page, a figure and a results file."""
     if list_:
         for c in CLAIMS:
-            typer.echo(f"{c.name}: {c.quote} (Section {c.where})")
+            typer.echo(f"{c.name}: {c.quote} (Section {c.section})")
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     more: dict[str, Any] = {"sigmas": tuple(sigma)} if sigma else {}

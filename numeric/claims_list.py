@@ -451,6 +451,11 @@ def _closed(start: float, end: float, net: float) -> float:
     return fall(start - net, end - net) if start != net else math.nan
 
 
+def _has_gap(start: Any, net: Any) -> bool:
+    """Whether the network beats independent degree 1 by more than the interval: else there is no gap to narrow."""
+    return start is not None and net is not None and jackknife(lambda a, b: a - b, start, net)["low"] > 0
+
+
 def gap_effects(m: Measurements) -> list[Effect]:
     out = []
     for size, label in _networks(m):
@@ -461,7 +466,8 @@ def gap_effects(m: Measurements) -> list[Effect]:
                     _first(m, size, split, *f) for f in (("independent", sigma, 1), ("local", sigma, m.config.degree))
                 ]
                 cell = {"network": label, "size": size, "sigma": sigma}
-                out += effect(own(split, "clamped"), cell, _closed, *rows, net)
+                if _has_gap(rows[0], net):
+                    out += effect(own(split, "clamped"), cell, _closed, *rows, net)
     return out
 
 
@@ -476,6 +482,8 @@ def retained_effects(m: Measurements) -> list[Effect]:
                 rows += [_first(m, size, split, "independent", sigma, 1), _first(m, size, split, "local", sigma, top)]
                 rows.append(find(m.rows(f"networks {size}"), split=split, sigma=sigma, family=label))
             cell = {"network": label, "size": size}
+            if not (_has_gap(rows[0], rows[2]) and _has_gap(rows[3], rows[5])):
+                continue
             out += effect(
                 own(split, "clamped"), cell, lambda a, b, n, c, d, k: _closed(a, b, n) - _closed(c, d, k), *rows
             )

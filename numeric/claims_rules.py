@@ -59,7 +59,7 @@ class Claim:
     """A sentence of the paper and how it is tested.
 
     Attributes:
-        name: short identifier. quote: the sentence (or its part). where: its section.
+        name: short identifier. quote: the sentence (or its part); section: where it stands.
         effect: what the number is; unit: its unit. quantifier: one of :data:`QUANTIFIERS`.
         measure: from measurements to effects. explain: from measurements and effects to sentences.
         threshold: value above which an effect supports the claim. interval: how the interval is made.
@@ -68,7 +68,7 @@ class Claim:
 
     name: str
     quote: str
-    where: str
+    section: str
     effect: str
     measure: Callable[[Any], list[Effect]]
     quantifier: str = "every"

@@ -75,7 +75,7 @@ def test_folds_partition_the_images(count, folds):
 @pytest.mark.parametrize("family", ["independent", "band", "local"])
 @pytest.mark.parametrize("noise", [ve(0.4), vp(0.7)])
 def test_fold_errors_average_to_the_exact_expected_error(mnist16, family, noise):
-    """DESIGN 4: errors by fold average to ``E|x|^2 - 2 theta.E[phi x] + theta.G theta`` on all images, fitted and held-out."""
+    """Exact errors by fold average to ``E|x|^2 - 2 theta.E[phi x] + theta.G theta`` on all images, fitted and held-out."""
     splits = {"train": mnist16.take(120), "held-out": ImageSet(mnist16.raw[120:200], size=16)}
     fit = FoldedFit(WaveletScore(family, 2), splits, 4, progress=False)
     solutions = fit.solve(noise, [1, 2])
@@ -229,7 +229,7 @@ def test_figure_and_page_are_written_from_the_record(small_run, tmp_path):
     full = {**record, "command": "test", "seed": 0}
     page = claims.markdown(full)
     for claim in record["claims"]:
-        assert claim["quote"] in page and f"**{claim['text']}**" in page
+        assert f"> {claim['quote']} (Section {claim['section']})" in page and f"**{claim['text']}**" in page
     assert len(claims.table(full)) == sum(len(c["settings"]) for c in record["claims"])
     assert len(claims.findings(full)) == len(CLAIMS)
     claims.draw(full).savefig(tmp_path / "x.png", dpi=30)
