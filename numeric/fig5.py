@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import numeric.baselines
+from numeric.baselines import data_source, overlap_caution
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import load_mnist
@@ -88,8 +89,7 @@ class SweepConfig:
 
 def trained_baselines(size: int) -> dict[str, Denoiser]:
     """Trained networks shipped for this image size; empty where there are none."""
-    trained = getattr(numeric.baselines, "trained", None)
-    return trained(size) if trained is not None else {}
+    return numeric.baselines.trained(size)
 
 
 def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
@@ -196,6 +196,7 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         },
         "baselines": ["noisy", *baselines],
         "trained": list(trained),
+        "cautions": overlap_caution({label: data_source(d) for label, d in trained.items()}, test.source),
         "fit_seconds": fit_seconds,
         "evaluation_seconds": time.perf_counter() - start,
         "records": records,
@@ -255,7 +256,7 @@ def findings(result: dict[str, Any]) -> list[str]:
                 f"{split}, sigma {sigma:g}: lowest family {family['method']} at degree {family['degree']}, "
                 f"{family['mse']:.5f} (± {family['se']:.5f}); {beside or 'no baseline'}"
             )
-    return lines + trained_findings(result)
+    return lines + trained_findings(result) + result.get("cautions", [])
 
 
 def trained_findings(result: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ import torch
 import typer
 from torch import Tensor
 
+from numeric.baselines import data_source, overlap_caution
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import ImageSet, load_mnist
@@ -206,6 +207,7 @@ def generate(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, A
         "held_out_memorised": held_out.memorised(),
         "agreement": agreement,
         "trained": sorted(trained),
+        "cautions": overlap_caution({label: data_source(denoisers[label]) for label in sorted(trained)}, test.source),
     }
     return record, images
 
@@ -298,7 +300,7 @@ def findings(record: dict[str, Any]) -> list[str]:
                 f"{a['shuffled']:.3f} on other noise"
                 + ("" if math.isfinite(z) and z > 2 else " (no more than by chance)")
             )
-    return lines
+    return lines + record.get("cautions", [])
 
 
 def make_figure(

@@ -14,7 +14,7 @@ import torch
 from numeric.baselines import trained
 from numeric.baselines.configs import CONFIGS, get_config, parameter_count
 from numeric.baselines.linear import LinearDenoiser
-from numeric.baselines.network import trained_label
+from numeric.baselines.network import overlap_caution, trained_label
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalityDenoiser, LocalScoreMachine
 from numeric.baselines.shrinkage import WaveletShrinkage
@@ -346,12 +346,7 @@ def findings(record: dict[str, Any]) -> list[str]:
         "share of the paper's training images seen, by network: " + (", ".join(short) or "no network is shown")
     )
     test = record["data"]["test"]["source"]
-    seen = [r["method"] for r in networks if r["fitted_on_source"] != test]
-    if seen:
-        lines.append(
-            f"caution: the held-out images here are {test}, and these networks were trained on other data, which may contain "
-            f"them: {', '.join(seen)}"
-        )
+    lines += overlap_caution({r["method"]: r["fitted_on_source"] for r in networks}, test)
     missing = [r["method"] for r in record["rows"] if r.get("source") == "not trained"]
     lines.append("not trained: " + (", ".join(missing) or "none"))
     return lines

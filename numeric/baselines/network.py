@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,28 @@ def trained(
             label = trained_label(get_config(name), record["steps"])
             out[label] = NetworkDenoiser(None, None, label, record, path)
     return out
+
+
+def overlap_caution(sources: Mapping[str, str | None], held_out: str) -> list[str]:
+    """A sentence where networks were trained on other data than those evaluated, which may contain the held-out images.
+
+    The fall-back's held-out digits belong to MNIST's training set, which shipped networks have seen.
+
+    Args:
+        sources: label -> source of the network's training images. held_out: source of the held-out ones.
+    """
+    seen = [label for label, source in sources.items() if source != held_out]
+    if not seen:
+        return []
+    return [
+        f"caution: the held-out images here are {held_out}, and these networks were trained on other data, which may contain "
+        f"them: {', '.join(seen)}"
+    ]
+
+
+def data_source(denoiser: Denoiser) -> str | None:
+    """Where a network's training images came from, by its record."""
+    return getattr(denoiser, "record", {}).get("data", {}).get("source")
 
 
 def _order() -> list[str]:
