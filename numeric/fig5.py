@@ -89,7 +89,7 @@ class SweepConfig:
 
 def trained_baselines(size: int) -> dict[str, Denoiser]:
     """Trained networks shipped for this image size; empty where there are none."""
-    return numeric.baselines.trained(size)
+    return dict(numeric.baselines.trained(size))
 
 
 def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
