@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -275,7 +276,7 @@ def main(
         record[label] = {"summary": summary(rows), "families": rows}
     whole, check = record["whole"]["summary"], record["check"]["summary"]
     record["extrapolation_over_measured"] = check["sampled_sklearn_seconds"] / whole["sampled_sklearn_seconds"]
-    record["provenance"] = provenance("python -m benchmarks.sweep", seed=seed)
+    record["provenance"] = provenance(" ".join(["python -m benchmarks.sweep", *sys.argv[1:]]), seed=seed)
     write_json(output, record)
     main_ = record["main"]["summary"]
     typer.echo(
