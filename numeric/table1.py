@@ -259,7 +259,7 @@ def draw(record: dict[str, Any]) -> Any:
         )
         text.axis("off")
         text.set_xlim(0, 1)
-        columns = [(0.0, "method"), (0.64, "parameters"), (0.8, "steps × batch"), (0.87, "LR"), (1.0, "fit, training")]
+        columns = [(0.0, "method"), (0.62, "parameters"), (0.78, "steps × batch"), (0.87, "LR"), (1.0, "time")]
         for x, title in columns:
             text.text(x, len(rows) - 0.1, title, fontsize=9, weight="bold", ha="left" if x == 0 else "right")
         for row in rows:
