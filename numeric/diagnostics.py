@@ -405,7 +405,12 @@ def draw(record: dict[str, Any]) -> Any:
             if number == 0:
                 axis.set_ylabel("rise of the exact expected error, %\n(held-out, whole image)")
                 axis.legend(
-                    fontsize=8, title="filled: this order and above\nopen: this order alone", title_fontsize=7.5
+                    fontsize=8,
+                    title="filled: this order and above, open: this order alone",
+                    title_fontsize=8,
+                    loc="upper left",
+                    bbox_to_anchor=(0.0, -0.16),
+                    ncols=len(sigmas),
                 )
         fit, p = record["data"]["fit"], record["parameters"]
         figure.suptitle(
