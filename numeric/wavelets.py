@@ -22,7 +22,7 @@ from numeric.stencil import Stencil
 ORIENTATIONS = ("A", "H", "V", "D")
 """Scaling atom, and the horizontal, vertical and diagonal details (PyWavelets' ``da``, ``ad``, ``dd``)."""
 
-CHUNK_BYTES = 2**22
+CHUNK_BYTES = 2**23
 """One chunk of images of the transform: small enough to stay in the cache, large enough that calls cost little."""
 
 
@@ -80,6 +80,31 @@ def _synthesis(matrix: np.ndarray) -> Stencil:
 def default_levels(size: int) -> int:
     """Levels that leave a 4 x 4 scaling band, as in the paper's setting: 32 -> 3, 64 -> 4, 128 -> 5."""
     return max(1, int(np.log2(size)) - 2)
+
+
+class _Scratch:
+    """Work arrays ``(..., images)`` of a chunk, used again by the next chunk: fresh memory costs more than the arithmetic.
+
+    Under autograd every chunk gets its own, because what is written over cannot be differentiated.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.like, self.keep = like, not like.requires_grad
+        self.arrays: list[Tensor] = []
+        self.images = self.next = 0
+
+    def start(self, images: int) -> None:
+        """Begin a chunk of so many images; it takes the same arrays in the same order as the one before."""
+        if not self.keep or images != self.images:
+            self.arrays, self.images = [], images
+        self.next = 0
+
+    def take(self, *shape: int) -> Tensor:
+        """The next array, ``(*shape, images)``, not initialised."""
+        if self.next == len(self.arrays):
+            self.arrays.append(self.like.new_empty(*shape, self.images))
+        self.next += 1
+        return self.arrays[self.next - 1]
 
 
 class WaveletTransform:
@@ -186,19 +211,22 @@ class WaveletTransform:
         flat = images.reshape(-1, self.shape[0] * self.shape[1])
         out = flat.new_empty(len(flat), self.n_coefficients)
         step = self._chunk(images)
+        scratch = _Scratch(flat)
         for start in range(0, len(flat), step):
             part = flat[start : start + step]
             n = len(part)
+            scratch.start(n)
             # Images last: then every shifted slice of every level is contiguous.
-            approximation = part.T.contiguous().reshape(*self.shape, n)
-            target = part.new_empty(self.n_coefficients, n)
+            approximation = scratch.take(*self.shape)
+            approximation.view(-1, n).copy_(part.T)
+            target = scratch.take(self.n_coefficients)
             for level, (rows, columns, _, _) in enumerate(self._stencils):
                 h, v, d = self.bands[len(self.bands) - 3 * (level + 1) : len(self.bands) - 3 * level]
                 width = approximation.shape[1]
-                low, high = part.new_empty(h.shape[0], width, n), part.new_empty(h.shape[0], width, n)
+                low, high = scratch.take(h.shape[0], width), scratch.take(h.shape[0], width)
                 rows.apply([approximation], [low, high], axis=0)
                 if level + 1 < self.levels:
-                    approximation = part.new_empty(*h.shape, n)
+                    approximation = scratch.take(*h.shape)
                 else:
                     approximation = target[: self.bands[0].stop].view(*h.shape, n)
                 # H is high-pass along rows (PyWavelets' "da"), V along columns ("ad").
@@ -219,10 +247,13 @@ class WaveletTransform:
         flat = coefficients.reshape(-1, self.n_coefficients)
         out = flat.new_empty(len(flat), self.shape[0] * self.shape[1])
         step = self._chunk(coefficients)
+        scratch = _Scratch(flat)
         for start in range(0, len(flat), step):
             part = flat[start : start + step]
             n = len(part)
-            source = part.T.contiguous()
+            scratch.start(n)
+            source = scratch.take(self.n_coefficients)
+            source.copy_(part.T)
             grids = [source[b.start : b.stop].view(*b.shape, n) for b in self.bands]
             approximation = grids[0]
             for level in range(self.levels):
@@ -230,10 +261,10 @@ class WaveletTransform:
                 h, v, d = grids[1 + 3 * level : 4 + 3 * level]
                 approximation = approximation[: h.shape[0], : h.shape[1]]  # odd sizes: one row or column too many
                 height, width = rows.matrix.shape[0], columns.matrix.shape[0]
-                low, high = part.new_empty(h.shape[0], width, n), part.new_empty(h.shape[0], width, n)
+                low, high = scratch.take(h.shape[0], width), scratch.take(h.shape[0], width)
                 columns.apply([approximation, v], [low[:, ::2], low[:, 1::2]], axis=1)
                 columns.apply([h, d], [high[:, ::2], high[:, 1::2]], axis=1)
-                approximation = part.new_empty(height, width, n)
+                approximation = scratch.take(height, width)
                 rows.apply([low, high], [approximation[::2], approximation[1::2]], axis=0)
             out[start : start + step] = approximation.reshape(-1, n).T
         return out.reshape(*coefficients.shape[:-1], *self.shape)
