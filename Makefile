@@ -26,8 +26,8 @@ figures: setup  ## run every notebook that is out of date and build paper_figure
 gallery: setup  ## build paper_figures/index.html from what is there
 	$(BIN)/python -m numeric.gallery --page-only
 
-test: setup  ## the test suite (ARGS are passed to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: setup  ## the test suite, one process a core (ARGS are passed to pytest)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 slow: setup  ## the long tests too
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
