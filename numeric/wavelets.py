@@ -22,7 +22,7 @@ from numeric.stencil import Stencil
 ORIENTATIONS = ("A", "H", "V", "D")
 """Scaling atom, and the horizontal, vertical and diagonal details (PyWavelets' ``da``, ``ad``, ``dd``)."""
 
-CHUNK_BYTES = 2**23
+CHUNK_BYTES = 2**22
 """One chunk of images of the transform: small enough to stay in the cache, large enough that calls cost little."""
 
 
