@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.solve import BASES, BlockSolution, Ridge, held_out_error, solve_block
 from numeric.wavelets import WaveletTransform
+
+if TYPE_CHECKING:
+    from numeric.shared import SharedWaveletScore
 
 EVALUATION_BYTES = 24 * 2**20
 """Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
@@ -281,16 +284,28 @@ class WaveletScore(Denoiser, BaseEstimator):
         return out.clamp_(0.0, 1.0) if clamp else out
 
     def expected_mse(
-        self, noise: NoiseLevel | float, degree: int | None = None, moments: CleanMoments | None = None
+        self,
+        noise: NoiseLevel | float,
+        degree: int | None = None,
+        moments: CleanMoments | None = None,
+        joint: SharedWaveletScore | None = None,
     ) -> float:
-        """Exact expected MSE per pixel, before clamping, from moments alone (orthonormal bases).
+        """Exact expected MSE per pixel, before clamping, from moments alone.
 
         Args:
             moments: of other data (held-out), with this estimator's settings; by default the fitted ones.
+            joint: moments of all coefficients together, which an over-complete basis needs because errors of overlapping
+                atoms do not add up: a fitted :class:`numeric.shared.SharedWaveletScore` of the same family and degree.
+                The error is that on the images it was fitted on.
         """
         fitted, level = self._fitted(), as_noise(noise)
+        if joint is not None:
+            return joint.expected_mse_of(self, level, degree)
         if not self.transform_.is_orthonormal:
-            raise ValueError(f"the expected pixel MSE needs an orthonormal basis; {self.transform_} is over-complete")
+            raise ValueError(
+                f"in the over-complete basis {self.transform_} the pixel error needs the moments of all coefficients "
+                "together: pass joint=SharedWaveletScore(...).fit(images) with the same family, degree and mode"
+            )
         solution = self.solve(level, degree)
         pixels = fitted.channels * self.transform_.shape[0] * self.transform_.shape[1]
         if moments is None:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from numeric.data import as_image_set
 from numeric.denoiser import Denoiser, check_images
-from numeric.estimator import NotFittedError, _free_memory
+from numeric.estimator import NotFittedError, WaveletScore, _free_memory
 from numeric.families import Family, FamilyError, closure
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
@@ -448,6 +448,22 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             readout *= s**2 / a
             readout[lin, np.arange(n)] += 1.0 / a
             readout[0] += self.mean_
+        error = self._squared_error(readout, gram, cross)
+        scale = np.sqrt(gram.diagonal())
+        if len(self._solutions) >= 4:
+            self._solutions.pop(next(iter(self._solutions)))
+        solution = (torch.from_numpy(readout * scale[:, None]), torch.from_numpy(scale), error)
+        self._solutions[key] = solution  # type: ignore[assignment]
+        return solution
+
+    def _squared_error(self, readout: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> float:
+        """Exact expected squared error, summed over pixels, of a readout ``(P, channels * n_coefficients)``.
+
+        Args:
+            readout: from centred noisy monomials to clean coefficients.
+            gram: ``E[phi phi^T]``; cross: ``E[phi (w - c)]``, both with the noise integrated.
+        """
+        lin = np.arange(1, 1 + len(self.mean_))
         centred = readout.copy()
         centred[0] -= self.mean_
         if self._covariance is None:
@@ -456,18 +472,63 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             synthesis = self._synthesis()
             centred, cross = centred @ synthesis, cross @ synthesis
             variance = np.einsum("ip,ij,jp->", synthesis, self.gram_[np.ix_(lin, lin)], synthesis, optimize=True)
-        error = float(variance - 2 * (centred * cross).sum() + (centred * (gram @ centred)).sum())
-        scale = np.sqrt(gram.diagonal())
-        if len(self._solutions) >= 4:
-            self._solutions.pop(next(iter(self._solutions)))
-        solution = (torch.from_numpy(readout * scale[:, None]), torch.from_numpy(scale), error)
-        self._solutions[key] = solution  # type: ignore[assignment]
-        return solution
+        return float(variance - 2 * (centred * cross).sum() + (centred * (gram @ centred)).sum())
+
+    def expected_mse_of(self, model: WaveletScore, noise: NoiseLevel | float, degree: int | None = None) -> float:
+        """Exact expected MSE per pixel, before clamping, of an ``own`` readout, from these joint moments.
+
+        In an over-complete basis overlapping coefficients make the error of a pixel together, so the moments of all of
+        them are needed at once: those of this object, on the images it was fitted on (the model's or others).
+
+        Args:
+            model: a fitted estimator of the same transform whose features are among this one's.
+
+        Raises:
+            ValueError: another transform, other channels, or features that this object does not have.
+        """
+        self._check_fitted()
+        solution, level = model.solve(noise, degree), as_noise(noise)
+        if model.transform_.config != self.transform_.config or model.moments_.channels != self.channels_:
+            raise ValueError(
+                f"the joint moments are of {self.transform_} with {self.channels_} channel(s), the model is of "
+                f"{model.transform_} with {model.moments_.channels}: fit both alike"
+            )
+        size, width = self.count(min(solution.degree, self.degree)), self.monomials_.shape[1]
+        index, readout = _Index(self.monomials_), np.zeros((size, len(self.mean_)))
+        for block, part in zip(model.moments_.blocks, solution.blocks):
+            exponents = part.plan.basis[: part.denoiser.shape[1]]
+            # h acts on ((v - centre) / scale)^alpha; here the scale moves into the coefficient.
+            factors = part.denoiser.cpu().numpy() * np.exp(-(exponents @ np.log(part.scale.cpu().numpy())).T)
+            places = [np.repeat(np.arange(exponents.shape[1]), row) for row in exponents]
+            for variables, target, factor in zip(block.block.variables, block.block.targets, factors):
+                for place, value in zip(places, factor):
+                    try:
+                        row = index(sorted(variables[place].tolist()), width)
+                    except (KeyError, ValueError):
+                        raise ValueError(
+                            f"{model.label} has features that the joint moments lack ({self.label}, degree {self.degree}): "
+                            "fit them with the model's family and degree"
+                        ) from None
+                    readout[row, target] += value
+        # From the model's centre to this object's: v - a m = (v - a c) + a (c - m).
+        shift = level.alpha * (self.mean_ - model.mean_.cpu().numpy())
+        if np.any(shift != 0):
+
+            def rule(variable: int, power: int) -> list[tuple[int, float]]:
+                return [(k, comb(power, k) * shift[variable] ** (power - k)) for k in range(power + 1)]
+
+            readout = self._expansion(size, rule).T @ readout
+        gram = self.noisy_gram(level, min(solution.degree, self.degree))
+        cross = self._transfer @ self.gram_[:size, 1 : 1 + len(self.mean_)]
+        return self._squared_error(readout, gram, cross) / self._pixels
+
+    @property
+    def _pixels(self) -> int:
+        return self.channels_ * self.transform_.shape[0] * self.transform_.shape[1]
 
     def expected_mse(self, noise: NoiseLevel | float, degree: int | None = None) -> float:
         """Exact expected MSE per pixel on the fitted data, before clamping."""
-        error = self.solve(noise, degree)[2]
-        return error / (self.channels_ * self.transform_.shape[0] * self.transform_.shape[1])
+        return self.solve(noise, degree)[2] / self._pixels
 
     def chosen_ridge(self, noise: NoiseLevel | float, degree: int | None = None) -> float:
         """The lambda used at a noise level, for ``ridge="gcv"`` the chosen one."""

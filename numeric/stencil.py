@@ -8,11 +8,17 @@ products read off the same matrix; a matrix without such structure (a pseudo-inv
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Step = Callable[[], Any]
+"""One operation of a transform on arrays that are fixed beforehand; running it again serves the next chunk of images."""
 
 MAX_TAPS = 10
 """Filters with more taps are applied as a matrix product: that is then the faster way."""
@@ -32,14 +38,11 @@ class _Group:
     weights: tuple[np.ndarray, ...]  # for each input segment: (border rows, support)
 
 
-def _add(out: Tensor, source: Tensor, weight: float, first: bool) -> None:
+def _add(out: Tensor, source: Tensor, weight: float, first: bool) -> Step:
     """``out += weight * source``, or ``=`` if it is the first term."""
     if not first:
-        out.add_(source, alpha=weight)
-    elif source.requires_grad:
-        out.copy_(source * weight)
-    else:
-        torch.mul(source, weight, out=out)
+        return partial(out.add_, source, alpha=weight)
+    return partial(torch.mul, source, weight, out=out)
 
 
 class Stencil:
@@ -55,7 +58,7 @@ class Stencil:
     def __init__(self, matrix: np.ndarray, outputs: list[slice], inputs: list[slice], step: int) -> None:
         self.matrix, self.step = matrix, step
         self.groups = tuple(self._group([matrix[rows][:, part] for part in inputs], step) for rows in outputs)
-        self._dense: dict[tuple[int, int, torch.dtype, torch.device], list[tuple[Tensor, Tensor | None]]] = {}
+        self._dense: dict[tuple[int, torch.dtype, torch.device], list[tuple[Tensor, Tensor | None]]] = {}
 
     @staticmethod
     def _group(parts: list[np.ndarray], step: int) -> _Group:
@@ -99,7 +102,7 @@ class Stencil:
         return _Group(size, lo, hi, taps, border, border_taps if few else None, support, weights)
 
     def _border(self, number: int, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor, Tensor | None]]:
-        key = (number, 0, dtype, device)
+        key = (number, dtype, device)
         if key not in self._dense:
             group = self.groups[number]
             self._dense[key] = [
@@ -112,8 +115,12 @@ class Stencil:
             ]
         return self._dense[key]
 
-    def apply(self, inputs: list[Tensor], outputs: list[Tensor], axis: int) -> None:
-        """Fill ``outputs`` from ``inputs``, arrays ``(rows, columns, images)``, along axis 0 or 1."""
+    def steps(self, inputs: list[Tensor], outputs: list[Tensor], axis: int) -> Iterator[Step]:
+        """What fills ``outputs`` from ``inputs``, arrays ``(rows, columns, images)``, along axis 0 or 1.
+
+        The slices are taken here, once, and not when a step runs: for a small chunk of images taking them costs as
+        much as the arithmetic.
+        """
         for number, (group, out) in enumerate(zip(self.groups, outputs)):
             if group.hi > group.lo:
                 inner = out.narrow(axis, group.lo, group.hi - group.lo)
@@ -121,27 +128,32 @@ class Stencil:
                     stop = first + self.step * (group.hi - group.lo - 1) + 1
                     moved = slice(first, stop, self.step)
                     source = inputs[segment][moved] if axis == 0 else inputs[segment][:, moved]
-                    _add(inner, source, weight, order == 0)
+                    yield _add(inner, source, weight, order == 0)
             if group.border_taps is not None:
                 for row, taps in zip(group.border, group.border_taps):
                     edge = out.select(axis, row)
                     for order, (segment, position, weight) in enumerate(taps):
-                        _add(edge, inputs[segment].select(axis, position), weight, order == 0)
+                        yield _add(edge, inputs[segment].select(axis, position), weight, order == 0)
             elif group.border:
-                value: Tensor | None = None
-                for source, (weights, rows) in zip(inputs, self._border(number, out.dtype, out.device)):
-                    if weights.shape[1] == 0:
-                        continue
-                    part = source.narrow(axis, 0, weights.shape[1]) if rows is None else source.index_select(axis, rows)
-                    if axis == 0:
-                        part = (weights @ part.flatten(1)).unflatten(1, part.shape[1:])
-                    else:
-                        part = weights @ part
-                    value = part if value is None else value + part
-                if value is None:
-                    value = out.new_zeros(())
-                if group.hi == group.lo:
-                    out.copy_(value)
-                else:
-                    for position, row in enumerate(group.border):
-                        out.select(axis, row).copy_(value.select(axis, position) if value.ndim else value)
+                yield partial(self._dense_rows, number, inputs, out, axis)
+
+    def _dense_rows(self, number: int, inputs: list[Tensor], out: Tensor, axis: int) -> None:
+        """The border rows of one output part (or all rows of a matrix without taps), as small matrix products."""
+        group = self.groups[number]
+        value: Tensor | None = None
+        for source, (weights, rows) in zip(inputs, self._border(number, out.dtype, out.device)):
+            if weights.shape[1] == 0:
+                continue
+            part = source.narrow(axis, 0, weights.shape[1]) if rows is None else source.index_select(axis, rows)
+            if axis == 0:
+                part = (weights @ part.flatten(1)).unflatten(1, part.shape[1:])
+            else:
+                part = weights @ part
+            value = part if value is None else value + part
+        if value is None:
+            value = out.new_zeros(())
+        if group.hi == group.lo:
+            out.copy_(value)
+        else:
+            for position, row in enumerate(group.border):
+                out.select(axis, row).copy_(value.select(axis, position) if value.ndim else value)

@@ -9,21 +9,34 @@ axis, of shifted slices with the images last (:mod:`numeric.stencil`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from math import prod
+from typing import Any
 
 import numpy as np
 import pywt
 import torch
 from torch import Tensor
 
-from numeric.stencil import Stencil
+from numeric.stencil import Stencil, Step
 
 ORIENTATIONS = ("A", "H", "V", "D")
 """Scaling atom, and the horizontal, vertical and diagonal details (PyWavelets' ``da``, ``ad``, ``dd``)."""
 
-CHUNK_BYTES = 2**22
+CHUNK_BYTES = 3 * 2**19
 """One chunk of images of the transform: small enough to stay in the cache, large enough that calls cost little."""
+
+
+PADDING = 8
+"""Numbers between the rows of a chunk that is transposed."""
+
+DENSE_PIXELS = 64
+"""Levels of at most so many pixels are applied together, as one dense matrix."""
+
+Empty = Callable[..., Tensor]
+"""``empty(*shape)``, an array not initialised."""
 
 
 class WaveletError(ValueError):
@@ -63,18 +76,71 @@ def analysis_matrix(wavelet: str, length: int, mode: str) -> np.ndarray:
     return np.concatenate([low, high], axis=0)
 
 
-def _analysis(matrix: np.ndarray) -> Stencil:
-    """One level along one axis: signal to (low, high)."""
-    half = len(matrix) // 2
-    return Stencil(matrix, [slice(0, half), slice(half, None)], [slice(None)], step=2)
-
-
-def _synthesis(matrix: np.ndarray) -> Stencil:
-    """The left inverse of :func:`_analysis`: (low, high) to the even and odd samples.  A transpose where that is exact."""
-    half = len(matrix) // 2
+def left_inverse(matrix: np.ndarray) -> np.ndarray:
+    """Of a level's 1-D analysis matrix: its transpose where that is exact, else its pseudo-inverse."""
     orthonormal = matrix.shape[0] == matrix.shape[1] and np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() < 1e-10
-    inverse = matrix.T.copy() if orthonormal else np.linalg.pinv(matrix)
-    return Stencil(inverse, [slice(0, None, 2), slice(1, None, 2)], [slice(0, half), slice(half, None)], step=1)
+    return matrix.T.copy() if orthonormal else np.linalg.pinv(matrix)
+
+
+def dense_levels(steps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Several levels, ``(rows, columns)`` analysis matrices from the finest, as one ``(coefficients, pixels)`` matrix."""
+    height, width = steps[0][0].shape[1], steps[0][1].shape[1]
+    grid: np.ndarray = np.eye(height * width).reshape(height, width, -1)
+    bands: list[np.ndarray] = []
+    for rows, columns in steps:
+        both = np.einsum("rh,cw,hwp->rcp", rows, columns, grid, optimize=True)
+        h, w = len(rows) // 2, len(columns) // 2
+        grid = both[:h, :w]
+        bands = [both[h:, :w], both[:h, w:], both[h:, w:], *bands]
+    return np.concatenate([band.reshape(-1, band.shape[2]) for band in [grid, *bands]])
+
+
+class _Bank:
+    """The matrices of a transform in the form in which they are applied.
+
+    Fine levels are stencils.  Levels of at most :data:`DENSE_PIXELS` pixels are one matrix: there calls cost more than
+    arithmetic.
+
+    Args:
+        steps: ``(rows, columns)`` of every level, finest first, each of the shape of an analysis matrix.
+        synthesis: apply the transposes of the matrices, from coefficients to pixels.
+    """
+
+    def __init__(self, steps: list[tuple[np.ndarray, np.ndarray]], synthesis: bool) -> None:
+        fine = sum(rows.shape[1] * columns.shape[1] > DENSE_PIXELS for rows, columns in steps)
+        make = self._synthesis if synthesis else self._analysis
+        self.stencils = [(make(rows), make(columns)) for rows, columns in steps[:fine]]
+        self.coarse: np.ndarray | None = None
+        if fine < len(steps):
+            self.coarse = dense_levels(steps[fine:])
+            self.coarse = self.coarse.T.copy() if synthesis else self.coarse
+
+    @staticmethod
+    def _analysis(matrix: np.ndarray) -> Stencil:
+        """One level along one axis: signal to (low, high)."""
+        half = len(matrix) // 2
+        return Stencil(matrix, [slice(0, half), slice(half, None)], [slice(None)], step=2)
+
+    @staticmethod
+    def _synthesis(matrix: np.ndarray) -> Stencil:
+        """The transpose of :meth:`_analysis`: (low, high) to the even and odd samples."""
+        half = len(matrix) // 2
+        return Stencil(
+            matrix.T, [slice(0, None, 2), slice(1, None, 2)], [slice(0, half), slice(half, None)], step=1
+        )
+
+
+class _Apply(torch.autograd.Function):
+    """A matrix applied to the rows of an array, whose gradient is its transpose applied; both are given as functions."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, apply: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.matrix, ctx.transpose = apply, adjoint
+        return apply(flat)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _Apply.apply(gradients[0], ctx.transpose, ctx.matrix), None, None
 
 
 def default_levels(size: int) -> int:
@@ -82,29 +148,26 @@ def default_levels(size: int) -> int:
     return max(1, int(np.log2(size)) - 2)
 
 
-class _Scratch:
-    """Work arrays ``(..., images)`` of a chunk, used again by the next chunk: fresh memory costs more than the arithmetic.
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    """Uninitialised array of a tensor's kind.  On a CPU NumPy allocates it, since it asks for huge pages.
 
-    Under autograd every chunk gets its own, because what is written over cannot be differentiated.
+    The first touch of ordinary pages would cost as much as half of the transform.
     """
+    if like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.empty(shape, dtype=np.float32 if like.dtype == torch.float32 else np.float64))
+    return like.new_empty(*shape)
 
-    def __init__(self, like: Tensor) -> None:
-        self.like, self.keep = like, not like.requires_grad
-        self.arrays: list[Tensor] = []
-        self.images = self.next = 0
 
-    def start(self, images: int) -> None:
-        """Begin a chunk of so many images; it takes the same arrays in the same order as the one before."""
-        if not self.keep or images != self.images:
-            self.arrays, self.images = [], images
-        self.next = 0
+class _Workspace:
+    """Work arrays carved out of one block of memory."""
+
+    def __init__(self, like: Tensor, size: int) -> None:
+        self.block, self.used = _empty(like, size), 0
 
     def take(self, *shape: int) -> Tensor:
-        """The next array, ``(*shape, images)``, not initialised."""
-        if self.next == len(self.arrays):
-            self.arrays.append(self.like.new_empty(*shape, self.images))
-        self.next += 1
-        return self.arrays[self.next - 1]
+        """The next array, not initialised; of its own memory where the block is used up."""
+        start, self.used = self.used, self.used + prod(shape)
+        return self.block[start : self.used].view(shape) if self.used <= len(self.block) else _empty(self.block, *shape)
 
 
 class WaveletTransform:
@@ -188,9 +251,25 @@ class WaveletTransform:
         )
 
     @cached_property
-    def _stencils(self) -> list[tuple[Stencil, Stencil, Stencil, Stencil]]:
-        """For every level: analysis along rows and columns, synthesis along rows and columns."""
-        return [(_analysis(r), _analysis(c), _synthesis(r), _synthesis(c)) for r, c in self.steps]
+    def _inverse_steps(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The transposed left inverses of every level: of the shape of :attr:`steps`, and equal to them if orthonormal."""
+        return [(left_inverse(rows).T, left_inverse(columns).T) for rows, columns in self.steps]
+
+    @cached_property
+    def _forward_bank(self) -> _Bank:
+        return _Bank(self.steps, synthesis=False)
+
+    @cached_property
+    def _inverse_bank(self) -> _Bank:
+        return _Bank(self._inverse_steps, synthesis=True)
+
+    @cached_property
+    def _forward_adjoint(self) -> _Bank:
+        return _Bank(self.steps, synthesis=True)
+
+    @cached_property
+    def _inverse_adjoint(self) -> _Bank:
+        return _Bank(self._inverse_steps, synthesis=False)
 
     def _chunk(self, images: Tensor) -> int:
         """Images of one chunk: all levels of a chunk run while it is in the cache; on a GPU one large chunk is better."""
@@ -209,31 +288,9 @@ class WaveletTransform:
         """``w = W x``: images ``(n, channels, height, width)`` to coefficients ``(n, channels, n_coefficients)``."""
         self._check(images)
         flat = images.reshape(-1, self.shape[0] * self.shape[1])
-        out = flat.new_empty(len(flat), self.n_coefficients)
-        step = self._chunk(images)
-        scratch = _Scratch(flat)
-        for start in range(0, len(flat), step):
-            part = flat[start : start + step]
-            n = len(part)
-            scratch.start(n)
-            # Images last: then every shifted slice of every level is contiguous.
-            approximation = scratch.take(*self.shape)
-            approximation.view(-1, n).copy_(part.T)
-            target = scratch.take(self.n_coefficients)
-            for level, (rows, columns, _, _) in enumerate(self._stencils):
-                h, v, d = self.bands[len(self.bands) - 3 * (level + 1) : len(self.bands) - 3 * level]
-                width = approximation.shape[1]
-                low, high = scratch.take(h.shape[0], width), scratch.take(h.shape[0], width)
-                rows.apply([approximation], [low, high], axis=0)
-                if level + 1 < self.levels:
-                    approximation = scratch.take(*h.shape)
-                else:
-                    approximation = target[: self.bands[0].stop].view(*h.shape, n)
-                # H is high-pass along rows (PyWavelets' "da"), V along columns ("ad").
-                columns.apply([low], [approximation, target[v.start : v.stop].view(*v.shape, n)], axis=1)
-                views = [target[b.start : b.stop].view(*b.shape, n) for b in (h, d)]
-                columns.apply([high], views, axis=1)
-            out[start : start + step] = target.T
+        out = _Apply.apply(
+            flat, partial(self._analyse, self._forward_bank), lambda g: self._synthesise(self._forward_adjoint, g)
+        )
         return out.reshape(*images.shape[:2], self.n_coefficients)
 
     def inverse(self, coefficients: Tensor) -> Tensor:
@@ -245,29 +302,77 @@ class WaveletTransform:
         if coefficients.shape[-1] != self.n_coefficients:
             raise WaveletError(f"expected {self.n_coefficients} coefficients, got {coefficients.shape[-1]}")
         flat = coefficients.reshape(-1, self.n_coefficients)
-        out = flat.new_empty(len(flat), self.shape[0] * self.shape[1])
-        step = self._chunk(coefficients)
-        scratch = _Scratch(flat)
-        for start in range(0, len(flat), step):
-            part = flat[start : start + step]
-            n = len(part)
-            scratch.start(n)
-            source = scratch.take(self.n_coefficients)
-            source.copy_(part.T)
-            grids = [source[b.start : b.stop].view(*b.shape, n) for b in self.bands]
-            approximation = grids[0]
-            for level in range(self.levels):
-                _, _, rows, columns = self._stencils[self.levels - 1 - level]
-                h, v, d = grids[1 + 3 * level : 4 + 3 * level]
-                approximation = approximation[: h.shape[0], : h.shape[1]]  # odd sizes: one row or column too many
-                height, width = rows.matrix.shape[0], columns.matrix.shape[0]
-                low, high = scratch.take(h.shape[0], width), scratch.take(h.shape[0], width)
-                columns.apply([approximation, v], [low[:, ::2], low[:, 1::2]], axis=1)
-                columns.apply([h, d], [high[:, ::2], high[:, 1::2]], axis=1)
-                approximation = scratch.take(height, width)
-                rows.apply([low, high], [approximation[::2], approximation[1::2]], axis=0)
-            out[start : start + step] = approximation.reshape(-1, n).T
+        out = _Apply.apply(
+            flat, partial(self._synthesise, self._inverse_bank), lambda g: self._analyse(self._inverse_adjoint, g)
+        )
         return out.reshape(*coefficients.shape[:-1], *self.shape)
+
+    def _analyse(self, bank: _Bank, flat: Tensor) -> Tensor:
+        return self._by_chunks(flat, self.n_coefficients, partial(self._analysis_steps, bank))
+
+    def _synthesise(self, bank: _Bank, flat: Tensor) -> Tensor:
+        return self._by_chunks(flat, self.shape[0] * self.shape[1], partial(self._synthesis_steps, bank))
+
+    def _by_chunks(self, flat: Tensor, size: int, steps: Callable[[Tensor, Tensor, Empty], Iterator[Step]]) -> Tensor:
+        """Run the steps ``(source, target, empty) -> ...`` on chunks of the rows of ``flat``; ``(n, size)``.
+
+        A chunk is transposed, so that every shifted slice of every level is contiguous.  Its arrays and steps are made
+        once and run for every chunk of that size: fresh memory and fresh slices cost more than the arithmetic.
+        """
+        out = _empty(flat, len(flat), size)
+        width, chunk, made = flat.shape[1], self._chunk(flat), 0
+        for start in range(0, len(flat), chunk):
+            part = flat[start : start + chunk]
+            n = len(part)
+            if n != made:
+                # Source, target and rows, and about as much again for the low and high halves and the approximations.
+                take = _Workspace(flat, 2 * n * (width + size)).take
+                source, target, made = take(width, n), take(size, n), n
+                # Rows a power of two apart compete for the same lines of the cache when they are transposed.
+                rows = take(n, max(width, size) + PADDING)
+                prepared = list(steps(source, target, take))
+            source.copy_(rows[:, :width].copy_(part).T)
+            for step in prepared:
+                step()
+            out[start : start + chunk] = rows[:, :size].copy_(target.T)
+        return out
+
+    def _analysis_steps(self, bank: _Bank, source: Tensor, target: Tensor, empty: Empty) -> Iterator[Step]:
+        """Steps from pixels ``(height * width, n)`` to coefficients ``(n_coefficients, n)``, finest level first."""
+        n = source.shape[1]
+        grids = [target[b.start : b.stop].view(*b.shape, n) for b in self.bands]
+        approximation = source.view(*self.shape, n)
+        for level, (rows, columns) in enumerate(bank.stencils):
+            h, v, d = grids[len(grids) - 3 * (level + 1) : len(grids) - 3 * level]
+            low, high = (empty(h.shape[0], approximation.shape[1], n) for _ in range(2))
+            yield from rows.steps([approximation], [low, high], axis=0)
+            approximation = empty(*h.shape) if level + 1 < self.levels else grids[0]
+            # H is high-pass along rows (PyWavelets' "da"), V along columns ("ad").
+            yield from columns.steps([low], [approximation, v], axis=1)
+            yield from columns.steps([high], [h, d], axis=1)
+        if bank.coarse is not None:
+            matrix = torch.as_tensor(bank.coarse).to(source)
+            yield partial(torch.mm, matrix, approximation.view(-1, n), out=target[: len(matrix)])
+
+    def _synthesis_steps(self, bank: _Bank, source: Tensor, target: Tensor, empty: Empty) -> Iterator[Step]:
+        """Steps from coefficients ``(n_coefficients, n)`` to pixels ``(height * width, n)``, coarsest level first."""
+        n, fine = source.shape[1], len(bank.stencils)
+        grids = [source[b.start : b.stop].view(*b.shape, n) for b in self.bands]
+        approximation = grids[0]
+        if bank.coarse is not None:
+            matrix = torch.as_tensor(bank.coarse).to(source)
+            product = empty(len(matrix), n) if fine else target
+            yield partial(torch.mm, matrix, source[: matrix.shape[1]], out=product)
+            approximation = product
+        for level in reversed(range(fine)):
+            rows, columns = bank.stencils[level]
+            h, v, d = grids[len(grids) - 3 * (level + 1) : len(grids) - 3 * level]
+            height, width = rows.matrix.shape[0], columns.matrix.shape[0]
+            low, high = (empty(h.shape[0], width, n) for _ in range(2))
+            yield from columns.steps([approximation.view(*h.shape), v], [low[:, ::2], low[:, 1::2]], axis=1)
+            yield from columns.steps([h, d], [high[:, ::2], high[:, 1::2]], axis=1)
+            approximation = empty(height, width, n) if level else target.view(height, width, n)
+            yield from rows.steps([low, high], [approximation[::2], approximation[1::2]], axis=0)
 
     @cached_property
     def matrix(self) -> np.ndarray:

@@ -166,3 +166,49 @@ def test_gcv_of_the_shared_readout(generator):
     chosen = SharedWaveletScore("independent", 2, levels=1, ridge="gcv").fit(train)
     fixed_error, chosen_error = (float((m.denoise(y, 0.3, False) - test).square().mean()) for m in (fixed, chosen))
     assert chosen.chosen_ridge(0.3) > 1e-10 and chosen_error < 1.02 * fixed_error
+
+
+@pytest.mark.parametrize(("family", "degree", "mode"), [("independent", 3, "symmetric"), ("band", 2, "symmetric"), ("local", 2, "zero")])
+def test_own_readout_in_an_over_complete_basis_has_the_monte_carlo_pixel_error(family, degree, mode, images, generator):
+    """E|W^+ h(y) - x|^2 from joint moments, within five standard errors of drawn pixel noise; on held-out images too."""
+    options = {"levels": 1, "mode": mode, "radius": 1}
+    assert not WaveletTransform(8, levels=1, mode=mode).is_orthonormal
+    model = WaveletScore(family, degree, ridge=1e-6, **options).fit(images)
+    level = vp(0.5)
+    others = torch.rand(30, 1, 8, 8, generator=generator, dtype=torch.float64) ** 3
+    for data in (images, others):
+        joint = SharedWaveletScore(family, degree, **options).fit(data)
+        for lower in range(1, degree + 1):
+            x = data.repeat(100, 1, 1, 1)
+            y = level.alpha * x + level.sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            estimate = model.denoise_degrees(y, level, [lower], clamp=False)[0]
+            errors = (estimate - x).square().flatten(1).mean(1)
+            # images are given, noise is drawn: spread within each image
+            error = float(errors.view(100, -1).std(0).square().mean().sqrt() / len(errors) ** 0.5)
+            exact = model.expected_mse(level, lower, joint=joint)
+            assert abs(float(errors.mean()) - exact) < 5 * error
+            assert error < 0.02 * exact
+
+
+@pytest.mark.parametrize(("family", "degree"), [("independent", 3), ("local", 2), ("joint", 2)])
+@pytest.mark.parametrize("other", [False, True])
+def test_joint_moments_give_the_error_that_separate_ones_give(family, degree, other, images, generator):
+    """In an orthonormal basis: the sum over pixels from joint moments, and over coefficients from each one's own."""
+    model = WaveletScore(family, degree, levels=1).fit(images)
+    data = torch.rand(20, 1, 8, 8, generator=generator, dtype=torch.float64) if other else images
+    joint = SharedWaveletScore(family, degree, levels=1).fit(data)
+    moments = model.new_moments((1, 8, 8)).fit([data]) if other else None
+    for level in (vp(0.7), 0.3):
+        for lower in (1, degree):
+            separate = model.expected_mse(level, lower, moments)
+            assert model.expected_mse(level, lower, joint=joint) == pytest.approx(separate, rel=1e-9)
+
+
+def test_joint_moments_of_other_settings_are_refused(images):
+    model = WaveletScore("independent", 2, levels=1, mode="symmetric").fit(images)
+    with pytest.raises(ValueError, match="pass joint=SharedWaveletScore"):
+        model.expected_mse(0.5)
+    with pytest.raises(ValueError, match="fit both alike"):
+        model.expected_mse(0.5, joint=SharedWaveletScore("independent", 2, levels=1).fit(images))
+    with pytest.raises(ValueError, match="features that the joint moments lack"):
+        model.expected_mse(0.5, joint=SharedWaveletScore("independent", 1, levels=1, mode="symmetric").fit(images))

@@ -90,3 +90,32 @@ def test_bad_images_are_named():
         transform.forward(torch.zeros(2, 1, 8, 8))
     with pytest.raises(WaveletError, match="floating"):
         transform.forward(torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("mode", ["periodization", "symmetric"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chunks_give_what_single_images_give(mode, dtype, monkeypatch):
+    """A batch of many chunks, the last one shorter, against the images one by one."""
+    transform = WaveletTransform((16, 24), "db2", 2, mode)
+    images = torch.randn(21, 2, 16, 24, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    monkeypatch.setattr("numeric.wavelets.CHUNK_BYTES", 1)  # chunks of the least size, 8
+    w = transform.forward(images)
+    single = torch.cat([transform.forward(image[None]) for image in images])
+    assert torch.allclose(w, single, atol=1e-5 if dtype == torch.float32 else 1e-12)
+    assert torch.allclose(transform.inverse(w), images, atol=1e-4 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize(("wavelet", "mode"), [("db2", "periodization"), ("db2", "symmetric"), ("db8", "periodization")])
+def test_gradients_are_the_adjoint(wavelet, mode, monkeypatch):
+    """The gradient of <W x, g> is W^T g, that of <W^+ w, x> is (W^+)^T x, over several chunks."""
+    monkeypatch.setattr("numeric.wavelets.CHUNK_BYTES", 1)
+    transform = WaveletTransform(16, wavelet, 2, mode)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(11, 1, 16, 16, generator=generator, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(11, 1, transform.n_coefficients, generator=generator, dtype=torch.float64, requires_grad=True)
+    w = torch.from_numpy(transform.matrix)
+    (slope,) = torch.autograd.grad((transform.forward(x) * g.detach()).sum(), x)
+    assert torch.allclose(slope.flatten(1), g.detach()[:, 0] @ w, atol=1e-10)
+    (slope,) = torch.autograd.grad((transform.inverse(g) * x.detach()).sum(), g)
+    inverse = transform.inverse(torch.eye(transform.n_coefficients, dtype=torch.float64)[:, None]).flatten(1)
+    assert torch.allclose(slope[:, 0], x.detach().flatten(1) @ inverse.T, atol=1e-10)
