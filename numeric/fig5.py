@@ -123,7 +123,9 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         within = [d for d in degrees if config.shared_degree is None or d <= config.shared_degree]
         if not within:
             continue
-        shared = SharedWaveletScore(name, max(within), config.radius, config.interactions, basis=config.basis)
+        shared = SharedWaveletScore(
+            name, max(within), config.radius, config.interactions, basis=config.basis, device=config.device
+        )
         start = time.perf_counter()
         shared.fit(train, progress=progress)
         fit_seconds[shared.label] = time.perf_counter() - start

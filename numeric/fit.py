@@ -11,6 +11,7 @@ import typer
 from numeric.data import ImageSet, as_image_set, load_mnist
 from numeric.estimator import WaveletScore
 from numeric.results import provenance, write_json
+from numeric.shared import SharedWaveletScore
 
 app = typer.Typer(add_completion=False, help=__doc__.split(": ", 1)[1])
 
@@ -32,10 +33,16 @@ def read_images(images: Path | None, size: int | None, count: int | None) -> Ima
     return as_image_set(array, source=images.name).resized(size).take(count)
 
 
-def report(model: WaveletScore, sigmas: list[float]) -> list[dict[str, Any]]:
-    """Exact expected MSE per pixel (before clamping) of every degree and noise level, from the moments alone."""
+def report(
+    model: WaveletScore, sigmas: list[float], joint: SharedWaveletScore | None = None
+) -> list[dict[str, Any]]:
+    """Exact expected MSE per pixel (before clamping) of every degree and noise level, from the moments alone.
+
+    Args:
+        joint: moments of all coefficients together, which an over-complete basis needs.
+    """
     return [
-        {"sigma": sigma, "degree": degree, "expected_mse": model.expected_mse(sigma, degree)}
+        {"sigma": sigma, "degree": degree, "expected_mse": model.expected_mse(sigma, degree, joint=joint)}
         for sigma in sigmas
         for degree in range(1, model.degree + 1)
     ]
@@ -89,7 +96,16 @@ def main(
         model.save(output)
         if checkpoint is not None:
             checkpoint.unlink()  # the model holds the same sums
-        rows = report(model, sigma) if model.transform_.is_orthonormal else []
+        joint, reason = None, ""
+        if not model.transform_.is_orthonormal:
+            joint = SharedWaveletScore(
+                family, degree, radius, interactions, channels_coupled, wavelet, levels, mode=mode, device=device
+            )
+            try:
+                joint.fit(data, batch_size=batch, progress=progress)
+            except MemoryError as error:  # the model itself is fitted and saved
+                reason = str(error)
+        rows = report(model, sigma, joint) if not reason else []
     except (ValueError, ArithmeticError, MemoryError) as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise typer.Exit(1) from error
@@ -101,7 +117,7 @@ def main(
             values = [row["expected_mse"] for row in rows if row["sigma"] == s]
             typer.echo(f"  {s:<7g}" + "".join(f"{value:12.6f}" for value in values))
     else:
-        typer.echo("over-complete basis: its coefficients' errors do not add up to the pixels', so none is printed")
+        typer.echo(f"no exact pixel errors, which need the moments of all coefficients together: {reason}")
     if report_file is not None:
         write_json(
             report_file,

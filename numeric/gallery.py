@@ -151,6 +151,11 @@ def read_parameters(text: str | None) -> dict[str, Any]:
     return given
 
 
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def written_by(output: Path) -> dict[str, float]:
     """Result files below a folder with their time stamps."""
     return {str(p.relative_to(output)): p.stat().st_mtime for p in output.rglob("*.json")} if output.is_dir() else {}
@@ -170,7 +175,8 @@ def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, work: 
         str(work.resolve() / f"{notebook.name}.ipynb"),
     ]
     command += ["-f", str(settings.resolve()), "--no-progress-bar", "--log-level", "WARNING"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    # What the user has set wins: on a busy machine two threads that wait for each other cost several times the work.
+    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **os.environ}
     start, clock = time.time(), time.perf_counter()
     root = notebook.path.resolve().parents[1]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
@@ -218,7 +224,7 @@ def run_all(
             last["skipped"] = True
         else:
             waiting.append(notebook)
-    threads = max(1, (os.cpu_count() or 1) // max(jobs, 1))
+    threads = max(1, available_cores() // max(jobs, 1))
     with (
         progress_bar(len(waiting), "notebooks", progress, "notebook") as bar,
         ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool,

@@ -124,6 +124,8 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         one system). Every ``mode`` of the transform can be had; in over-complete ones the noise is correlated and its
         exact integration costs the square of the number of ways to take letters out of monomials, which is realistic at
         small sizes and degrees up to 3 (8 x 8 and 16 x 16). It refuses what would take too long.
+        ``device`` is that of the dense work: the products of the pass and the solves. The noise integration between them
+        is sparse index work and runs on the CPU.
 
     Memory is about ``4 P^2`` float64 for P features (32 x 32 independent degree 3: P = 3,073, 0.3 GiB).
     """
@@ -144,11 +146,12 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         ridge_side: str = "denoiser",
         ridge_scaling: str = "unit",
         mode: str = "periodization",
+        device: str = "cpu",
     ) -> None:
         self.family, self.degree, self.radius, self.interactions = family, degree, radius, interactions
         self.channels_coupled, self.wavelet, self.levels = channels_coupled, wavelet, levels
         self.basis, self.ridge, self.ridge_side, self.ridge_scaling = basis, ridge, ridge_side, ridge_scaling
-        self.mode = mode
+        self.mode, self.device = mode, device
 
     @property
     def label(self) -> str:
@@ -181,21 +184,22 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 )
         self.transform_, self.channels_, self.monomials_ = transform, channels, rows
         n_coefficients = channels * transform.n_coefficients
-        centre = torch.zeros(n_coefficients, dtype=torch.float64)
+        centre = torch.zeros(n_coefficients, dtype=torch.float64, device=self.device)
         with progress_bar(2 * len(data), f"shared moments {family.label}", progress) as bar:
             for batch in data.batches(batch_size):
-                centre += transform.forward(batch.double()).flatten(1).sum(0)
+                centre += transform.forward(batch.to(self.device, torch.float64)).flatten(1).sum(0)
                 bar.update(len(batch))
             centre /= len(data)
-            gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+            gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=self.device)
             # Bound the feature matrix of a batch as well as the batch of images.
             step = max(1, min(batch_size, 2**28 // (8 * len(rows))))
             for batch in data.batches(step):
-                features = self._features(transform.forward(batch.double()).flatten(1) - centre)
+                coefficients = transform.forward(batch.to(self.device, torch.float64)).flatten(1)
+                features = self._features(coefficients - centre)
                 gram.addmm_(features, features.T)
                 bar.update(len(batch))
         self.n_images_ = len(data)
-        self.gram_, self.mean_ = (gram / len(data)).numpy(), centre.numpy()
+        self.gram_, self.mean_ = (gram / len(data)).cpu().numpy(), centre.cpu().numpy()
         self._divisors: _Divisors | None = None
         self._solutions: dict[Any, tuple[Tensor, Tensor, float]] = {}
         self._chosen: dict[Any, float] = {}
@@ -204,6 +208,9 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         self._covariance = None if covariance is None else np.kron(np.eye(channels), covariance)
         return self
 
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float64, device=self.device)
+
     def _check_fitted(self) -> None:
         if not hasattr(self, "gram_"):
             raise NotFittedError("this SharedWaveletScore has seen no images: call fit(images) first")
@@ -211,8 +218,8 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
     def _features(self, u: Tensor, count: int | None = None) -> Tensor:
         """Monomials ``(P, n)`` of centred coefficients ``(n, channels * n_coefficients)``."""
         rows = self.monomials_ if count is None else self.monomials_[:count]
-        padded = torch.cat([u.T, torch.ones(1, len(u), dtype=u.dtype)])  # index -1 is the constant 1
-        index = torch.as_tensor(rows)
+        padded = torch.cat([u.T, u.new_ones(1, len(u))])  # index -1 is the constant 1
+        index = torch.as_tensor(rows, device=u.device)
         out = padded[index[:, -1]]
         for position in range(rows.shape[1] - 2, -1, -1):
             used = torch.nonzero(index[:, position] >= 0).squeeze(1)
@@ -426,10 +433,10 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             if ridge.side == "score" and self._covariance is not None:
                 second = np.trace(self._covariance) / s**2
             scores = gcv_scores(
-                torch.from_numpy(g * root[:, None] * root[None, :])[None],
-                torch.from_numpy((r @ (r @ self._averaged).T) * np.outer(norm * root, norm * root))[None],
-                torch.from_numpy(rhs * (norm * root)[:, None])[None],
-                torch.tensor([second], dtype=torch.float64),
+                self._on_device(g * root[:, None] * root[None, :])[None],
+                self._on_device((r @ (r @ self._averaged).T) * np.outer(norm * root, norm * root))[None],
+                self._on_device(rhs * (norm * root)[:, None])[None],
+                self._on_device(np.array([second])),
                 self.n_images_,
             )
             strength = GCV_GRID[int(scores[:, 0].argmin())]
@@ -437,12 +444,13 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             strength = ridge.strength
         self._chosen[level, degree] = strength
         g[np.diag_indices(size)] += strength * weight
-        factor, info = torch.linalg.cholesky_ex(torch.from_numpy(g))
+        factor, info = torch.linalg.cholesky_ex(self._on_device(g))
         if int(info):
             raise SingularGramError(
                 f"the shared Gram matrix of {size:,} features is singular to float64: use a ridge > 0 (such as 1e-8)"
             )
-        theta = torch.cholesky_solve(torch.from_numpy(rhs * norm[:, None]), factor).numpy() * norm[:, None]
+        scaled = torch.cholesky_solve(self._on_device(rhs * norm[:, None]), factor).cpu().numpy()
+        theta = scaled * norm[:, None]
         readout = r.T @ theta
         if ridge.side == "score":
             readout *= s**2 / a

@@ -273,7 +273,7 @@ class WaveletTransform:
 
     def _chunk(self, images: Tensor) -> int:
         """Images of one chunk: all levels of a chunk run while it is in the cache; on a GPU one large chunk is better."""
-        size = CHUNK_BYTES if images.device.type == "cpu" else 2**10 * CHUNK_BYTES
+        size = CHUNK_BYTES if images.device.type == "cpu" else 2**8 * CHUNK_BYTES
         return max(8, size // (images.element_size() * max(self.n_coefficients, self.shape[0] * self.shape[1])))
 
     def _check(self, images: Tensor) -> None:

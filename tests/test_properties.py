@@ -205,7 +205,7 @@ def test_colour_with_a_known_answer(correlated):
     assert (coupled.expected_mse(0.5) < 0.9 * single.expected_mse(0.5)) == correlated
 
 
-def test_command_line_fits_saves_and_reports(tmp_path):
+def test_command_line_fits_saves_and_reports(tmp_path, monkeypatch):
     from numeric.fit import app
 
     np.save(tmp_path / "x.npy", draw(3, 30).numpy())
@@ -215,6 +215,11 @@ def test_command_line_fits_saves_and_reports(tmp_path):
     assert result.exit_code == 0, result.output
     assert "expected MSE" in result.output and (tmp_path / "r.json").exists()
     assert WaveletScore.load(tmp_path / "m.safetensors").ridge == "gcv"
+    whole = CliRunner().invoke(app, [*arguments, *report, "--mode", "symmetric"])
+    assert whole.exit_code == 0 and "expected MSE" in whole.output, whole.output
+    monkeypatch.setattr("numeric.shared.CROSS_LIMIT", 10)
+    large = CliRunner().invoke(app, [*arguments, *report, "--mode", "symmetric"])
+    assert large.exit_code == 0 and "no exact pixel errors" in large.output and "take too long" in large.output
     bad = CliRunner().invoke(app, [*arguments, "--degree", "0", "--no-progress"])
     assert bad.exit_code == 1 and "degree must be >= 1" in bad.output
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:200])
