@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analytic.doubledouble import DoubleDouble, dd_sqrt
+from analytic.doubledouble import DoubleDouble, dd_sqrt, power_by_squaring
 
 DOUBLE = 2.0**-53
 DOUBLE_DOUBLE = 2.0**-102  # 2^-105 of the sums and products, with room for the division
@@ -85,17 +85,7 @@ class Bounded:
         return Bounded.of(other) / self
 
     def __pow__(self, power: int) -> Bounded:
-        if power < 0:
-            return Bounded(1.0) / self ** (-power)
-        result: Bounded | None = None
-        base = self
-        while power:
-            if power & 1:
-                result = base if result is None else result * base
-            power >>= 1
-            if power:
-                base = base * base
-        return Bounded(1.0) if result is None else result
+        return power_by_squaring(self, power, Bounded(1.0))
 
     def sqrt(self) -> Bounded:
         """Square root; its error is ``error / sqrt(value)`` at most."""

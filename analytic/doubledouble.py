@@ -31,6 +31,20 @@ def _two_product(a: Any, b: Any) -> tuple[Any, Any]:
     return product, ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
 
 
+def power_by_squaring(base: Any, power: int, one: Any) -> Any:
+    """``base ** power`` by products alone, for number types that carry their own rounding; ``one`` is their unit."""
+    if power < 0:
+        return one / power_by_squaring(base, -power, one)
+    result = None
+    while power:
+        if power & 1:
+            result = base if result is None else result * base
+        power >>= 1
+        if power:
+            base = base * base
+    return one if result is None else result
+
+
 class DoubleDouble:
     """An unevaluated sum ``high + low`` of two float64 values (or arrays of any one shape).
 
@@ -90,17 +104,7 @@ class DoubleDouble:
         return DoubleDouble.of(other) / self
 
     def __pow__(self, power: int) -> DoubleDouble:
-        if power < 0:
-            return DoubleDouble(1.0) / self ** (-power)
-        result: DoubleDouble | None = None
-        base = self
-        while power:
-            if power & 1:
-                result = base if result is None else result * base
-            power >>= 1
-            if power:
-                base = base * base
-        return DoubleDouble(1.0) if result is None else result
+        return power_by_squaring(self, power, DoubleDouble(1.0))
 
     def sqrt(self) -> DoubleDouble:
         """Square root: one Newton step from the float64 root."""

@@ -25,7 +25,7 @@ from numeric.figures import (
     split_handles,
     title_of,
 )
-from numeric.results import provenance, save_figure
+from numeric.results import finish_figure
 
 
 @dataclass
@@ -188,12 +188,9 @@ def make_figure(
 ) -> tuple[Any, dict[str, Any], list[Path]]:
     """Run the sweeps and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
     results = {size: mse_sweep(config.sweep(number), progress) for number, size in enumerate(config.sizes)}
-    figure = draw(results, config)
     record = {
-        **provenance(f"papermill notebooks/{config.name}.ipynb out.ipynb", config.seed),
         "parameters": {k: v for k, v in vars(config).items() if k != "cache"},
         "data": {size: result["data"] for size, result in results.items()},
         "records": [{"size": size, **r} for size, result in results.items() for r in result["records"]],
-        "findings": findings(results),
     }
-    return figure, record, save_figure(figure, Path(output) / config.name, record)
+    return finish_figure(draw(results, config), {**record, "findings": findings(results)}, output, config.name, config.seed)

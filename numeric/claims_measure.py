@@ -22,11 +22,11 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+import numeric.baselines
 from numeric.baselines.linear import LinearDenoiser
 from numeric.data import ImageSet, load_mnist
 from numeric.denoiser import Denoiser
 from numeric.estimator import Solution, WaveletScore
-from numeric.fig5 import trained_baselines
 from numeric.folds import FoldedFit, fold_edges
 from numeric.metrics import SampleQuality, edge_error, edge_sharpness, frechet_distance
 from numeric.moments import monomials
@@ -320,7 +320,7 @@ class Measurements:
         return LinearDenoiser().fit(self.splits[size]["train"], progress=self.progress)
 
     def _trained(self, size: int) -> dict[str, Denoiser]:
-        nets, wanted = trained_baselines(size), set(self.config.networks)
+        nets, wanted = numeric.baselines.trained(size), set(self.config.networks)
         return {k: v for k, v in nets.items() if not wanted or k in wanted}
 
     # ----- exact errors ------------------------------------------------------------------------------------------------------

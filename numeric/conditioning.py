@@ -28,7 +28,7 @@ from numeric.figures import (
 )
 from numeric.noise import as_noise
 from numeric.progress import progress_bar
-from numeric.results import provenance, save_figure
+from numeric.results import finish_figure
 from numeric.solve import BASES, RIDGE_SCALINGS, SingularGramError, feature_matrix, normal_system
 from numeric.sweep import measure, noise_like, paired_ratio, summary
 
@@ -311,7 +311,4 @@ def make_figure(
 ) -> tuple[Any, dict[str, Any], list[Path]]:
     """Compare the bases and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
     result = compare(config, progress)
-    figure = draw(result)
-    command = f"papermill notebooks/{config.name}.ipynb out.ipynb"
-    record = {**provenance(command, config.seed), **result, "findings": findings(result)}
-    return figure, record, save_figure(figure, Path(output) / config.name, record)
+    return finish_figure(draw(result), {**result, "findings": findings(result)}, output, config.name, config.seed)

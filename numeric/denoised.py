@@ -14,7 +14,7 @@ from torch import Tensor
 from numeric.data import load_mnist
 from numeric.estimator import WaveletScore
 from numeric.figures import IMAGE_STYLE, show_image, title_of
-from numeric.results import provenance, save_figure
+from numeric.results import finish_figure
 from numeric.sweep import image_errors, noise_like, paired_ratio, summary
 
 
@@ -166,7 +166,4 @@ def make_figure(
 ) -> tuple[Any, dict[str, Any], list[Path]]:
     """Denoise and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
     result, pictures = denoise_all(config, progress)
-    figure = draw(result, pictures)
-    command = f"papermill notebooks/{config.name}.ipynb out.ipynb"
-    record = {**provenance(command, config.seed), **result, "findings": findings(result)}
-    return figure, record, save_figure(figure, Path(output) / config.name, record)
+    return finish_figure(draw(result, pictures), {**result, "findings": findings(result)}, output, config.name, config.seed)

@@ -32,7 +32,7 @@ from numeric.folds import FoldedFit, jackknife
 from numeric.moments import CleanMoments
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
-from numeric.results import provenance, save_figure
+from numeric.results import finish_figure
 from numeric.solve import BlockSolution, expected_error, feature_matrix, held_out_error, normal_system
 
 # ----- cumulants -----------------------------------------------------------------------------------------------------------
@@ -463,10 +463,4 @@ def make_figure(
 ) -> tuple[Any, dict[str, Any], list[Path]]:
     """Run the diagnostics and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
     result = diagnose(config, progress)
-    figure = draw(result)
-    record = {
-        **provenance(f"papermill notebooks/{config.name}.ipynb out.ipynb"),
-        **result,
-        "findings": findings(result),
-    }
-    return figure, record, save_figure(figure, Path(output) / config.name, record)
+    return finish_figure(draw(result), {**result, "findings": findings(result)}, output, config.name)

@@ -21,7 +21,7 @@ from numeric.estimator import WaveletScore
 from numeric.figures import ERROR_BARS, mse_against_degree, select
 from numeric.fingerprint import code_hash, weights_hash
 from numeric.progress import progress_bar
-from numeric.results import provenance, save_figure
+from numeric.results import finish_figure
 from numeric.shared import SharedWaveletScore
 from numeric.sweep import sweep
 
@@ -87,11 +87,6 @@ class SweepConfig:
         return {k: list(v) if isinstance(v, tuple | list) else v for k, v in vars(self).items() if k != "cache"}
 
 
-def trained_baselines(size: int) -> dict[str, Denoiser]:
-    """Trained networks shipped for this image size; empty where there are none."""
-    return dict(numeric.baselines.trained(size))
-
-
 def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     """Fit every method, evaluate on training and held-out images; returns the record that the figure is drawn from."""
     train = load_mnist("train", size=config.size, count=config.n_train, root=config.data_root)
@@ -133,7 +128,7 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     start = time.perf_counter()
     linear = LinearDenoiser().fit(train, progress=progress)
     fit_seconds[linear.label] = time.perf_counter() - start
-    trained = trained_baselines(config.size) if config.n_trained else {}
+    trained = numeric.baselines.trained(config.size) if config.n_trained else {}
     baselines: dict[str, Denoiser] = {linear.label: linear}
     if config.n_optimal:
         baselines[OptimalDenoiser.label] = OptimalDenoiser().fit(train)
@@ -288,6 +283,4 @@ def make_figure(
     fit = result["data"]["fit"]
     title = f"Denoising MSE, {config.size}x{config.size}, fitted on {fit['count']:,} images of {fit['source']}, {config.basis} basis"
     figure = mse_against_degree(result, list(config.sigmas), title, config.error_bar)
-    command = f"papermill notebooks/{config.name}.ipynb out.ipynb"
-    record = {**provenance(command, config.seed), **result, "findings": findings(result)}
-    return figure, record, save_figure(figure, Path(output) / config.name, record)
+    return finish_figure(figure, {**result, "findings": findings(result)}, output, config.name, config.seed)

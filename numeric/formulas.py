@@ -35,7 +35,7 @@ from analytic.response import standard_cumulants
 from numeric.data import ImageSet, load_mnist
 from numeric.figures import STYLE
 from numeric.progress import progress_bar
-from numeric.results import provenance, save_figure
+from numeric.results import finish_figure
 from numeric.wavelets import WaveletTransform
 
 GRID = 2**32
@@ -373,7 +373,4 @@ def make_figure(
 ) -> tuple[Figure, dict[str, Any], list[Path]]:
     """Compute, draw and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
     result = compute(config, progress)
-    figure = draw(result)
-    command = f"papermill notebooks/{config.name}.ipynb out.ipynb"
-    record = {**provenance(command, config.seed), **result, "findings": findings(result)}
-    return figure, record, save_figure(figure, Path(output) / config.name, record)
+    return finish_figure(draw(result), {**result, "findings": findings(result)}, output, config.name, config.seed)

@@ -20,16 +20,16 @@ import torch
 import typer
 from torch import Tensor
 
+import numeric.baselines
 from numeric.baselines import data_source, overlap_caution
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import ImageSet, load_mnist
 from numeric.denoiser import Denoiser
 from numeric.estimator import WaveletScore
-from numeric.fig5 import trained_baselines
 from numeric.figures import STYLE
 from numeric.metrics import SampleQuality, nearest_training_image, seed_agreement
-from numeric.results import load_tensors, provenance, save_figure, save_tensors
+from numeric.results import finish_figure, load_tensors, save_tensors
 from numeric.sample import NoiseStream, Sampler, SamplingError, edm_sigmas
 from numeric.shared import SharedWaveletScore
 
@@ -111,7 +111,7 @@ def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = Tru
 def chosen_networks(config: GenerateConfig) -> dict[str, Denoiser]:
     """Shipped networks of this size whose label holds one of ``config.networks`` as a word (any case)."""
     wanted = {name.lower() for name in config.networks}
-    return {k: v for k, v in trained_baselines(config.size).items() if wanted & set(k.lower().split())}
+    return {k: v for k, v in numeric.baselines.trained(config.size).items() if wanted & set(k.lower().split())}
 
 
 def kept_samples(
@@ -308,10 +308,7 @@ def make_figure(
 ) -> tuple[Any, dict[str, Any], list[Path]]:
     """Generate, score, and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
     result, images = generate(config, progress)
-    figure = draw(result, images)
-    command = f"papermill notebooks/{config.name}.ipynb out.ipynb"
-    record = {**provenance(command, config.seed), **result, "findings": findings(result)}
-    return figure, record, save_figure(figure, Path(output) / config.name, record)
+    return finish_figure(draw(result, images), {**result, "findings": findings(result)}, output, config.name, config.seed)
 
 
 def main(

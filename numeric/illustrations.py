@@ -18,16 +18,11 @@ from numeric.data import load_mnist
 from numeric.families import Family, exponents
 from numeric.figures import COLOURS, IMAGE_STYLE, STYLE, legend_figure, plain_log, select, show_image, sigma_colours
 from numeric.noise import ddpm_alpha_bars, vp
-from numeric.results import provenance, save_figure
+from numeric.results import finish_figure
 from numeric.sweep import noise_like, standard_error
 from numeric.wavelets import ORIENTATIONS, WaveletTransform
 
 Made = tuple[Any, dict[str, Any], list[Path]]
-
-
-def _save(figure: Any, record: dict[str, Any], output: str | Path, name: str, seed: int | None = None) -> Made:
-    record = {**provenance(f"papermill notebooks/{name}.ipynb out.ipynb", seed), **record}
-    return figure, record, save_figure(figure, Path(output) / name, record)
 
 
 # ----- Figure 1 ------------------------------------------------------------------------------------------------------
@@ -144,7 +139,7 @@ def daubechies(
         f"{max(abs(r['overlap']) for r in rows):.1e}",
     ]
     parameters = {"wavelets": list(wavelets), "highlight": highlight, "depth": depth}
-    return _save(figure, {"parameters": parameters, "wavelets": rows, "findings": findings}, output, name)
+    return finish_figure(figure, {"parameters": parameters, "wavelets": rows, "findings": findings}, output, name)
 
 
 # ----- Figure 2 ------------------------------------------------------------------------------------------------------
@@ -219,7 +214,7 @@ def atoms(
         ),
     ]
     record = {"parameters": transform.config, "atoms": rows, "orthonormality": float(identity), "findings": findings}
-    return _save(figure, record, output, name)
+    return finish_figure(figure, record, output, name)
 
 
 # ----- Figure 3 ------------------------------------------------------------------------------------------------------
@@ -318,7 +313,7 @@ def families_drawn(
         for r in rows
     ]
     parameters = {**transform.config, "degree": degree, "interactions": "pairwise"}
-    return _save(figure, {"parameters": parameters, "targets": rows, "findings": findings}, output, name)
+    return finish_figure(figure, {"parameters": parameters, "targets": rows, "findings": findings}, output, name)
 
 
 def _band_frames(axis: Any, transform: WaveletTransform) -> None:
@@ -467,4 +462,4 @@ def noise_levels(
         "levels": levels,
         "findings": findings,
     }
-    return _save(figure, record, output, name, seed)
+    return finish_figure(figure, record, output, name, seed)

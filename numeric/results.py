@@ -130,3 +130,15 @@ def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[P
     target = base.with_name(base.name + ".json")
     write_json(target, record)
     return [*written, target]
+
+
+def finish_figure(
+    figure: Any, record: dict[str, Any], output: str | Path, name: str, seed: int | None = None
+) -> tuple[Any, dict[str, Any], list[Path]]:
+    """What every notebook's figure ends with: ``output/<name>.{png,pdf,json}``, the record with its provenance.
+
+    Returns:
+        The figure, the record with its provenance and the paths written.
+    """
+    record = {**provenance(f"papermill notebooks/{name}.ipynb out.ipynb", seed), **record}
+    return figure, record, save_figure(figure, Path(output) / name, record)

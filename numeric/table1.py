@@ -22,7 +22,7 @@ from numeric.data import load_mnist
 from numeric.denoiser import Denoiser
 from numeric.estimator import WaveletScore
 from numeric.figures import STYLE, sigma_colours
-from numeric.results import provenance, save_figure
+from numeric.results import finish_figure
 from numeric.shared import SharedWaveletScore
 from numeric.sweep import evaluate
 from numeric.train import Schedule, train
@@ -361,7 +361,5 @@ def make_table(
     """Measure every row and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
     with torch.random.fork_rng(devices=[]):
         result = table(config, progress)
-    record = {**provenance(f"papermill notebooks/{config.name}.ipynb out.ipynb", config.seed), **result}
-    record["findings"] = findings(record)
-    figure = draw(record)
-    return figure, record, save_figure(figure, Path(output) / config.name, record)
+    result["findings"] = findings(result)  # written below the table too
+    return finish_figure(draw(result), result, output, config.name, config.seed)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from numeric import claims, claims_measure
+from numeric import claims
 from numeric.claims_list import CLAIMS
 from numeric.claims_measure import ClaimsConfig, Measurements, SampledShared, sampled_solution
 from numeric.claims_rules import DEPENDS, FAILS, HOLDS, UNTESTABLE, Claim, Effect, judge
@@ -182,7 +182,7 @@ def small_run(tmp_path_factory):
     config = ClaimsConfig(**SMALL, cache=str(cache))
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
-        patch.setattr(claims_measure, "trained_baselines", lambda size: {})
+        patch.setattr("numeric.baselines.trained", lambda size: {})
         return config, claims.run_claims(config, progress=False)
 
 
@@ -213,7 +213,7 @@ def test_claims_resume_and_networks_are_added_later(small_run, monkeypatch):
     config, record = small_run
     monkeypatch.setattr(Measurements, "_drawn", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(Measurements, "_exact", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr(claims_measure, "trained_baselines", lambda size: {"half": Mean()} if size == 8 else {})
+    monkeypatch.setattr("numeric.baselines.trained", lambda size: {"half": Mean()} if size == 8 else {})
     names = ["degree", "networks better", "gap narrows", "gap at high noise"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
