@@ -137,6 +137,7 @@ class Sampler:
     # ----- one evaluation ------------------------------------------------------------------------------------------------
 
     def _denoised(self, denoiser: Denoiser, y: Tensor, sigma: float) -> Tensor:
+        _check_finite(y, denoiser, f"at sigma={sigma:g}")  # also the predicted state inside a Heun step
         return denoiser.denoise(y, level(self.process, sigma), clamp=self.clip_denoised)
 
     def velocity(self, denoiser: Denoiser, y: Tensor, sigma: float) -> Tensor:
@@ -180,27 +181,31 @@ class Sampler:
             SamplingError: bad shape, or the state became infinite (the message names the step).
         """
         y = self.start(noise, shape)
-        name = getattr(denoiser, "label", type(denoiser).__name__)
-        with progress_bar(len(self.sigmas), f"{self.method} {self.process} {name}", progress, "step") as bar:
+        title = f"{self.method} {self.process} {_name(denoiser)}"
+        with progress_bar(len(self.sigmas), title, progress, "step") as bar:
             for sigma, below in zip(self.sigmas, self.sigmas[1:]):
                 if self.method == "ode":
                     y = self._ode_step(denoiser, y, sigma, below)
                 else:
                     z = noise.draw(shape, self.dtype, self.device)
                     y = self._sde_step(denoiser, y, sigma, below, z)
-                _check_finite(y, name, f"between sigma={sigma:g} and {below:g}")
+                _check_finite(y, denoiser, f"between sigma={sigma:g} and {below:g}")
                 bar.update()
             if self.denoise_last:
                 y = self._denoised(denoiser, y, self.sigmas[-1])
-                _check_finite(y, name, f"at sigma={self.sigmas[-1]:g}")
+                _check_finite(y, denoiser, f"at sigma={self.sigmas[-1]:g}")
             bar.update()
         return y
 
 
-def _check_finite(y: Tensor, name: str, where: str) -> None:
+def _name(denoiser: Denoiser) -> str:
+    return getattr(denoiser, "label", type(denoiser).__name__)
+
+
+def _check_finite(y: Tensor, denoiser: Denoiser, where: str) -> None:
     if not torch.isfinite(y).all():
         raise SamplingError(
-            f"{name}: the state became infinite {where}: a polynomial denoiser extrapolates; use clip_denoised=True, "
+            f"{_name(denoiser)}: the state became infinite {where}: a polynomial denoiser extrapolates; use clip_denoised=True, "
             "more steps or a lower degree"
         )
 

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scipy.linalg.blas import dsymm, dsyrk
+from scipy.linalg.lapack import dpotrf, dpotrs
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
@@ -92,7 +94,9 @@ class _Incidences:
 CROSS_LIMIT = 2 * 10**9
 """Most pairs of incidences (each some flops) that the correlated noise integration takes on: about a minute."""
 CROSS_BYTES = 2**27
-"""Working memory of one step of it."""
+"""Working memory of one step of it, and of other steps over blocks of rows."""
+KEPT_BYTES = 2**30
+"""Readouts of earlier noise levels and degrees that are kept for the next call."""
 
 
 def permanents(k: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -117,6 +121,38 @@ def pairings(letters: Sequence[int]) -> list[tuple[list[tuple[int, int]], list[i
     return out
 
 
+def add_gram(gram: Tensor, features: Tensor) -> None:
+    """``gram += features features^T``; on a CPU only the triangle on and below the diagonal (half of the work)."""
+    if gram.device.type != "cpu":
+        gram.addmm_(features, features.T)
+        return
+    # BLAS counts columns first: what it takes for the upper triangle of the transpose is our lower one.
+    dsyrk(1.0, features.numpy().T, beta=1.0, c=gram.numpy().T, trans=1, lower=0, overwrite_c=1)
+
+
+def mirror(matrix: np.ndarray, step: int = 1024) -> None:
+    """Copy the triangle below the diagonal to the one above, in place."""
+    for start in range(0, len(matrix), step):
+        stop = start + step
+        corner = np.tril(matrix[start:stop, start:stop])
+        matrix[start:stop, start:stop] = corner + np.tril(corner, -1).T
+        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
+
+
+def conjugate(t: sp.csr_matrix, matrix: np.ndarray) -> np.ndarray:
+    """``t M t^T`` in place of the symmetric M, for a lower triangular sparse t.
+
+    Row i of ``t M`` reads rows up to i only, so rows are replaced from the last to the first and no second matrix is
+    held.  All maps of this module are of that kind: they write a monomial by monomials of lower degree and itself.
+    """
+    size = len(matrix)
+    step = max(1, CROSS_BYTES // (2 * 8 * size))
+    for stop in range(size, 0, -step):
+        rows = slice(max(0, stop - step), stop)
+        matrix[rows] = (t @ np.ascontiguousarray((t[rows] @ matrix).T)).T
+    return matrix
+
+
 class SharedWaveletScore(Denoiser, BaseEstimator):
     """Wavelet score with the ``shared`` readout: every pixel reads all features.  Degree 1 *is* the linear denoiser.
 
@@ -127,7 +163,9 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         ``device`` is that of the dense work: the products of the pass and the solves. The noise integration between them
         is sparse index work and runs on the CPU.
 
-    Memory is about ``4 P^2`` float64 for P features (32 x 32 independent degree 3: P = 3,073, 0.3 GiB).
+    Memory is ``2 P^2 + 4 P n`` float64 for P features and n coefficients: the clean Gram matrix and a noisy one, which is
+    made, scaled and factored in place (independent, degree 3: P = 3,073 and 0.3 GiB at 32 x 32, P = 12,289 and 3.7 GiB at
+    64 x 64).  ``ridge="gcv"`` holds about ``8 P^2``.
     """
 
     readout = "shared"
@@ -168,7 +206,10 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         transform = WaveletTransform(data.shape[1:], self.wavelet, self.levels, self.mode)
         family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
         rows = shared_monomials(family, transform, self.degree, channels)
-        needed, free = 4 * 8 * len(rows) ** 2, _free_memory()
+        # Clean and noisy Gram, and beside them solution, cross moments and their product; cross-validation holds more.
+        squares = 8 if isinstance(self.ridge, str) else 2
+        needed = 8 * (squares * len(rows) ** 2 + 4 * len(rows) * channels * transform.n_coefficients)
+        free = _free_memory()
         if free is not None and needed > free:
             raise MemoryError(
                 f"{len(rows):,} shared features need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
@@ -195,11 +236,12 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             step = max(1, min(batch_size, 2**28 // (8 * len(rows))))
             for batch in data.batches(step):
                 coefficients = transform.forward(batch.to(self.device, torch.float64)).flatten(1)
-                features = self._features(coefficients - centre)
-                gram.addmm_(features, features.T)
+                add_gram(gram, self._features(coefficients - centre))
                 bar.update(len(batch))
         self.n_images_ = len(data)
-        self.gram_, self.mean_ = (gram / len(data)).cpu().numpy(), centre.cpu().numpy()
+        self.gram_, self.mean_ = gram.div_(len(data)).cpu().numpy(), centre.cpu().numpy()
+        if gram.device.type == "cpu":
+            mirror(self.gram_)
         self._divisors: _Divisors | None = None
         self._solutions: dict[Any, tuple[Tensor, Tensor, float]] = {}
         self._chosen: dict[Any, float] = {}
@@ -317,8 +359,8 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             out.append(_Incidences(np.array(list(kinds)), taken, monomial, rest, table[:, 3]))
         return out
 
-    def _correlated_gram(self, noise: NoiseLevel, size: int) -> np.ndarray:
-        """Exact ``E[phi phi^T]`` with noise of covariance ``s^2 K``: all pairings inside, permanents across."""
+    def _correlated_transfer(self, noise: NoiseLevel, size: int) -> sp.csr_matrix:
+        """The sparse T with ``E_z phi = T (clean monomials)``: all pairings of a word's letters, weighed by ``s^2 K``."""
         a, s, k = noise.alpha, noise.sigma, self._covariance
         assert k is not None
         index, width = _Index(self.monomials_), self.monomials_.shape[1]
@@ -328,9 +370,13 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 i.append(number)
                 j.append(index(left, width))
                 value.append(a ** len(left) * float(np.prod([s * s * k[p] for p in pairs])))
-        t = sp.csr_matrix((value, (i, j)), shape=(size, size))  # entries of one place are summed
-        z = t @ (t @ self.gram_[:size, :size]).T
-        self._transfer, self._averaged = t, z
+        return sp.csr_matrix((value, (i, j)), shape=(size, size))  # entries of one place are summed
+
+    def _correlated_gram(self, noise: NoiseLevel, size: int) -> np.ndarray:
+        """Exact ``E[phi phi^T]`` with noise of covariance ``s^2 K``: all pairings inside, permanents across."""
+        s, k = noise.sigma, self._covariance
+        assert k is not None
+        z = conjugate(self._correlated_transfer(noise, size), self.gram_[:size, :size].copy())
         out = z.copy()
         if self._taken is None:
             self._taken = self._incidences()
@@ -349,11 +395,11 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 out += s ** (2.0 * order) * (gather[:, rows] @ (gather @ block.T).T)
         return out
 
-    def noisy_gram(self, noise: NoiseLevel, degree: int) -> np.ndarray:
-        """Exact ``E[phi phi^T]`` of the noisy centred monomials, ``(P, P)``; noise variance integrated by Wick's theorem."""
-        a, s, size = noise.alpha, noise.sigma, self.count(degree)
+    def transfer(self, noise: NoiseLevel, size: int) -> sp.csr_matrix:
+        """Sparse T, ``(P, P)``, with ``E_z phi(v) = T phi(u)``: the noise integrated inside each monomial."""
         if self._covariance is not None:
-            return self._correlated_gram(noise, size)
+            return self._correlated_transfer(noise, size)
+        a, s = noise.alpha, noise.sigma
 
         def contract(_: int, power: int) -> list[tuple[int, float]]:
             return [
@@ -367,19 +413,28 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 for k in range(power // 2 + 1)
             ]
 
-        t = self._expansion(size, contract)
-        z = t @ (t @ self.gram_[:size, :size]).T
+        return self._expansion(size, contract)
+
+    def noisy_gram(self, noise: NoiseLevel, degree: int) -> np.ndarray:
+        """Exact ``E[phi phi^T]`` of the noisy centred monomials, ``(P, P)``; noise variance integrated by Wick's theorem."""
+        s, size = noise.sigma, self.count(degree)
+        if self._covariance is not None:
+            return self._correlated_gram(noise, size)
+        out = conjugate(self.transfer(noise, size), self.gram_[:size, :size].copy())  # Z, noise integrated inside
         if self._divisors is None:
             self._divisors = self._make_divisors()
-        out = z.copy()
         d = self._divisors
-        for power, weight, rows, left, falling in zip(d.kappa_degree, d.kappa_factorial, d.rows, d.left, d.falling):
-            keep = rows < size
-            if not keep.any():
-                continue
-            r, l, f = rows[keep], left[keep], falling[keep]
-            out[np.ix_(r, r)] += (s ** (2.0 * power) / weight) * np.outer(f, f) * z[np.ix_(l, l)]
-        self._transfer, self._averaged = t, z
+        degrees = (self.monomials_[:size] >= 0).sum(axis=1)
+        # Across the two factors.  What is added to rows of one degree reads rows of lower ones, so from the highest
+        # degree down the sum can be made in place.
+        for row_degree in range(degree, 0, -1):
+            for power, weight, rows, left, falling in zip(d.kappa_degree, d.kappa_factorial, d.rows, d.left, d.falling):
+                keep = rows < size
+                r, l, f = rows[keep], left[keep], falling[keep]
+                mine = degrees[r] == row_degree
+                if mine.any():
+                    step = (s ** (2.0 * power) / weight) * np.outer(f[mine], f)
+                    out[np.ix_(r[mine], r)] += step * out[np.ix_(l[mine], l)]
         return out
 
     def _feature_map(self, noise: NoiseLevel, size: int, sd: np.ndarray) -> sp.csr_matrix:
@@ -410,21 +465,21 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         key = (level, degree, self.basis, ridge)
         if key in self._solutions:
             return self._solutions[key]  # type: ignore[return-value]
-        a, s, size = level.alpha, level.sigma, self.count(degree)
+        a, s, size, n = level.alpha, level.sigma, self.count(degree), len(self.mean_)
         gram = self.noisy_gram(level, degree)
-        n = len(self.mean_)
         lin = np.arange(1, 1 + n)  # the degree-one monomials, in order of their variable
-        cross = self._transfer @ self.gram_[:size, lin]  # E[phi (w - c)], the noise integrated
-        sd = np.sqrt(gram[lin, lin])
-        r = self._feature_map(level, size, sd)
-        g = r @ (r @ gram).T
-        p = r @ cross
+        scale, sd = np.sqrt(gram.diagonal()), np.sqrt(gram[lin, lin])
+        transfer, r = self.transfer(level, size), self._feature_map(level, size, sd)
+        cross = (r @ transfer) @ self.gram_[:size, lin]  # E[(r phi) (w - c)], the noise integrated
         if ridge.side == "score":
-            rhs = (a * p - r @ gram[:, lin]) / s**2  # b from Stein's identity: E[phi v] = a E[phi w] - s^2 b
+            rhs = (a * cross - r @ gram[:, lin]) / s**2  # b from Stein's identity: E[phi v] = a E[phi w] - s^2 b
         else:
-            rhs = p + np.outer(r @ gram[:, 0], self.mean_)
-        norm = 1.0 / np.sqrt(g.diagonal())
-        g = g * norm[:, None] * norm[None, :]
+            rhs = cross + np.outer(r @ gram[:, 0], self.mean_)
+        gram = conjugate(r, gram)
+        norm = 1.0 / np.sqrt(gram.diagonal())
+        gram *= norm[:, None]
+        gram *= norm
+        rhs *= norm[:, None]
         weight = np.ones(size) if ridge.scaling == "unit" else norm**2
         if isinstance(ridge.strength, str):
             # One system serves all outputs, so one lambda does; weights are moved into the features first.
@@ -432,10 +487,11 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             second = n / s**2 if ridge.side == "score" else self.gram_[lin, lin].sum() + (self.mean_**2).sum()
             if ridge.side == "score" and self._covariance is not None:
                 second = np.trace(self._covariance) / s**2
+            averaged = conjugate(sp.csr_matrix(r @ transfer), self.gram_[:size, :size].copy())
             scores = gcv_scores(
-                self._on_device(g * root[:, None] * root[None, :])[None],
-                self._on_device((r @ (r @ self._averaged).T) * np.outer(norm * root, norm * root))[None],
-                self._on_device(rhs * (norm * root)[:, None])[None],
+                self._on_device(gram * root[:, None] * root[None, :])[None],
+                self._on_device(averaged * np.outer(norm * root, norm * root))[None],
+                self._on_device(rhs * root[:, None])[None],
                 self._on_device(np.array([second])),
                 self.n_images_,
             )
@@ -443,44 +499,70 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         else:
             strength = ridge.strength
         self._chosen[level, degree] = strength
-        g[np.diag_indices(size)] += strength * weight
-        factor, info = torch.linalg.cholesky_ex(self._on_device(g))
-        if int(info):
-            raise SingularGramError(
-                f"the shared Gram matrix of {size:,} features is singular to float64: use a ridge > 0 (such as 1e-8)"
-            )
-        scaled = torch.cholesky_solve(self._on_device(rhs * norm[:, None]), factor).cpu().numpy()
-        theta = scaled * norm[:, None]
+        theta = self._solve(gram, strength * weight, rhs)  # of features of unit second moment
+        del rhs
+        # From here on theta is that of D - c, the estimate less the mean: the error is taken about the mean.
+        if ridge.side == "score":  # Tweedie: D = (v + s^2 theta.phi) / a, v from the linear features
+            theta *= s**2 / a
+            slope, shift = (sd, np.zeros(n)) if self.basis == "hermite" else (np.ones(n), a * self.mean_)
+            theta[lin, np.arange(n)] += slope / (a * norm[lin])
+            theta[0] -= shift / (a * norm[0])
+        else:
+            theta[0] -= self.mean_ / norm[0]
+        cross *= norm[:, None]
+        error = self._squared_error(theta, dsymm(1.0, gram.T, theta, lower=0), cross)
+        del gram, cross
+        theta *= norm[:, None]
         readout = r.T @ theta
-        if ridge.side == "score":
-            readout *= s**2 / a
-            readout[lin, np.arange(n)] += 1.0 / a
-            readout[0] += self.mean_
-        error = self._squared_error(readout, gram, cross)
-        scale = np.sqrt(gram.diagonal())
-        if len(self._solutions) >= 4:
+        readout[0] += self.mean_
+        readout *= scale[:, None]
+        solution = (torch.from_numpy(readout), torch.from_numpy(scale), error)
+        while self._solutions and sum(kept[0].nbytes for kept in self._solutions.values()) > KEPT_BYTES - readout.nbytes:
             self._solutions.pop(next(iter(self._solutions)))
-        solution = (torch.from_numpy(readout * scale[:, None]), torch.from_numpy(scale), error)
-        self._solutions[key] = solution  # type: ignore[assignment]
+        self._solutions[key] = solution
         return solution
 
-    def _squared_error(self, readout: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> float:
-        """Exact expected squared error, summed over pixels, of a readout ``(P, channels * n_coefficients)``.
+    def _solve(self, gram: np.ndarray, penalty: np.ndarray, rhs: np.ndarray) -> np.ndarray:
+        """``(G + diag(penalty))^-1 rhs`` by Cholesky, ``(P, outputs)``.
+
+        On a CPU the factor takes the place of the triangle above G's diagonal; diagonal and lower triangle are kept.
+
+        Raises:
+            SingularGramError: not positive definite to float64.
+        """
+        diagonal, place = gram.diagonal().copy(), np.diag_indices(len(gram))
+        gram[place] += penalty
+        theta = np.empty(0)
+        if torch.device(self.device).type == "cpu":
+            factor, info = dpotrf(gram.T, lower=1, clean=0, overwrite_a=1)
+            if info == 0:
+                theta, _ = dpotrs(factor, np.asfortranarray(rhs), lower=1, overwrite_b=1)
+        else:
+            there, flag = torch.linalg.cholesky_ex(self._on_device(gram))
+            info = int(flag)
+            if info == 0:
+                theta = np.asfortranarray(torch.cholesky_solve(self._on_device(rhs), there).cpu().numpy())
+        gram[place] = diagonal
+        if info:
+            raise SingularGramError(
+                f"the shared Gram matrix of {len(gram):,} features is singular to float64: use a ridge > 0 (such as 1e-8)"
+            )
+        return theta
+
+    def _squared_error(self, theta: np.ndarray, product: np.ndarray, cross: np.ndarray) -> float:
+        """Exact expected squared error, summed over pixels, of ``D = c + theta.phi``.
 
         Args:
-            readout: from centred noisy monomials to clean coefficients.
-            gram: ``E[phi phi^T]``; cross: ``E[phi (w - c)]``, both with the noise integrated.
+            theta: ``(P, channels * n_coefficients)``; product: ``E[phi phi^T] theta``; cross: ``E[phi (w - c)]``.
         """
         lin = np.arange(1, 1 + len(self.mean_))
-        centred = readout.copy()
-        centred[0] -= self.mean_
         if self._covariance is None:
             variance = self.gram_[lin, lin].sum()
         else:  # errors of coefficients do not add up to the pixels': synthesise (x = W^+ w) before squaring
             synthesis = self._synthesis()
-            centred, cross = centred @ synthesis, cross @ synthesis
+            theta, product, cross = theta @ synthesis, product @ synthesis, cross @ synthesis
             variance = np.einsum("ip,ij,jp->", synthesis, self.gram_[np.ix_(lin, lin)], synthesis, optimize=True)
-        return float(variance - 2 * (centred * cross).sum() + (centred * (gram @ centred)).sum())
+        return float(variance - 2 * np.einsum("ij,ij->", theta, cross) + np.einsum("ij,ij->", theta, product))
 
     def expected_mse_of(self, model: WaveletScore, noise: NoiseLevel | float, degree: int | None = None) -> float:
         """Exact expected MSE per pixel, before clamping, of an ``own`` readout, from these joint moments.
@@ -526,9 +608,10 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 return [(k, comb(power, k) * shift[variable] ** (power - k)) for k in range(power + 1)]
 
             readout = self._expansion(size, rule).T @ readout
-        gram = self.noisy_gram(level, min(solution.degree, self.degree))
-        cross = self._transfer @ self.gram_[:size, 1 : 1 + len(self.mean_)]
-        return self._squared_error(readout, gram, cross) / self._pixels
+        readout[0] -= self.mean_
+        product = self.noisy_gram(level, min(solution.degree, self.degree)) @ readout
+        cross = self.transfer(level, size) @ self.gram_[:size, 1 : 1 + len(self.mean_)]
+        return self._squared_error(readout, product, cross) / self._pixels
 
     @property
     def _pixels(self) -> int:

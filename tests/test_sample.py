@@ -176,6 +176,21 @@ def test_a_state_that_blows_up_is_named_and_clipping_helps():
     assert torch.isfinite(clipped.run(Exploding(), NoiseStream.from_seeds([0]), SHAPE, progress=False)).all()
 
 
+class Overflowing(Denoiser):
+    """A high power of a large state: beyond the largest number."""
+
+    label = "overflowing"
+
+    def estimate(self, y, noise):
+        return 1e30 * y**31
+
+
+def test_a_prediction_that_blows_up_inside_a_step_is_named():
+    """The denoiser must not be the one that complains of an image with infinities."""
+    with pytest.raises(SamplingError, match=r"overflowing: the state became infinite at sigma=.*clip_denoised"):
+        Sampler([3.0, 0.1]).run(Overflowing(), NoiseStream.from_seeds([0]), SHAPE, progress=False)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
