@@ -1,4 +1,4 @@
-"""Cost curve of the moments: time and peak memory against pixels, images, degree, radius and family.
+"""Cost curve of the moments: time and peak memory against pixels, images, degree, radius, family and readout.
 
 Every configuration runs in a process of its own, so that its peak resident memory is its own:
 ``python -m benchmarks.scaling`` writes ``benchmarks/scaling.json`` and ``paper_figures/scaling.{png,pdf,json}``.
@@ -25,34 +25,38 @@ from numeric.data import load_mnist
 from numeric.estimator import WaveletScore
 from numeric.figures import STYLE
 from numeric.results import provenance, read_json, save_figure, write_json
+from numeric.shared import SharedWaveletScore
 
 OUTPUT = Path(__file__).with_suffix(".json")
 FIGURES = Path(__file__).parents[1] / "paper_figures"
 FULL = 60_000
 
-PLAN: list[tuple[str, int, int, int, int]] = [
-    # family, radius, degree, size, images
-    ("independent", 0, 3, 32, 15_000),
-    ("independent", 0, 3, 64, 60_000),
-    ("local", 1, 2, 64, 60_000),
-    ("independent", 0, 3, 128, 2_000),
-    ("independent", 0, 3, 256, 500),
-    ("local", 1, 2, 32, 4_000),
-    ("local", 1, 2, 128, 1_000),
-    ("local", 1, 2, 256, 250),
-    ("local", 1, 1, 64, 1_000),
-    ("local", 1, 3, 64, 1_000),
-    ("local", 2, 2, 64, 500),
-    ("local", 1, 3, 128, 500),
-    ("local", 1, 3, 256, 100),
-    ("band", 0, 3, 32, 4_000),
-    ("band", 0, 3, 64, 2_000),
-    ("band", 0, 3, 128, 1_000),
-    ("band", 0, 3, 256, 250),
-    ("independent", 0, 3, 32, 60_000),
-    ("local", 1, 3, 32, 2_000),
-    ("local", 1, 2, 32, 60_000),
-    ("local", 1, 3, 64, 60_000),
+PLAN: list[tuple[str, int, int, int, int, str]] = [
+    # family, radius, degree, size, images, readout
+    ("independent", 0, 3, 32, 15_000, "own"),
+    ("independent", 0, 3, 64, 60_000, "own"),
+    ("local", 1, 2, 64, 60_000, "own"),
+    ("independent", 0, 3, 128, 2_000, "own"),
+    ("independent", 0, 3, 256, 500, "own"),
+    ("local", 1, 2, 32, 4_000, "own"),
+    ("local", 1, 2, 128, 1_000, "own"),
+    ("local", 1, 2, 256, 250, "own"),
+    ("local", 1, 1, 64, 1_000, "own"),
+    ("local", 1, 3, 64, 1_000, "own"),
+    ("local", 2, 2, 64, 500, "own"),
+    ("local", 1, 3, 128, 500, "own"),
+    ("local", 1, 3, 256, 100, "own"),
+    ("band", 0, 3, 32, 4_000, "own"),
+    ("band", 0, 3, 64, 2_000, "own"),
+    ("band", 0, 3, 128, 1_000, "own"),
+    ("band", 0, 3, 256, 250, "own"),
+    ("independent", 0, 3, 32, 60_000, "own"),
+    ("local", 1, 3, 32, 2_000, "own"),
+    ("local", 1, 2, 32, 60_000, "own"),
+    ("local", 1, 3, 64, 60_000, "own"),
+    ("independent", 0, 3, 32, 60_000, "shared"),
+    ("independent", 0, 2, 64, 60_000, "shared"),
+    ("independent", 0, 3, 64, 60_000, "shared"),
 ]
 
 app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
@@ -63,12 +67,15 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(family: str, radius: int, degree: int, size: int, images: int, threads: int) -> dict[str, Any]:
+def measure(
+    family: str, radius: int, degree: int, size: int, images: int, readout: str, threads: int
+) -> dict[str, Any]:
     """Fit, solve at one noise level and denoise a batch; times in seconds, memory in bytes."""
     torch.set_num_threads(threads)
     data = load_mnist("train", size=size, count=images)
     before = peak_rss()
-    model = WaveletScore(family, degree, radius=radius)
+    estimator = WaveletScore if readout == "own" else SharedWaveletScore
+    model = estimator(family, degree, radius=radius)
     batch = max(50, min(1000, 2**22 // size**2))
     start, cpu = time.perf_counter(), time.process_time()
     model.fit(data, batch_size=batch)
@@ -86,6 +93,7 @@ def measure(family: str, radius: int, degree: int, size: int, images: int, threa
         "family": family,
         "radius": radius,
         "degree": degree,
+        "readout": readout,
         "size": size,
         "images": len(data),
         "batch": batch,
@@ -106,19 +114,20 @@ def measure(family: str, radius: int, degree: int, size: int, images: int, threa
 
 def figure(rows: list[dict[str, Any]]) -> plt.Figure:
     """Fit time per 60,000 images and peak memory, against pixels."""
-    groups: dict[tuple[str, int, int], dict[int, dict[str, Any]]] = {}
+    groups: dict[tuple[str, int, int, str], dict[int, dict[str, Any]]] = {}
     for row in rows:
-        best = groups.setdefault((row["family"], row["radius"], row["degree"]), {})
+        best = groups.setdefault((row["family"], row["radius"], row["degree"], row["readout"]), {})
         if row["size"] not in best or row["images"] > best[row["size"]]["images"]:
             best[row["size"]] = row
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), constrained_layout=True)
         colours = iter(plt.colormaps["tab10"].colors)
-        for (family, radius, degree), best in sorted(groups.items()):
+        for (family, radius, degree, readout), best in sorted(groups.items()):
             if len(best) < 2:
                 continue
             colour = next(colours)
             name = f"{family}(r={radius})" if family == "local" else family
+            name += " shared" if readout == "shared" else ""
             sizes = sorted(best)
             for axis, value in (
                 (axes[0], [best[s]["fit_cpu_seconds_at_60000"] for s in sizes]),
@@ -150,7 +159,8 @@ def main(
         print(json.dumps(measure(*json.loads(worker), threads=threads)))
         return
     rows = read_json(output)["rows"] if output.exists() and not rerun else []
-    done = {(r["family"], r["radius"], r["degree"], r["size"], r["images"]) for r in rows}
+    rows = [{"readout": "own", **row} for row in rows]
+    done = {(r["family"], r["radius"], r["degree"], r["size"], r["images"], r["readout"]) for r in rows}
     for configuration in PLAN:
         if configuration in done:
             continue
@@ -172,7 +182,7 @@ def main(
         rows.append(json.loads(run.stdout.splitlines()[-1]))
         row = rows[-1]
         typer.echo(
-            f"{row['family']} r={row['radius']} n={row['degree']} {row['size']}x{row['size']} {row['images']:,} images: "
+            f"{row['family']} {row['readout']} r={row['radius']} n={row['degree']} {row['size']}x{row['size']} {row['images']:,} images: "
             f"{row['fit_seconds']:.1f} s, peak {row['peak_rss'] / 2**30:.2f} GiB"
         )
         write_json(output, {"rows": rows, "provenance": provenance("python -m benchmarks.scaling", threads=threads)})
@@ -182,7 +192,7 @@ def main(
     for row in at_64:
         verdict = "under" if row["peak_rss"] < 4 * 2**30 else "NOT under"
         typer.echo(
-            f"64x64, 60,000 images, {row['family']} degree {row['degree']}: {row['peak_rss'] / 2**30:.2f} GiB, {verdict} 4 GiB"
+            f"64x64, 60,000 images, {row['family']} {row['readout']} degree {row['degree']}: {row['peak_rss'] / 2**30:.2f} GiB, {verdict} 4 GiB"
         )
 
 
