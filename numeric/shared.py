@@ -14,8 +14,9 @@ contract: inside a factor every pairing of letters weighs ``prod K_ij``, and acr
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, permutations
 from math import comb, factorial
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.linalg.blas import dsymm, dsyrk
+from scipy.linalg.blas import dger, dsymm, dsyrk
 from scipy.linalg.lapack import dpotrf, dpotrs
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -163,7 +164,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         ``device`` is that of the dense work: the products of the pass and the solves. The noise integration between them
         is sparse index work and runs on the CPU.
 
-    Memory is ``2 P^2 + 4 P n`` float64 for P features and n coefficients: the clean Gram matrix and a noisy one, which is
+    Memory is ``2 P^2 + 3 P n`` float64 for P features and n coefficients: the clean Gram matrix and a noisy one, which is
     made, scaled and factored in place (independent, degree 3: P = 3,073 and 0.3 GiB at 32 x 32, P = 12,289 and 3.7 GiB at
     64 x 64).  ``ridge="gcv"`` holds about ``8 P^2``.
     """
@@ -206,9 +207,9 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         transform = WaveletTransform(data.shape[1:], self.wavelet, self.levels, self.mode)
         family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
         rows = shared_monomials(family, transform, self.degree, channels)
-        # Clean and noisy Gram, and beside them solution, cross moments and their product; cross-validation holds more.
+        # Clean and noisy Gram, and beside them solution, cross moments and one copy; cross-validation holds more.
         squares = 8 if isinstance(self.ridge, str) else 2
-        needed = 8 * (squares * len(rows) ** 2 + 4 * len(rows) * channels * transform.n_coefficients)
+        needed = 8 * (squares * len(rows) ** 2 + 3 * len(rows) * channels * transform.n_coefficients)
         free = _free_memory()
         if free is not None and needed > free:
             raise MemoryError(
@@ -233,7 +234,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             centre /= len(data)
             gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=self.device)
             # Bound the feature matrix of a batch as well as the batch of images.
-            step = max(1, min(batch_size, 2**28 // (8 * len(rows))))
+            step = max(1, min(batch_size, CROSS_BYTES // (8 * len(rows))))
             for batch in data.batches(step):
                 coefficients = transform.forward(batch.to(self.device, torch.float64)).flatten(1)
                 add_gram(gram, self._features(coefficients - centre))
@@ -467,14 +468,18 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             return self._solutions[key]  # type: ignore[return-value]
         a, s, size, n = level.alpha, level.sigma, self.count(degree), len(self.mean_)
         gram = self.noisy_gram(level, degree)
-        lin = np.arange(1, 1 + n)  # the degree-one monomials, in order of their variable
-        scale, sd = np.sqrt(gram.diagonal()), np.sqrt(gram[lin, lin])
+        linear = slice(1, 1 + n)  # the degree-one monomials, in order of their variable
+        scale = np.sqrt(gram.diagonal())
+        sd = scale[linear]
         transfer, r = self.transfer(level, size), self._feature_map(level, size, sd)
-        cross = (r @ transfer) @ self.gram_[:size, lin]  # E[(r phi) (w - c)], the noise integrated
-        if ridge.side == "score":
-            rhs = (a * cross - r @ gram[:, lin]) / s**2  # b from Stein's identity: E[phi v] = a E[phi w] - s^2 b
+        cross = (r @ transfer) @ self.gram_[:size, linear]  # E[(r phi) (w - c)], the noise integrated
+        # Columns are contiguous and sums are made in place, as LAPACK wants it: then nothing as large is copied below.
+        if ridge.side == "score":  # b from Stein's identity: E[phi v] = a E[phi w] - s^2 b
+            rhs = np.asfortranarray(r @ gram[:, linear])
+            rhs *= -1.0 / s**2
+            rhs += (a / s**2) * cross
         else:
-            rhs = cross + np.outer(r @ gram[:, 0], self.mean_)
+            rhs = dger(1.0, r @ gram[:, 0], self.mean_, a=np.array(cross, order="F"), overwrite_a=1)
         gram = conjugate(r, gram)
         norm = 1.0 / np.sqrt(gram.diagonal())
         gram *= norm[:, None]
@@ -484,7 +489,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         if isinstance(ridge.strength, str):
             # One system serves all outputs, so one lambda does; weights are moved into the features first.
             root = 1.0 / np.sqrt(weight)
-            second = n / s**2 if ridge.side == "score" else self.gram_[lin, lin].sum() + (self.mean_**2).sum()
+            second = n / s**2 if ridge.side == "score" else self._variance + (self.mean_**2).sum()
             if ridge.side == "score" and self._covariance is not None:
                 second = np.trace(self._covariance) / s**2
             averaged = conjugate(sp.csr_matrix(r @ transfer), self.gram_[:size, :size].copy())
@@ -494,6 +499,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 self._on_device(rhs * root[:, None])[None],
                 self._on_device(np.array([second])),
                 self.n_images_,
+                "noise" if ridge.side == "score" else "image",
             )
             strength = GCV_GRID[int(scores[:, 0].argmin())]
         else:
@@ -505,12 +511,12 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         if ridge.side == "score":  # Tweedie: D = (v + s^2 theta.phi) / a, v from the linear features
             theta *= s**2 / a
             slope, shift = (sd, np.zeros(n)) if self.basis == "hermite" else (np.ones(n), a * self.mean_)
-            theta[lin, np.arange(n)] += slope / (a * norm[lin])
+            theta[np.arange(1, 1 + n), np.arange(n)] += slope / (a * norm[linear])
             theta[0] -= shift / (a * norm[0])
         else:
             theta[0] -= self.mean_ / norm[0]
         cross *= norm[:, None]
-        error = self._squared_error(theta, dsymm(1.0, gram.T, theta, lower=0), cross)
+        error = self._squared_error(theta, partial(dsymm, 1.0, gram.T, lower=0), cross)
         del gram, cross
         theta *= norm[:, None]
         readout = r.T @ theta
@@ -525,7 +531,8 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
     def _solve(self, gram: np.ndarray, penalty: np.ndarray, rhs: np.ndarray) -> np.ndarray:
         """``(G + diag(penalty))^-1 rhs`` by Cholesky, ``(P, outputs)``.
 
-        On a CPU the factor takes the place of the triangle above G's diagonal; diagonal and lower triangle are kept.
+        On a CPU the factor takes the place of the triangle above G's diagonal (diagonal and lower triangle are kept), and
+        the solution that of ``rhs``, whose columns must be contiguous.
 
         Raises:
             SingularGramError: not positive definite to float64.
@@ -536,7 +543,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         if torch.device(self.device).type == "cpu":
             factor, info = dpotrf(gram.T, lower=1, clean=0, overwrite_a=1)
             if info == 0:
-                theta, _ = dpotrs(factor, np.asfortranarray(rhs), lower=1, overwrite_b=1)
+                theta, _ = dpotrs(factor, rhs, lower=1, overwrite_b=1)
         else:
             there, flag = torch.linalg.cholesky_ex(self._on_device(gram))
             info = int(flag)
@@ -549,20 +556,29 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             )
         return theta
 
-    def _squared_error(self, theta: np.ndarray, product: np.ndarray, cross: np.ndarray) -> float:
+    @property
+    def _variance(self) -> float:
+        """Variance of the clean coefficients, summed."""
+        return float(self.gram_.diagonal()[1 : 1 + len(self.mean_)].sum())
+
+    def _squared_error(self, theta: np.ndarray, product: Callable[[np.ndarray], np.ndarray], cross: np.ndarray) -> float:
         """Exact expected squared error, summed over pixels, of ``D = c + theta.phi``.
 
         Args:
-            theta: ``(P, channels * n_coefficients)``; product: ``E[phi phi^T] theta``; cross: ``E[phi (w - c)]``.
+            theta: ``(P, channels * n_coefficients)``; product: multiplies some columns by ``E[phi phi^T]``; cross:
+                ``E[phi (w - c)]``.
         """
-        lin = np.arange(1, 1 + len(self.mean_))
-        if self._covariance is None:
-            variance = self.gram_[lin, lin].sum()
-        else:  # errors of coefficients do not add up to the pixels': synthesise (x = W^+ w) before squaring
-            synthesis = self._synthesis()
-            theta, product, cross = theta @ synthesis, product @ synthesis, cross @ synthesis
-            variance = np.einsum("ip,ij,jp->", synthesis, self.gram_[np.ix_(lin, lin)], synthesis, optimize=True)
-        return float(variance - 2 * np.einsum("ij,ij->", theta, cross) + np.einsum("ij,ij->", theta, product))
+        variance = self._variance
+        if self._covariance is not None:  # errors of coefficients do not add up to the pixels': synthesise, x = W^+ w
+            synthesis, n = self._synthesis(), len(self.mean_)
+            theta, cross = theta @ synthesis, cross @ synthesis
+            clean = self.gram_[1 : 1 + n, 1 : 1 + n]
+            variance = np.einsum("ip,ij,jp->", synthesis, clean, synthesis, optimize=True)
+        out, step = variance, max(1, CROSS_BYTES // (8 * len(theta)))
+        for start in range(0, theta.shape[1], step):
+            part, other = theta[:, start : start + step], cross[:, start : start + step]
+            out += np.einsum("ij,ij->", part, product(part)) - 2.0 * np.einsum("ij,ij->", part, other)
+        return float(out)
 
     def expected_mse_of(self, model: WaveletScore, noise: NoiseLevel | float, degree: int | None = None) -> float:
         """Exact expected MSE per pixel, before clamping, of an ``own`` readout, from these joint moments.
@@ -609,9 +625,9 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
 
             readout = self._expansion(size, rule).T @ readout
         readout[0] -= self.mean_
-        product = self.noisy_gram(level, min(solution.degree, self.degree)) @ readout
+        gram = self.noisy_gram(level, min(solution.degree, self.degree))
         cross = self.transfer(level, size) @ self.gram_[:size, 1 : 1 + len(self.mean_)]
-        return self._squared_error(readout, product, cross) / self._pixels
+        return self._squared_error(readout, lambda part: gram @ part, cross) / self._pixels
 
     @property
     def _pixels(self) -> int:

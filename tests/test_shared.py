@@ -168,6 +168,22 @@ def test_gcv_of_the_shared_readout(generator):
     assert chosen.chosen_ridge(0.3) > 1e-10 and chosen_error < 1.02 * fixed_error
 
 
+@pytest.mark.parametrize("side", ["denoiser", "score"])
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_gcv_with_more_features_than_images_is_as_good_as_the_best_fixed_ridge(side, degree, mnist16):
+    """60 digits, 257 to 769 features, exact held-out errors from joint moments of other digits."""
+    data = torch.from_numpy(np.asarray(mnist16[:660]))
+    train, test = data[:60], data[60:]
+    y = test.double() + 0.3 * torch.randn(test.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def held_out(ridge: float | str) -> float:
+        model = SharedWaveletScore("independent", degree, ridge=ridge, ridge_side=side).fit(train)
+        return float((model.denoise(y, 0.3, False) - test).square().mean())
+
+    fixed = {ridge: held_out(ridge) for ridge in (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    assert held_out("gcv") < 1.05 * min(fixed.values()), fixed
+
+
 @pytest.mark.parametrize(("family", "degree", "mode"), [("independent", 3, "symmetric"), ("band", 2, "symmetric"), ("local", 2, "zero")])
 def test_own_readout_in_an_over_complete_basis_has_the_monte_carlo_pixel_error(family, degree, mode, images, generator):
     """E|W^+ h(y) - x|^2 from joint moments, within five standard errors of drawn pixel noise; on held-out images too."""
