@@ -302,7 +302,7 @@ def main(
         list[str] | None, typer.Option(help="trained network to use; repeat (default: all shipped)")
     ] = None,
     sigma: Annotated[list[float] | None, typer.Option(help="noise level; repeat for several")] = None,
-    shared_large: Annotated[bool, typer.Option(help="shared readout at the larger size too (minutes, 3 GiB)")] = False,
+    shared_large: Annotated[bool, typer.Option(help="shared readout at the larger size too (minutes, 2.3 GiB)")] = False,
     seed: Annotated[int, typer.Option(help="of noise and samples")] = 0,
     cache: Annotated[
         Path, typer.Option(help="folder of finished measurements; an interrupted run takes up from it")

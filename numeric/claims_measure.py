@@ -58,7 +58,7 @@ class ClaimsConfig:
         samples: numbers of noisy samples of sampled fits.
         n_generated, steps: images generated, and steps, for the sampling claims.
         networks: labels of the trained networks to use (empty: all there are).
-        shared_large: also run the shared readout (independent, degree 2) at the larger size: minutes and about 3 GiB at 64.
+        shared_large: also run the shared readout (independent, degree 2) at the larger size: minutes and 2.3 GiB at 64.
         cache: folder of finished measurements.
     """
 

@@ -36,7 +36,7 @@ class SweepConfig:
         size: image side. n_train, n_eval: images to fit on, and to evaluate on per split (None for all).
         sigmas: VE noise levels. degrees: polynomial degrees. families: any of independent, band, local.
         shared: families to run with the shared readout too; shared_degree: its highest degree (None: as the others).
-            Its memory grows with the square of the feature count: at 64 x 64 degree 2 needs 2 GiB, degree 3 5 GiB.
+            Its memory grows with the square of the feature count: at 64 x 64 degree 2 takes 2.3 GiB, degree 3 3.7 GiB.
         radius, interactions, basis, ridge: of the estimator.
         n_optimal: images per split for the optimal empirical denoiser (its cost is images times training images);
             0 leaves it out. n_trained: images per split for trained networks; 0 leaves them out.

@@ -32,7 +32,7 @@ from numeric.results import atomic_path, read_json, versions, write_json
 FULL: dict[str, dict[str, Any]] = {
     "fig5": {"n_eval": None, "n_trained": 500},
     "fig6": {"n_eval": 5000, "n_trained": 100},
-    "fig7": {"n_eval": [5000, 1000], "shared_degrees": [3, 2]},
+    "fig7": {"n_eval": [5000, 1000], "shared_degrees": [3, 3]},
     "fig8": {"n_eval": 1000},
     "fig9": {"n_eval": 2000},
     "fig10": {"n_eval": 2000},
