@@ -13,12 +13,14 @@ contract: inside a factor every pairing of letters weighs ``prod K_ij``, and acr
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, permutations
 from math import comb, factorial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ from numeric.estimator import NotFittedError, WaveletScore, _free_memory
 from numeric.families import Family, FamilyError, closure
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
+from numeric.results import load_tensors, save_tensors
 from numeric.solve import BASES, GCV_GRID, Ridge, SingularGramError, gcv_scores, hermite_coefficients
 from numeric.wavelets import WaveletTransform
 
@@ -122,6 +125,18 @@ def pairings(letters: Sequence[int]) -> list[tuple[list[tuple[int, int]], list[i
     return out
 
 
+def features(u: Tensor, rows: np.ndarray) -> Tensor:
+    """Monomials ``(P, n)``, one for each of ``rows``, of centred coefficients ``(n, channels * n_coefficients)``."""
+    padded = torch.cat([u.T, u.new_ones(1, len(u))])  # index -1 is the constant 1
+    index = torch.as_tensor(rows, device=u.device)
+    out = padded[index[:, -1]]
+    for position in range(rows.shape[1] - 2, -1, -1):
+        used = torch.nonzero(index[:, position] >= 0).squeeze(1)
+        if len(used):
+            out[used] *= padded[index[used, position]]
+    return out
+
+
 def add_gram(gram: Tensor, features: Tensor) -> None:
     """``gram += features features^T``; on a CPU only the triangle on and below the diagonal (half of the work)."""
     if gram.device.type != "cpu":
@@ -193,8 +208,12 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         self.mode, self.device = mode, device
 
     @property
+    def _family(self) -> Family:
+        return Family(self.family, self.radius, self.interactions, self.channels_coupled)
+
+    @property
     def label(self) -> str:
-        return f"{Family(self.family, self.radius, self.interactions, self.channels_coupled).label}, shared readout"
+        return f"{self._family.label}, shared readout"
 
     # ----- fitting -----------------------------------------------------------------------------------------------------
 
@@ -205,7 +224,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         data = as_image_set(images)
         channels = data.shape[0]
         transform = WaveletTransform(data.shape[1:], self.wavelet, self.levels, self.mode)
-        family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
+        family = self._family
         rows = shared_monomials(family, transform, self.degree, channels)
         # Clean and noisy Gram, and beside them solution, cross moments and one copy; cross-validation holds more.
         squares = 8 if isinstance(self.ridge, str) else 2
@@ -224,7 +243,6 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                     "integrating correlated noise over all pairs of them would take too long: use smaller images, a lower "
                     "degree, mode='periodization' or the 'own' readout"
                 )
-        self.transform_, self.channels_, self.monomials_ = transform, channels, rows
         n_coefficients = channels * transform.n_coefficients
         centre = torch.zeros(n_coefficients, dtype=torch.float64, device=self.device)
         with progress_bar(2 * len(data), f"shared moments {family.label}", progress) as bar:
@@ -237,12 +255,19 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             step = max(1, min(batch_size, CROSS_BYTES // (8 * len(rows))))
             for batch in data.batches(step):
                 coefficients = transform.forward(batch.to(self.device, torch.float64)).flatten(1)
-                add_gram(gram, self._features(coefficients - centre))
+                add_gram(gram, features(coefficients - centre, rows))
                 bar.update(len(batch))
-        self.n_images_ = len(data)
-        self.gram_, self.mean_ = gram.div_(len(data)).cpu().numpy(), centre.cpu().numpy()
+        array = gram.div_(len(data)).cpu().numpy()
         if gram.device.type == "cpu":
-            mirror(self.gram_)
+            mirror(array)
+        return self._use(transform, channels, rows, array, centre.cpu().numpy(), len(data))
+
+    def _use(
+        self, transform: WaveletTransform, channels: int, rows: np.ndarray, gram: np.ndarray, mean: np.ndarray, count: int
+    ) -> SharedWaveletScore:
+        """Take moments: of ``count`` images about their mean, as made by :meth:`fit` or read from a file."""
+        self.transform_, self.channels_, self.monomials_ = transform, channels, rows
+        self.gram_, self.mean_, self.n_images_ = gram, mean, count
         self._divisors: _Divisors | None = None
         self._solutions: dict[Any, tuple[Tensor, Tensor, float]] = {}
         self._chosen: dict[Any, float] = {}
@@ -250,6 +275,34 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         covariance = transform.noise_covariance
         self._covariance = None if covariance is None else np.kron(np.eye(channels), covariance)
         return self
+
+    def save(self, path: str | Path) -> None:
+        """Write settings and moments (safetensors with JSON metadata), atomically; ``8 P^2`` bytes."""
+        self._check_fitted()
+        record = {
+            "shared": self.get_params(),
+            "shape": [self.channels_, *self.transform_.shape],
+            "images": self.n_images_,
+        }
+        tensors = {"gram": torch.from_numpy(self.gram_), "mean": torch.from_numpy(self.mean_)}
+        save_tensors(path, tensors, {key: json.dumps(value) for key, value in record.items()})
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> SharedWaveletScore:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file is truncated or holds something else.
+        """
+        tensors, metadata = load_tensors(path)
+        if "shared" not in metadata:
+            raise ValueError(f"{path} is not a file of the shared readout: WaveletScore.load reads those of the own readout")
+        out = cls(**{**json.loads(metadata["shared"]), "device": device})
+        channels, height, width = json.loads(metadata["shape"])
+        transform = WaveletTransform((height, width), out.wavelet, out.levels, out.mode)
+        rows = shared_monomials(out._family, transform, out.degree, channels)
+        gram, mean = tensors["gram"].numpy(), tensors["mean"].numpy()
+        return out._use(transform, channels, rows, gram, mean, json.loads(metadata["images"]))
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float64, device=self.device)
@@ -259,16 +312,8 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             raise NotFittedError("this SharedWaveletScore has seen no images: call fit(images) first")
 
     def _features(self, u: Tensor, count: int | None = None) -> Tensor:
-        """Monomials ``(P, n)`` of centred coefficients ``(n, channels * n_coefficients)``."""
-        rows = self.monomials_ if count is None else self.monomials_[:count]
-        padded = torch.cat([u.T, u.new_ones(1, len(u))])  # index -1 is the constant 1
-        index = torch.as_tensor(rows, device=u.device)
-        out = padded[index[:, -1]]
-        for position in range(rows.shape[1] - 2, -1, -1):
-            used = torch.nonzero(index[:, position] >= 0).squeeze(1)
-            if len(used):
-                out[used] *= padded[index[used, position]]
-        return out
+        """The first ``count`` monomials (all) of centred coefficients, ``(count, n)``."""
+        return features(u, self.monomials_ if count is None else self.monomials_[:count])
 
     def count(self, degree: int) -> int:
         """Number of features up to a degree (they are sorted by degree)."""
@@ -486,24 +531,9 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         gram *= norm
         rhs *= norm[:, None]
         weight = np.ones(size) if ridge.scaling == "unit" else norm**2
-        if isinstance(ridge.strength, str):
-            # One system serves all outputs, so one lambda does; weights are moved into the features first.
-            root = 1.0 / np.sqrt(weight)
-            second = n / s**2 if ridge.side == "score" else self._variance + (self.mean_**2).sum()
-            if ridge.side == "score" and self._covariance is not None:
-                second = np.trace(self._covariance) / s**2
-            averaged = conjugate(sp.csr_matrix(r @ transfer), self.gram_[:size, :size].copy())
-            scores = gcv_scores(
-                self._on_device(gram * root[:, None] * root[None, :])[None],
-                self._on_device(averaged * np.outer(norm * root, norm * root))[None],
-                self._on_device(rhs * root[:, None])[None],
-                self._on_device(np.array([second])),
-                self.n_images_,
-                "noise" if ridge.side == "score" else "image",
-            )
-            strength = GCV_GRID[int(scores[:, 0].argmin())]
-        else:
-            strength = ridge.strength
+        strength = ridge.strength
+        if isinstance(strength, str):
+            strength = self._cross_validated(ridge, level, gram, rhs, sp.csr_matrix(r @ transfer), norm, weight)
         self._chosen[level, degree] = strength
         theta = self._solve(gram, strength * weight, rhs)  # of features of unit second moment
         del rhs
@@ -527,6 +557,39 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
             self._solutions.pop(next(iter(self._solutions)))
         self._solutions[key] = solution
         return solution
+
+    def _cross_validated(
+        self,
+        ridge: Ridge,
+        noise: NoiseLevel,
+        gram: np.ndarray,
+        rhs: np.ndarray,
+        transfer: sp.csr_matrix,
+        norm: np.ndarray,
+        weight: np.ndarray,
+    ) -> float:
+        """Lambda by generalised cross-validation: one, because one system serves all outputs.
+
+        Args:
+            gram, rhs: of features of unit second moment; transfer: from clean monomials to the features averaged over
+                the noise; norm: of the features; weight: penalty of each feature at lambda = 1.
+        """
+        root = 1.0 / np.sqrt(weight)  # weights are moved into the features
+        if ridge.side == "denoiser":
+            second = self._variance + (self.mean_**2).sum()
+        else:  # of -z / s in the wavelet basis
+            noisy = len(self.mean_) if self._covariance is None else np.trace(self._covariance)
+            second = noisy / noise.sigma**2
+        averaged = conjugate(transfer, self.gram_[: len(gram), : len(gram)].copy())
+        scores = gcv_scores(
+            self._on_device(gram * root[:, None] * root[None, :])[None],
+            self._on_device(averaged * np.outer(norm * root, norm * root))[None],
+            self._on_device(rhs * root[:, None])[None],
+            self._on_device(np.array([second])),
+            self.n_images_,
+            "noise" if ridge.side == "score" else "image",
+        )
+        return float(GCV_GRID[int(scores[:, 0].argmin())])
 
     def _solve(self, gram: np.ndarray, penalty: np.ndarray, rhs: np.ndarray) -> np.ndarray:
         """``(G + diag(penalty))^-1 rhs`` by Cholesky, ``(P, outputs)``.

@@ -228,3 +228,20 @@ def test_joint_moments_of_other_settings_are_refused(images):
         model.expected_mse(0.5, joint=SharedWaveletScore("independent", 2, levels=1).fit(images))
     with pytest.raises(ValueError, match="features that the joint moments lack"):
         model.expected_mse(0.5, joint=SharedWaveletScore("independent", 1, levels=1, mode="symmetric").fit(images))
+
+
+@pytest.mark.parametrize("mode", ["periodization", "symmetric"])
+def test_saved_shared_readout_gives_the_same_images(mode, images, tmp_path):
+    path = tmp_path / "shared.safetensors"
+    model = SharedWaveletScore("band", 2, levels=1, mode=mode, basis="hermite").fit(images)
+    model.save(path)
+    loaded = SharedWaveletScore.load(path)
+    assert loaded.get_params() == model.get_params() and loaded.n_images_ == 30
+    assert torch.equal(loaded.denoise(images, vp(0.5)), model.denoise(images, vp(0.5)))
+    assert loaded.expected_mse(0.3) == model.expected_mse(0.3)
+    WaveletScore(levels=1).fit(images).save(tmp_path / "own")
+    with pytest.raises(ValueError, match="not a file of the shared readout"):
+        SharedWaveletScore.load(tmp_path / "own")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="truncated"):
+        SharedWaveletScore.load(path)
