@@ -35,7 +35,8 @@ class LinearConfig:
     Attributes:
         sizes: image sides. n_train: images to fit on (None: all). n_eval: images per split, one number or one per size.
         shared_degrees: highest degree of the shared readout at each size, 0 to leave it out. Its memory grows with the
-            square of its features: at 64 x 64 degree 2 takes 2.3 GiB, degree 3 3.7 GiB and minutes per noise level on one core.
+            square of its features: at 64 x 64 degree 3 takes 3.7 GiB (5.5 with the other methods of the
+            figure) and minutes per noise level on one core.
         sigmas, degrees, families, radius, interactions, ridge, seed, seeds, error_bar: as for Figure 5.
     """
 
