@@ -276,6 +276,42 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         self._covariance = None if covariance is None else np.kron(np.eye(channels), covariance)
         return self
 
+    def merge(self, other: SharedWaveletScore) -> SharedWaveletScore:
+        """The estimator of both sets of images together: moments are moved to the common mean and added.
+
+        Raises:
+            ValueError: the two were made with other settings, or for images of another shape.
+        """
+        self._check_fitted()
+        other._check_fitted()
+        mine, theirs = (
+            {**m.get_params(), "device": None, "channels": m.channels_, "shape": m.transform_.shape} for m in (self, other)
+        )
+        if mine != theirs:
+            different = ", ".join(f"{k} {mine[k]} and {theirs[k]}" for k in mine if mine[k] != theirs[k])
+            raise ValueError(f"cannot merge moments of different settings: {different}")
+        count = self.n_images_ + other.n_images_
+        mean = (self.n_images_ * self.mean_ + other.n_images_ * other.mean_) / count
+        gram = self._gram_about(mean)
+        gram *= self.n_images_ / count
+        moved = other._gram_about(mean)
+        moved *= other.n_images_ / count
+        gram += moved
+        merged = type(self)(**self.get_params())
+        return merged._use(self.transform_, self.channels_, self.monomials_, gram, mean, count)
+
+    def _gram_about(self, mean: np.ndarray) -> np.ndarray:
+        """The clean Gram matrix of monomials centred elsewhere: the binomial theorem in every variable."""
+        return conjugate(self._translation(self.mean_ - mean, len(self.monomials_)), self.gram_.copy())
+
+    def _translation(self, shift: np.ndarray, size: int) -> sp.csr_matrix:
+        """The sparse map with ``phi(u + shift) = T phi(u)``."""
+
+        def rule(variable: int, power: int) -> list[tuple[int, float]]:
+            return [(k, comb(power, k) * shift[variable] ** (power - k)) for k in range(power + 1)]
+
+        return self._expansion(size, rule)
+
     def save(self, path: str | Path) -> None:
         """Write settings and moments (safetensors with JSON metadata), atomically; ``8 P^2`` bytes."""
         self._check_fitted()
@@ -486,15 +522,11 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
     def _feature_map(self, noise: NoiseLevel, size: int, sd: np.ndarray) -> sp.csr_matrix:
         """The requested basis in centred noisy monomials (sparse)."""
         if self.basis == "monomial":
-            mean = noise.alpha * self.mean_
+            return self._translation(noise.alpha * self.mean_, size)
+        he = hermite_coefficients(self.degree)
 
-            def rule(variable: int, power: int) -> list[tuple[int, float]]:
-                return [(k, comb(power, k) * mean[variable] ** (power - k)) for k in range(power + 1)]
-        else:
-            he = hermite_coefficients(self.degree)
-
-            def rule(variable: int, power: int) -> list[tuple[int, float]]:
-                return [(k, he[power, k] / sd[variable] ** k) for k in range(power + 1) if he[power, k]]
+        def rule(variable: int, power: int) -> list[tuple[int, float]]:
+            return [(k, he[power, k] / sd[variable] ** k) for k in range(power + 1) if he[power, k]]
 
         return self._expansion(size, rule)
 
@@ -682,12 +714,8 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         # From the model's centre to this object's: v - a m = (v - a c) + a (c - m).
         shift = level.alpha * (self.mean_ - model.mean_.cpu().numpy())
         if np.any(shift != 0):
-
-            def rule(variable: int, power: int) -> list[tuple[int, float]]:
-                return [(k, comb(power, k) * shift[variable] ** (power - k)) for k in range(power + 1)]
-
-            readout = self._expansion(size, rule).T @ readout
-        readout[0] -= self.mean_
+            readout = self._translation(shift, size).T @ readout
+        readout[0] -= self.mean_  # D - c: the error is taken about the mean
         gram = self.noisy_gram(level, min(solution.degree, self.degree))
         cross = self.transfer(level, size) @ self.gram_[:size, 1 : 1 + len(self.mean_)]
         return self._squared_error(readout, lambda part: gram @ part, cross) / self._pixels

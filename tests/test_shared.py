@@ -245,3 +245,17 @@ def test_saved_shared_readout_gives_the_same_images(mode, images, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="truncated"):
         SharedWaveletScore.load(path)
+
+
+@pytest.mark.parametrize(("family", "degree", "mode"), [("independent", 3, "periodization"), ("band", 2, "symmetric")])
+def test_moments_of_two_parts_are_those_of_the_whole(family, degree, mode, images):
+    """Unequal parts about their own means, moved to the common mean and added, against one pass over all images."""
+    options = {"levels": 1, "mode": mode}
+    whole = SharedWaveletScore(family, degree, **options).fit(images)
+    parts = [SharedWaveletScore(family, degree, **options).fit(part) for part in (images[:8], images[8:])]
+    merged = parts[0].merge(parts[1])
+    assert merged.n_images_ == 30 and np.allclose(merged.mean_, whole.mean_, atol=1e-14)
+    assert np.abs(merged.gram_ - whole.gram_).max() < 1e-12 * np.abs(whole.gram_).max()
+    assert merged.expected_mse(vp(0.5)) == pytest.approx(whole.expected_mse(vp(0.5)), rel=1e-9)
+    with pytest.raises(ValueError, match="degree 1 and"):
+        SharedWaveletScore(family, 1, **options).fit(images).merge(whole)
