@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from numeric.families import Block, Family, MonomialPlan, monomial_plan, product_count
 from numeric.wavelets import WaveletTransform
 
-CHUNK_BYTES = 8 * 2**20
+CHUNK_BYTES = 4 * 2**20
 """Working memory of one step of the pass (feature matrices of a chunk of groups); small enough to stay in the cache."""
 
 
@@ -32,18 +33,26 @@ class MomentError(ValueError):
 # ----- pure functions on moment tables (products, groups) --------------------------------------------------------------
 
 
+def monomial_steps(x: Tensor, out: Tensor, plan: MonomialPlan) -> list[Callable[[], Any]]:
+    """What fills ``out``, ``(groups, count, n)``, with the leading basis monomials of ``x``, ``(groups, q, n)``.
+
+    Each monomial is one product of an earlier one and a variable.  The slices are taken here, once, so that the steps
+    can be run again for other numbers in the same arrays.
+    """
+    parent, variable = plan.recursion
+    steps: list[Callable[[], Any]] = [partial(out[:, 0].fill_, 1.0)]
+    for index in range(out.shape[1] - 1):
+        p, v = int(parent[index]), int(variable[index])
+        target, factor = out[:, index + 1], x[:, v]
+        steps.append(partial(target.copy_, factor) if p == 0 else partial(torch.mul, out[:, p], factor, out=target))
+    return steps
+
+
 def monomials(x: Tensor, plan: MonomialPlan, count: int | None = None) -> Tensor:
     """Basis monomials ``(groups, B, n)`` of the variables ``x`` of shape ``(groups, q, n)``."""
-    parent, variable = plan.recursion
-    size = len(plan.basis) if count is None else count
-    out = x.new_empty(x.shape[0], size, x.shape[2])
-    out[:, 0] = 1.0
-    for index in range(size - 1):
-        p, v = int(parent[index]), int(variable[index])
-        if p == 0:
-            out[:, index + 1] = x[:, v]
-        else:
-            torch.mul(out[:, p], x[:, v], out=out[:, index + 1])
+    out = x.new_empty(x.shape[0], len(plan.basis) if count is None else count, x.shape[2])
+    for step in monomial_steps(x, out, plan):
+        step()
     return out
 
 
@@ -179,9 +188,16 @@ class BlockMoments:
             self._index["representative"] = torch.as_tensor(self.plan.representative, device=device)
         variables, representative = self._index["variables"], self._index["representative"]
         step = max(1, int(CHUNK_BYTES // (8 * (n * (basis + q) + basis * basis + self.plan.n_products))))
+        made = 0
         for start in range(0, len(variables), step):
-            x = centred[variables[start : start + step]]
-            phi = monomials(x, self.plan)
+            part = variables[start : start + step]
+            if len(part) != made:
+                made = len(part)
+                x, phi = centred.new_empty(made, q, n), centred.new_empty(made, basis, n)
+                steps = monomial_steps(x, phi, self.plan)
+            torch.index_select(centred, 0, part.flatten(), out=x.view(-1, n))
+            for fill in steps:
+                fill()
             gram = grams(phi).flatten(1)
             self.sums[:, start : start + step] += gram[:, representative].T
 
