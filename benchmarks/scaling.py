@@ -159,7 +159,6 @@ def main(
         print(json.dumps(measure(*json.loads(worker), threads=threads)))
         return
     rows = read_json(output)["rows"] if output.exists() and not rerun else []
-    rows = [{"readout": "own", **row} for row in rows]
     done = {(r["family"], r["radius"], r["degree"], r["size"], r["images"], r["readout"]) for r in rows}
     for configuration in PLAN:
         if configuration in done:

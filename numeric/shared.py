@@ -137,13 +137,13 @@ def features(u: Tensor, rows: np.ndarray) -> Tensor:
     return out
 
 
-def add_gram(gram: Tensor, features: Tensor) -> None:
-    """``gram += features features^T``; on a CPU only the triangle on and below the diagonal (half of the work)."""
+def add_gram(gram: Tensor, phi: Tensor) -> None:
+    """``gram += phi phi^T``; on a CPU only the triangle on and below the diagonal (half of the work)."""
     if gram.device.type != "cpu":
-        gram.addmm_(features, features.T)
+        gram.addmm_(phi, phi.T)
         return
     # BLAS counts columns first: what it takes for the upper triangle of the transpose is our lower one.
-    dsyrk(1.0, features.numpy().T, beta=1.0, c=gram.numpy().T, trans=1, lower=0, overwrite_c=1)
+    dsyrk(1.0, phi.numpy().T, beta=1.0, c=gram.numpy().T, trans=1, lower=0, overwrite_c=1)
 
 
 def mirror(matrix: np.ndarray, step: int = 1024) -> None:
@@ -454,11 +454,12 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
                 value.append(a ** len(left) * float(np.prod([s * s * k[p] for p in pairs])))
         return sp.csr_matrix((value, (i, j)), shape=(size, size))  # entries of one place are summed
 
-    def _correlated_gram(self, noise: NoiseLevel, size: int) -> np.ndarray:
+    def _correlated_gram(self, noise: NoiseLevel, size: int, transfer: sp.csr_matrix | None = None) -> np.ndarray:
         """Exact ``E[phi phi^T]`` with noise of covariance ``s^2 K``: all pairings inside, permanents across."""
         s, k = noise.sigma, self._covariance
         assert k is not None
-        z = conjugate(self._correlated_transfer(noise, size), self.gram_[:size, :size].copy())
+        transfer = self._correlated_transfer(noise, size) if transfer is None else transfer
+        z = conjugate(transfer, self.gram_[:size, :size].copy())
         out = z.copy()
         if self._taken is None:
             self._taken = self._incidences()
@@ -497,12 +498,17 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
 
         return self._expansion(size, contract)
 
-    def noisy_gram(self, noise: NoiseLevel, degree: int) -> np.ndarray:
-        """Exact ``E[phi phi^T]`` of the noisy centred monomials, ``(P, P)``; noise variance integrated by Wick's theorem."""
+    def noisy_gram(self, noise: NoiseLevel, degree: int, transfer: sp.csr_matrix | None = None) -> np.ndarray:
+        """Exact ``E[phi phi^T]`` of the noisy centred monomials, ``(P, P)``; noise variance integrated by Wick's theorem.
+
+        Args:
+            transfer: :meth:`transfer` of this noise level, if it has been made already.
+        """
         s, size = noise.sigma, self.count(degree)
         if self._covariance is not None:
-            return self._correlated_gram(noise, size)
-        out = conjugate(self.transfer(noise, size), self.gram_[:size, :size].copy())  # Z, noise integrated inside
+            return self._correlated_gram(noise, size, transfer)
+        transfer = self.transfer(noise, size) if transfer is None else transfer
+        out = conjugate(transfer, self.gram_[:size, :size].copy())  # Z, noise integrated inside
         if self._divisors is None:
             self._divisors = self._make_divisors()
         d = self._divisors
@@ -544,11 +550,12 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         if key in self._solutions:
             return self._solutions[key]  # type: ignore[return-value]
         a, s, size, n = level.alpha, level.sigma, self.count(degree), len(self.mean_)
-        gram = self.noisy_gram(level, degree)
+        transfer = self.transfer(level, size)
+        gram = self.noisy_gram(level, degree, transfer)
         linear = slice(1, 1 + n)  # the degree-one monomials, in order of their variable
         scale = np.sqrt(gram.diagonal())
         sd = scale[linear]
-        transfer, r = self.transfer(level, size), self._feature_map(level, size, sd)
+        r = self._feature_map(level, size, sd)
         cross = (r @ transfer) @ self.gram_[:size, linear]  # E[(r phi) (w - c)], the noise integrated
         # Columns are contiguous and sums are made in place, as LAPACK wants it: then nothing as large is copied below.
         if ridge.side == "score":  # b from Stein's identity: E[phi v] = a E[phi w] - s^2 b
@@ -716,8 +723,9 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         if np.any(shift != 0):
             readout = self._translation(shift, size).T @ readout
         readout[0] -= self.mean_  # D - c: the error is taken about the mean
-        gram = self.noisy_gram(level, min(solution.degree, self.degree))
-        cross = self.transfer(level, size) @ self.gram_[:size, 1 : 1 + len(self.mean_)]
+        transfer = self.transfer(level, size)
+        gram = self.noisy_gram(level, min(solution.degree, self.degree), transfer)
+        cross = transfer @ self.gram_[:size, 1 : 1 + len(self.mean_)]
         return self._squared_error(readout, lambda part: gram @ part, cross) / self._pixels
 
     @property
