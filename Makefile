@@ -21,10 +21,10 @@ fig5: setup  ## Figure 5: denoising MSE against degree and noise (ARGS="-p n_tra
 	$(BIN)/papermill notebooks/fig5.ipynb out.ipynb $(ARGS)
 
 figures: setup  ## run every notebook that is out of date and build paper_figures/index.html (ARGS="--only fig1,fig5 --full")
-	$(BIN)/python -m numeric.gallery $(ARGS)
+	$(BIN)/python -m numeric figures $(ARGS)
 
 gallery: setup  ## build paper_figures/index.html from what is there
-	$(BIN)/python -m numeric.gallery --page-only
+	$(BIN)/python -m numeric figures --page-only
 
 test: setup  ## the test suite, one process a core (ARGS are passed to pytest)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)

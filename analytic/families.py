@@ -157,7 +157,7 @@ def family(
         raise AnalyticError(
             f"{key} at degree {degree} has {total} features, more than the {MAX_FEATURES} that a symbolic system may "
             "have: use a lower degree or radius, neighbours=K, interactions='pairwise', or solve it in numbers with "
-            "numeric.estimator.WaveletScore"
+            "numeric.scores.own.WaveletScore"
         )
     if key == "independent":
         variables, rows = sp.symbols("w,", real=True), independent_exponents(degree)

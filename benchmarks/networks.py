@@ -25,13 +25,13 @@ from numeric.baselines.configs import CONFIGS
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import NetworkDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
+from numeric.baselines.train import SIGMAS, Schedule, Trainer, measure
 from numeric.data import ImageSet, load_mnist
 from numeric.denoiser import Denoiser
-from numeric.estimator import WaveletScore
+from numeric.evaluation.sweep import noise_like
 from numeric.results import provenance, write_json
-from numeric.shared import SharedWaveletScore
-from numeric.sweep import noise_like
-from numeric.train import SIGMAS, Schedule, Trainer, measure
+from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore
 
 OUTPUT = Path(__file__).with_suffix(".json")
 

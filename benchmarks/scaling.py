@@ -22,10 +22,10 @@ import torch
 import typer
 
 from numeric.data import load_mnist
-from numeric.estimator import WaveletScore
-from numeric.figures import STYLE
+from numeric.figures.style import STYLE
 from numeric.results import provenance, read_json, save_figure, write_json
-from numeric.shared import SharedWaveletScore
+from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore
 
 OUTPUT = Path(__file__).with_suffix(".json")
 FIGURES = Path(__file__).parents[1] / "paper_figures"

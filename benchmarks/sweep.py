@@ -28,12 +28,12 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from numeric.data import ImageSet, as_image_set, load_mnist
-from numeric.estimator import WaveletScore
-from numeric.families import Family, exponents
+from numeric.evaluation.sweep import noise_like
 from numeric.noise import ve
 from numeric.results import provenance, write_json
-from numeric.shared import shared_monomials
-from numeric.sweep import noise_like
+from numeric.scores.families import Family, exponents
+from numeric.scores.own import WaveletScore
+from numeric.scores.shared import shared_monomials
 from numeric.wavelets import WaveletTransform
 
 OUTPUT = Path(__file__).with_suffix(".json")

@@ -1,1 +1,42 @@
-"""numeric: wavelet scores evaluated on data, full denoisers and baselines (see README.md)."""
+"""numeric: wavelet scores evaluated on data, full denoisers and baselines (see README.md).
+
+The public names are imported when they are first asked for, so that ``import numeric`` loads nothing heavy::
+
+    from numeric import WaveletScore, load_mnist, ve, vp
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_NAMES = {
+    "numeric.data": ("ImageSet", "as_image_set", "load_mnist"),
+    "numeric.denoiser": ("Denoiser",),
+    "numeric.noise": ("NoiseLevel", "ddpm_alpha_bars", "ve", "vp"),
+    "numeric.wavelets": ("WaveletTransform",),
+    "numeric.scores.own": ("WaveletScore",),
+    "numeric.scores.shared": ("SharedWaveletScore",),
+    "numeric.evaluation.sample": ("NoiseStream", "Sampler", "edm_sigmas"),
+    "numeric.evaluation.sweep": ("evaluate",),
+    "numeric.baselines.linear": ("LinearDenoiser",),
+    "numeric.baselines.optimal": ("OptimalDenoiser",),
+    "numeric.baselines.shrinkage": ("WaveletShrinkage",),
+    "numeric.baselines.patches": ("LocalityDenoiser", "LocalScoreMachine"),
+    "numeric.baselines.network": ("NetworkDenoiser", "load_network", "trained"),
+}
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    """A public name from the room it lives in (PEP 562)."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'numeric' has no attribute {name!r}: public names are {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,8 +9,8 @@ from test_analytic_numeric import fitted, raw_moments, vector
 
 from analytic import AnalyticError, Derivation, HermiteTwin, ScoreCoefficient, compare, exact_theta
 from analytic.exact import moments_of_samples
-from numeric.estimator import WaveletScore
 from numeric.noise import ve
+from numeric.scores.own import WaveletScore
 
 FAST = [("independent", n, {}) for n in range(1, 6)] + [("band", n, {}) for n in (1, 2, 3)]
 FAST += [("local", n, {}) for n in (1, 2)] + [("local", 1, {"interactions": "full"})]

@@ -1,4 +1,4 @@
-"""The figure of the closed forms (numeric.formulas): its numbers against other routes, on few images."""
+"""The figure of the closed forms (numeric.figures.formulas): its numbers against other routes, on few images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import sympy as sp
 from analytic import NearlyConstant
 from analytic.response import signal_share
 from numeric.data import FallbackDataWarning, load_mnist
-from numeric.formulas import FormulasConfig, exact_moments, findings, make_figure, named_conditions, theorem_table
+from numeric.figures.formulas import (
+    FormulasConfig,
+    exact_moments,
+    findings,
+    make_figure,
+    named_conditions,
+    theorem_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +30,7 @@ def run(tmp_path_factory):
     )
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore", FallbackDataWarning)
-        patch.setattr("numeric.formulas.load_mnist", partial(load_mnist, download=False))
+        patch.setattr("numeric.figures.formulas.load_mnist", partial(load_mnist, download=False))
         return config, *make_figure(config, tmp_path_factory.mktemp("figures"), progress=False)
 
 

@@ -23,9 +23,9 @@ from numeric.baselines.patches import LocalityDenoiser, LocalScoreMachine
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.baselines.unet import UNet
 from numeric.data import ImageSet
+from numeric.evaluation.sweep import noise_like
 from numeric.noise import NoiseLevel, ve, vp
-from numeric.shared import SharedWaveletScore
-from numeric.sweep import noise_like
+from numeric.scores.shared import SharedWaveletScore
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_a_trained_network_approaches_the_linear_denoiser(generator):
 def test_a_trained_unet_approaches_the_linear_denoiser_on_gaussian_data(generator):
     """All noise levels at once, the CNN on Gaussian images: held-out error within 15% of the exact one at every sigma."""
     from numeric.baselines.configs import NetworkConfig
-    from numeric.train import Schedule, train
+    from numeric.baselines.train import Schedule, train
 
     data, covariance = gaussian_images(20_000, generator)
     fresh, _ = gaussian_images(4_000, generator)
@@ -472,7 +472,7 @@ def test_shipped_networks_reproduce_their_records(size, mnist32_test):
     y = x + 0.5 * noise_like(x, 11)
     for label, denoiser in found.items():
         assert f"{denoiser.record['steps']:,} steps" in label and denoiser.record["command"].startswith(
-            "python -m numeric.train"
+            "python -m numeric train"
         )
         each = (denoiser.denoise(y, 0.5) - x).square().flatten(1).mean(1)
         stated = denoiser.record["errors"]["test"]["0.5"]

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from numeric import claims
-from numeric.claims_list import CLAIMS
-from numeric.claims_measure import ClaimsConfig, Measurements, SampledShared, sampled_solution
-from numeric.claims_rules import DEPENDS, FAILS, HOLDS, UNTESTABLE, Claim, Effect, judge
+from numeric.claims import report as claims
+from numeric.claims.measure import ClaimsConfig, Measurements, SampledShared, sampled_solution
+from numeric.claims.rules import DEPENDS, FAILS, HOLDS, UNTESTABLE, Claim, Effect, judge
+from numeric.claims.sentences import CLAIMS
+from numeric.commands.app import app
 from numeric.data import ImageSet
 from numeric.denoiser import Denoiser
-from numeric.estimator import WaveletScore
-from numeric.folds import FoldedFit, fold_edges, jackknife
+from numeric.evaluation.sweep import noise_like
 from numeric.noise import ve, vp
-from numeric.shared import SharedWaveletScore
-from numeric.sweep import noise_like
+from numeric.scores.folds import FoldedFit, fold_edges, jackknife
+from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -252,13 +252,11 @@ def test_bad_parameters_are_named(change, message):
 
 
 def test_command_line():
-    app = typer.Typer()
-    app.command()(claims.main)
     runner = CliRunner()
-    assert runner.invoke(app, ["--help"]).exit_code == 0
-    listed = runner.invoke(app, ["--list"])
+    assert runner.invoke(app, ["claims", "--help"]).exit_code == 0
+    listed = runner.invoke(app, ["claims", "--list"])
     assert listed.exit_code == 0 and len(listed.output.strip().splitlines()) == len(CLAIMS)
-    bad = runner.invoke(app, ["--claim", "unicorns"])
+    bad = runner.invoke(app, ["claims", "--claim", "unicorns"])
     assert bad.exit_code == 2 and "unknown claim" in bad.output
 
 

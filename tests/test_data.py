@@ -145,7 +145,7 @@ def test_an_array_on_disk_is_read_in_batches(tmp_path):
 
 
 def test_a_fit_from_a_lazy_data_set_is_the_fit_from_the_array():
-    from numeric.estimator import WaveletScore
+    from numeric.scores.own import WaveletScore
 
     pixels = torch.randint(0, 256, (60, 2, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     one, other = (WaveletScore("band", 2, levels=1).fit(x, batch_size=25) for x in (Pairs(pixels), pixels))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from numeric.baselines.linear import LinearDenoiser
-from numeric.estimator import WaveletScore
-from numeric.moments import CleanMoments
 from numeric.noise import ve, vp
-from numeric.shared import SharedWaveletScore
+from numeric.scores.moments import CleanMoments
+from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore
 from numeric.wavelets import WaveletTransform
 from tests.pretend_device import pretend_device
 

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numeric.data import ImageSet
-from numeric.diagnostics import (
+from numeric.evaluation.sweep import noise_like
+from numeric.figures.diagnostics import (
     DiagnosticsConfig,
     by_band,
     cumulants,
@@ -28,11 +29,10 @@ from numeric.diagnostics import (
     solve_projected,
     target_errors,
 )
-from numeric.estimator import WaveletScore
-from numeric.families import monomial_plan
 from numeric.noise import ve
-from numeric.solve import Ridge, solve_block
-from numeric.sweep import noise_like
+from numeric.scores.families import monomial_plan
+from numeric.scores.own import WaveletScore
+from numeric.scores.solve import Ridge, solve_block
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = st.sampled_from([("independent", 1, 3), ("target", 3, 2), ("pairwise", 3, 2), ("full", 2, 2)])

@@ -12,11 +12,11 @@ from sklearn.linear_model import LinearRegression
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import as_image_set
-from numeric.estimator import NotFittedError, WaveletScore
-from numeric.families import FamilyError
 from numeric.noise import ve, vp
-from numeric.shared import SharedWaveletScore
-from numeric.solve import SingularGramError
+from numeric.scores.families import FamilyError
+from numeric.scores.own import NotFittedError, WaveletScore
+from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.solve import SingularGramError
 
 FAMILIES = ["independent", "band", "local", "parent", "joint"]
 
@@ -188,7 +188,7 @@ def test_over_complete_basis_denoises(mnist16, generator):
     assert (estimate - x).square().mean() < 0.3 * (y - x).square().mean()
     solution, block = model.solve(0.5), model.moments_.blocks[-1]
     v, w = model.transform_.forward(y)[:, 0], model.transform_.forward(x)[:, 0]
-    from numeric.moments import monomials
+    from numeric.scores.moments import monomials
 
     part = solution.blocks[-1]
     index = torch.as_tensor(block.block.variables)
@@ -210,7 +210,7 @@ def test_float32_evaluation_keeps_the_digits(mnist16, generator):
 def test_gram_is_positive_semidefinite(sigma, seed):
     """Noisy Hankel matrices are positive definite for any data (moment positivity)."""
     from numeric.noise import NoiseLevel
-    from numeric.solve import normal_system
+    from numeric.scores.solve import normal_system
 
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     model = WaveletScore("independent", degree=3, levels=1).fit(images)

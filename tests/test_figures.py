@@ -13,13 +13,13 @@ import pywt
 import torch
 from typer.testing import CliRunner
 
-import numeric.gallery as gallery
-from numeric.conditioning import HermiteConfig, gram_conditions
+import numeric.figures.gallery as gallery
+from numeric.commands.app import app
 from numeric.data import ImageSet
-from numeric.denoised import DenoisedConfig
-from numeric.estimator import WaveletScore
-from numeric.fingerprint import code_hash, imports, meaning, modules_behind
-from numeric.illustrations import (
+from numeric.evaluation.sweep import noise_like
+from numeric.figures.conditioning import HermiteConfig, gram_conditions
+from numeric.figures.denoised import DenoisedConfig
+from numeric.figures.illustrations import (
     band_snr,
     cascade,
     families_drawn,
@@ -28,9 +28,10 @@ from numeric.illustrations import (
     unit_sum,
     vanishing_moments,
 )
-from numeric.moments import monomials
+from numeric.fingerprint import code_hash, imports, meaning, modules_behind
 from numeric.noise import ve
-from numeric.sweep import noise_like
+from numeric.scores.moments import monomials
+from numeric.scores.own import WaveletScore
 from numeric.wavelets import WaveletTransform
 
 matplotlib.use("Agg")
@@ -209,12 +210,8 @@ def quick(monkeypatch, tmp_path):
 
 
 def run(folder: Path, *arguments: str):
-    import typer
-
-    app = typer.Typer()
-    app.command()(gallery.main)
     places = ["--notebooks", folder / "notebooks", "--output", folder / "out", "--work", folder / "work"]
-    return CliRunner().invoke(app, [*arguments, *map(str, places)])
+    return CliRunner().invoke(app, ["figures", *arguments, *map(str, places)])
 
 
 class Page(HTMLParser):
@@ -286,10 +283,10 @@ def test_gallery_names_bad_input(quick):
 
 
 def test_fingerprint_follows_imports_and_ignores_comments():
-    behind = modules_behind(["numeric.fig5"])
-    assert {"numeric.fig5", "numeric.moments", "numeric.wavelets", "numeric.baselines.linear"} <= set(behind)
-    assert "numeric.generate" not in behind
+    behind = modules_behind(["numeric.figures.fig5"])
+    assert {"numeric.figures.fig5", "numeric.scores.moments", "numeric.wavelets", "numeric.baselines.linear"} <= set(behind)
+    assert "numeric.figures.fig11" not in behind
     assert imports("import os\nfrom numeric.noise import ve") == {"numeric.noise", "numeric.noise.ve"}
     assert meaning('def f():\n    """Doc."""\n    return 1  # note') == meaning("def f():\n    return 1\n")
     assert meaning("x = 1") != meaning("x = 2")
-    assert code_hash("numeric.noise") != code_hash("numeric.families")
+    assert code_hash("numeric.noise") != code_hash("numeric.scores.families")

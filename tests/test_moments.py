@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numeric.families import Family, FamilyError, closure, exponents, monomial_plan, product_count
-from numeric.moments import CleanMoments, MomentError, heat, translate
 from numeric.noise import NoiseLevel, ddpm_alpha_bars, ve, vp
+from numeric.scores.families import Family, FamilyError, closure, exponents, monomial_plan, product_count
+from numeric.scores.moments import CleanMoments, MomentError, heat, translate
 from numeric.wavelets import WaveletTransform
 
 PATTERNS = [("independent", 1, 5), ("target", 3, 3), ("pairwise", 4, 3), ("full", 3, 3)]

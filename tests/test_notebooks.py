@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from numeric.gallery import FULL, Notebook, find_notebooks, order, parameters_for
+from numeric.figures.gallery import FULL, Notebook, find_notebooks, order, parameters_for
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"

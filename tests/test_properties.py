@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from numeric.estimator import WaveletScore
-from numeric.families import Family
-from numeric.moments import CleanMoments, MomentError
 from numeric.noise import NoiseLevel, ve
-from numeric.solve import Ridge, averaged_gram, normal_system
+from numeric.scores.families import Family
+from numeric.scores.moments import CleanMoments, MomentError
+from numeric.scores.own import WaveletScore
+from numeric.scores.solve import Ridge, averaged_gram, normal_system
 from numeric.wavelets import WaveletError, WaveletTransform
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +102,7 @@ def test_cross_validated_ridge_on_few_images(side, ridge, scaling):
 
 SCRIPT = """
 import sys, time, torch
-from numeric.estimator import WaveletScore
+from numeric.scores.own import WaveletScore
 from numeric.data import ImageSet
 x = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 class Slow(torch.utils.data.Dataset):
@@ -206,25 +206,25 @@ def test_colour_with_a_known_answer(correlated):
 
 
 def test_command_line_fits_saves_and_reports(tmp_path, monkeypatch):
-    from numeric.fit import app
+    from numeric.commands.app import app
 
     np.save(tmp_path / "x.npy", draw(3, 30).numpy())
     arguments = [str(tmp_path / "m.safetensors"), "--images", str(tmp_path / "x.npy"), "--size", "8", "--degree", "2"]
     report = ["--report", str(tmp_path / "r.json"), "--levels", "1", "--no-progress", "--ridge", "gcv"]
-    result = CliRunner().invoke(app, [*arguments, *report])
+    result = CliRunner().invoke(app, ["fit", *arguments, *report])
     assert result.exit_code == 0, result.output
     assert "expected MSE" in result.output and (tmp_path / "r.json").exists()
     assert WaveletScore.load(tmp_path / "m.safetensors").ridge == "gcv"
-    whole = CliRunner().invoke(app, [*arguments, *report, "--mode", "symmetric"])
+    whole = CliRunner().invoke(app, ["fit", *arguments, *report, "--mode", "symmetric"])
     assert whole.exit_code == 0 and "expected MSE" in whole.output, whole.output
-    monkeypatch.setattr("numeric.shared.CROSS_LIMIT", 10)
-    large = CliRunner().invoke(app, [*arguments, *report, "--mode", "symmetric"])
+    monkeypatch.setattr("numeric.scores.shared.CROSS_LIMIT", 10)
+    large = CliRunner().invoke(app, ["fit", *arguments, *report, "--mode", "symmetric"])
     assert large.exit_code == 0 and "no exact pixel errors" in large.output and "take too long" in large.output
-    bad = CliRunner().invoke(app, [*arguments, "--degree", "0", "--no-progress"])
-    assert bad.exit_code == 1 and "degree must be >= 1" in bad.output
+    bad = CliRunner().invoke(app, ["fit", *arguments, "--degree", "0", "--no-progress"])
+    assert bad.exit_code == 2 and "degree must be >= 1" in bad.output
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:200])
-    cut = CliRunner().invoke(app, [*arguments, "--no-progress"])
-    assert cut.exit_code == 1 and "truncated" in cut.output
+    cut = CliRunner().invoke(app, ["fit", *arguments, "--no-progress"])
+    assert cut.exit_code == 2 and "truncated" in cut.output
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,13 @@ import pytest
 import scipy.ndimage
 import skimage.filters
 import torch
-import typer
 from sklearn.neighbors import NearestNeighbors
 from typer.testing import CliRunner
 
 from numeric.baselines.linear import LinearDenoiser
+from numeric.commands.app import app
 from numeric.denoiser import Denoiser
-from numeric.estimator import WaveletScore
-from numeric.generate import GenerateConfig, findings, kept_samples, main
-from numeric.metrics import (
+from numeric.evaluation.metrics import (
     SampleQuality,
     edge_error,
     edge_sharpness,
@@ -31,7 +29,9 @@ from numeric.metrics import (
     nearest_training_image,
     seed_agreement,
 )
-from numeric.sample import NoiseStream, Sampler, SamplingError, compare, edm_sigmas, level
+from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, compare, edm_sigmas, level
+from numeric.figures.fig11 import GenerateConfig, findings, kept_samples
+from numeric.scores.own import WaveletScore
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (1, 2, 2)
@@ -343,8 +343,6 @@ def test_bad_parameters_of_figure_11_are_named(change, message):
 
 def test_generate_command_line():
     runner = CliRunner()
-    app = typer.Typer()
-    app.command()(main)
-    assert runner.invoke(app, ["--help"]).exit_code == 0
-    bad = runner.invoke(app, ["--method", "euler"])
+    assert runner.invoke(app, ["generate", "--help"]).exit_code == 0
+    bad = runner.invoke(app, ["generate", "--method", "euler"])
     assert bad.exit_code == 2 and "unknown method" in bad.output

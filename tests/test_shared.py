@@ -10,9 +10,9 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from numeric.estimator import WaveletScore
 from numeric.noise import vp
-from numeric.shared import SharedWaveletScore, pairings, permanents
+from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore, pairings, permanents
 from numeric.wavelets import WaveletTransform
 
 
@@ -89,7 +89,7 @@ def test_over_complete_with_two_channels(generator):
 
 
 def test_over_complete_sizes_that_cannot_be_done_are_refused(monkeypatch):
-    monkeypatch.setattr("numeric.shared.CROSS_LIMIT", 10**4)
+    monkeypatch.setattr("numeric.scores.shared.CROSS_LIMIT", 10**4)
     with pytest.raises(MemoryError, match=r"correlated noise .* use smaller images"):
         SharedWaveletScore("independent", 3, mode="symmetric").fit(torch.rand(2, 1, 16, 16))
 

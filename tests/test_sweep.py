@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-import numeric.sweep as sweep_module
+import numeric.evaluation.sweep as sweep_module
 from numeric._torchvision import import_torchvision
 from numeric.baselines.linear import LinearDenoiser
 from numeric.data import ImageSet
-from numeric.estimator import WaveletScore
-from numeric.fig5 import SweepConfig, findings
+from numeric.evaluation.sweep import evaluate, measure, noise_like, records_of, sweep
+from numeric.figures.fig5 import SweepConfig, findings
 from numeric.noise import vp
 from numeric.results import atomic_path, load_tensors, provenance, read_json, save_tensors, write_json
-from numeric.sweep import evaluate, measure, noise_like, records_of, sweep
+from numeric.scores.own import WaveletScore
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import numeric.train as train_module
+import numeric.baselines.train as train_module
 from numeric.baselines.configs import NetworkConfig
 from numeric.baselines.network import trained
+from numeric.baselines.train import Schedule, Trainer, check_memory, milestones, saved_bytes, step_generator, train
+from numeric.commands.app import app
 from numeric.data import ImageSet
 from numeric.results import load_tensors
-from numeric.train import Schedule, Trainer, check_memory, milestones, saved_bytes, step_generator, train
 
 SMALL = NetworkConfig("2blocks_noattn", base_channels=8, channel_mult=(1, 2))
 SCHEDULE = Schedule(steps=12, batch_size=4, learning_rate=1e-3)
@@ -129,7 +130,7 @@ def test_memory_is_foreseen(images, monkeypatch):
     trainer = Trainer(SMALL, images, SCHEDULE)
     each = saved_bytes(network, trainer.edm, (1, 8, 8))
     assert 3.5 * each < saved_bytes(network, trainer.edm, (1, 16, 16)) < 4.5 * each
-    monkeypatch.setattr(train_module, "_free_memory", lambda: 20 * sum(p.numel() for p in network.parameters()) * 2)
+    monkeypatch.setattr(train_module, "free_memory", lambda: 20 * sum(p.numel() for p in network.parameters()) * 2)
     with pytest.raises(MemoryError, match=r"use --batch-size \d+ or less"):
         check_memory(network, trainer.edm, (1, 8, 8), 10**6, "cpu")
 
@@ -164,15 +165,11 @@ def test_bad_schedules_are_named(change, message):
 
 
 def run_cli(*arguments: str):
-    import typer
-
-    app = typer.Typer()
-    app.command()(train_module.main)
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app, ["train", *arguments])
 
 
 def test_command_line_writes_weights_and_record(tmp_path, monkeypatch, images):
-    monkeypatch.setattr(train_module, "load_mnist", lambda *_, size, **__: images.resized(size))
+    monkeypatch.setattr("numeric.data.load_mnist", lambda *_, size, **__: images.resized(size))
     options = [
         "--config",
         "2blocks_noattn",
@@ -189,7 +186,7 @@ def test_command_line_writes_weights_and_record(tmp_path, monkeypatch, images):
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "2blocks_noattn_8.json").read_text())
     assert record["command"].startswith(
-        "python -m numeric.train --config 2blocks_noattn --size 8 --steps 2 --batch-size 3"
+        "python -m numeric train --config 2blocks_noattn --size 8 --steps 2 --batch-size 3"
     )
     assert record["data"]["sha256"] == images.sha256 and record["versions"]["torch"] == torch.__version__
     assert set(record["errors"]) == {"train", "test"} and record["held_out_curve"][-1]["step"] == 2
@@ -211,7 +208,7 @@ def test_list_shows_parameter_counts():
 
 def test_table_1_on_little_data(tmp_path):
     """Every row is measured or says why not; the linear row is the exact expectation within 5 standard errors."""
-    from numeric.table1 import Table1Config, frame, make_table
+    from numeric.figures.table1 import Table1Config, frame, make_table
 
     config = Table1Config(
         size=16, n_train=200, n_eval=60, n_network=10, n_slow=5, n_local=20, sigmas=[0.5], families=["independent:2"],
@@ -232,7 +229,7 @@ def test_table_1_on_little_data(tmp_path):
     with pytest.raises(ValueError, match="unknown configuration"):
         Table1Config(networks=["resnet"])
     skipped = Table1Config(networks=["4blocks_wide64_noattn"], steps=0, size=16)
-    from numeric.table1 import _networks
+    from numeric.figures.table1 import _networks
 
     models, facts = _networks(skipped, ImageSet(torch.rand(3, 1, 16, 16)), False)
     assert models == {} and next(iter(facts.values()))["source"] == "not trained"

@@ -9,8 +9,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from numeric.fig5 import SweepConfig, combined_se, mse_sweep
-from numeric.figures import (
+from numeric.figures.fig5 import SweepConfig, combined_se, mse_sweep
+from numeric.figures.style import (
     SPLIT_NAME,
     SPLIT_STYLE,
     STYLE,

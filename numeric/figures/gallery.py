@@ -1,4 +1,4 @@
-"""Run the notebooks and build an HTML gallery of what they wrote: ``python -m numeric.gallery --help``.
+"""Run the notebooks and build an HTML gallery of what they wrote: ``python -m numeric figures --help``.
 
 A notebook is run again only if something it depends on has changed: its own source, its parameters, the modules behind
 its imports (:mod:`numeric.fingerprint`), the data, shipped weights, or the results it wrote last time.
@@ -19,9 +19,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 import yaml
 
 from numeric.data import FallbackDataWarning, load_mnist
@@ -399,51 +398,3 @@ def build_page(output: Path, notebooks: Sequence[Notebook], state: dict[str, dic
     with atomic_path(target) as temporary:
         temporary.write_text(page)
     return target
-
-
-def main(
-    only: Annotated[str, typer.Option(help="notebooks to run, such as fig1,fig5 (default: all)")] = "",
-    parameters: Annotated[
-        str,
-        typer.Option(
-            help="YAML, JSON or a file: 'fig5: {n_train: 2000}'; 'all' reaches every notebook that has the name"
-        ),
-    ] = "",
-    full: Annotated[
-        bool, typer.Option("--full", help="evaluate on many images (with the full MNIST: an hour or two)")
-    ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="notebooks at a time; the cores are shared out")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="run also what has not changed")] = False,
-    page_only: Annotated[
-        bool, typer.Option("--page-only", help="build the page from what is there, run nothing")
-    ] = False,
-    notebooks: Annotated[Path, typer.Option(help="folder of the notebooks")] = Path("notebooks"),
-    output: Annotated[Path, typer.Option(help="folder for figures and page")] = Path("paper_figures"),
-    work: Annotated[Path, typer.Option(help="folder for executed notebooks, logs and the state")] = Path(
-        "runs/gallery"
-    ),
-) -> None:
-    """Run the notebooks that are out of date and build the gallery; exit code 1 if any notebook failed."""
-    names = [name.strip() for name in only.split(",") if name.strip()]
-    try:
-        found = find_notebooks(notebooks, names)
-        state: dict[str, dict[str, Any]] = {}
-        if not page_only:
-            state = run_all(found, output, work, given=read_parameters(parameters), full=full, jobs=jobs, force=force)
-        everything = read_json(work / "state.json") if (work / "state.json").exists() else {}
-        page = build_page(output, find_notebooks(notebooks), everything)
-    except (GalleryError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    skipped = sorted((n for n, s in state.items() if s.get("skipped")), key=order)
-    failed = sorted((n for n, s in state.items() if not s["ok"]), key=order)
-    if not page_only:
-        typer.echo(f"ran {len(state) - len(skipped)}, unchanged {len(skipped)}, failed {len(failed)}")
-    for name in failed:
-        typer.echo(f"failed: {name} (log: {work / name}.log)", err=True)
-    typer.echo(f"written: {page}")
-    if failed:
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    typer.run(main)

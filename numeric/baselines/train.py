@@ -1,4 +1,4 @@
-"""Train the networks of Table 1: ``python -m numeric.train --config 4blocks_noattn``.
+"""Train the networks of Table 1: ``python -m numeric train --config 4blocks_noattn``.
 
 Adam, constant learning rate, EDM loss (:mod:`numeric.baselines.edm`).  Every step's images, noise levels and noise are a
 function of (seed, step), so a run that is killed and resumed gives the numbers of a run that was not: the checkpoint
@@ -15,20 +15,19 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from torch import Tensor, nn
 
-from numeric.baselines.configs import CONFIGS, NetworkConfig, get_config, parameter_count
+from numeric.baselines.configs import CONFIGS, NetworkConfig, parameter_count
 from numeric.baselines.edm import EDM
-from numeric.baselines.network import NetworkDenoiser, load_network, save_network
-from numeric.data import DataError, ImageSet, load_mnist
-from numeric.estimator import _free_memory
+from numeric.baselines.network import NetworkDenoiser
+from numeric.data import ImageSet
+from numeric.evaluation.sweep import evaluate
+from numeric.memory import free_memory
 from numeric.progress import progress_bar
-from numeric.results import load_tensors, provenance, save_tensors, write_json
-from numeric.sweep import evaluate
+from numeric.results import load_tensors, save_tensors
 
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
 
@@ -94,7 +93,7 @@ def saved_bytes(network: nn.Module, edm: EDM, shape: tuple[int, int, int]) -> in
 
 def check_memory(network: nn.Module, edm: EDM, shape: tuple[int, int, int], batch_size: int, device: str) -> None:
     """Raise MemoryError before training if a batch will not fit."""
-    free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else _free_memory()
+    free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else free_memory()
     weights = 20 * sum(p.numel() for p in network.parameters())
     each = saved_bytes(network, edm, shape)
     if free is not None and weights + each * batch_size > 0.9 * free:
@@ -296,7 +295,8 @@ def train(
     return trainer, record
 
 
-def _list() -> None:
+def configuration_table() -> None:
+    """Print Table 1's configurations with their parameter counts."""
     from rich.console import Console
     from rich.table import Table
 
@@ -312,89 +312,3 @@ def _list() -> None:
     for c in CONFIGS.values():
         if c.note:
             console.print(f"{c.name}: {c.note}", highlight=False)
-
-
-def main(
-    config: Annotated[str, typer.Option(help="a configuration; see --list")] = "",
-    list_: Annotated[bool, typer.Option("--list", help="show the configurations with their parameter counts")] = False,
-    size: Annotated[int, typer.Option(help="image side, pixels")] = 32,
-    steps: Annotated[int | None, typer.Option(help="training steps (default: the paper's)")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="images per step (default: the paper's)")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="constant (default: the paper's)")] = None,
-    base_channels: Annotated[int | None, typer.Option(help="another width")] = None,
-    max_minutes: Annotated[float, typer.Option(help="stop early after so many minutes")] = math.inf,
-    n_train: Annotated[int | None, typer.Option(help="training images (default: all)")] = None,
-    n_eval: Annotated[int, typer.Option(help="images per split for the final errors")] = 2000,
-    n_curve: Annotated[int, typer.Option(help="held-out images followed in training")] = 256,
-    ema: Annotated[float, typer.Option(help="decay of the averaged weights; 0: the last weights")] = 0.995,
-    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 arithmetic")] = False,
-    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the network")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads (0: torch's choice)")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="take up the checkpoint in the output folder")] = False,
-    output: Annotated[Path, typer.Option(help="folder for weights, record and checkpoint")] = Path("runs/train"),
-    seed: Annotated[int, typer.Option(help="of weights, batches and noise")] = 0,
-    root: Annotated[str | None, typer.Option(help="data folder (or set $WAVELET_SCORE_DATA)")] = None,
-) -> None:
-    """Train one network of Table 1 and write OUTPUT/NAME_SIZE.safetensors with its record NAME_SIZE.json."""
-    if list_:
-        _list()
-        return
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        network = get_config(config)
-        if base_channels is not None:
-            network = network.with_base_channels(base_channels)
-        schedule = Schedule(
-            steps if steps is not None else network.steps,
-            batch_size if batch_size is not None else network.batch_size,
-            learning_rate if learning_rate is not None else network.learning_rate,
-            seed,
-            ema,
-            bf16,
-            compile_,
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
-            max_minutes,
-        )
-        images = load_mnist("train", size=size, count=n_train, root=root)
-        test = load_mnist("test", size=size, count=n_eval, root=root)
-        checkpoint = output / "checkpoints" / f"{network.name}_{size}.safetensors"
-        trainer, record = train(
-            network, images, schedule, held_out=test.take(n_curve), checkpoint=checkpoint, resume=resume
-        )
-    except (ValueError, DataError, MemoryError, FloatingPointError) as error:
-        raise typer.BadParameter(str(error)) from error
-    base = output / f"{network.name}_{size}"
-    weights = base.with_name(base.name + ".safetensors")
-    save_network(weights, trainer.average, network, trainer.edm, images.shape[0])
-    shipped = load_network(weights)  # errors of the file as it is read back, not of what was in memory
-    errors = {
-        "train": measure(shipped, images.take(n_eval), SIGMAS),
-        "test": measure(shipped, test, SIGMAS),
-    }
-    command = (
-        f"python -m numeric.train --config {network.name} --size {size} --steps {trainer.step} "
-        f"--batch-size {schedule.batch_size} --learning-rate {schedule.learning_rate:g} --ema {ema:g} --seed {seed}"
-        + (f" --base-channels {base_channels}" if base_channels is not None else "")
-        + (f" --n-train {n_train}" if n_train is not None else "")
-        + (" --bf16" if bf16 else "")
-        + (" --compile" if compile_ else "")
-        + f" --device {schedule.device}"
-    )
-    machine = torch.cuda.get_device_name() if schedule.device.startswith("cuda") else "CPU"
-    write_json(
-        base.with_name(base.name + ".json"),
-        {**provenance(command, seed), "device": machine, **record, "errors": errors, "weights_dtype": "float16"},
-    )
-    typer.echo(
-        f"{network.title}, {record['parameters']:,} parameters: {trainer.step:,} steps of {schedule.batch_size} in "
-        f"{trainer.seconds:.0f} s ({record['images_per_second']:.0f} images/s on {machine})"
-    )
-    for sigma, e in errors["test"].items():
-        typer.echo(f"  sigma {sigma}: held-out MSE {e['mse']:.5f} ± {e['se']:.5f} ({e['n']} images)")
-    typer.echo(f"written: {weights} {base.with_name(base.name + '.json').name}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

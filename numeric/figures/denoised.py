@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from numeric.data import load_mnist
-from numeric.estimator import WaveletScore
-from numeric.figures import IMAGE_STYLE, show_image, title_of
+from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, summary
+from numeric.figures.style import IMAGE_STYLE, show_image, title_of
 from numeric.results import finish_figure
-from numeric.sweep import image_errors, noise_like, paired_ratio, summary
+from numeric.scores.own import WaveletScore
 
 
 @dataclass

@@ -12,10 +12,10 @@ from torch import Tensor
 from analytic import ScoreCoefficient
 from numeric.data import ImageSet
 from numeric.denoiser import Denoiser
-from numeric.estimator import WaveletScore
-from numeric.figures import STYLE
-from numeric.formulas import FormulasConfig, coefficients
-from numeric.sweep import image_errors, noise_like
+from numeric.evaluation.sweep import image_errors, noise_like
+from numeric.figures.formulas import FormulasConfig, coefficients
+from numeric.figures.style import STYLE
+from numeric.scores.own import WaveletScore
 
 
 def closed_form_against_solver(model: WaveletScore, images: ImageSet, sigma: float, bands: int = 4) -> list[str]:

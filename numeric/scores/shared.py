@@ -33,12 +33,13 @@ from torch import Tensor
 
 from numeric.data import as_image_set
 from numeric.denoiser import Denoiser, check_images
-from numeric.estimator import NotFittedError, WaveletScore, _free_memory
-from numeric.families import Family, FamilyError, closure
+from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import load_tensors, save_tensors
-from numeric.solve import BASES, GCV_GRID, Ridge, SingularGramError, gcv_scores, hermite_coefficients
+from numeric.scores.families import Family, FamilyError, closure
+from numeric.scores.own import NotFittedError, WaveletScore
+from numeric.scores.solve import BASES, GCV_GRID, Ridge, SingularGramError, gcv_scores, hermite_coefficients
 from numeric.wavelets import WaveletTransform
 
 
@@ -172,7 +173,7 @@ def conjugate(t: sp.csr_matrix, matrix: np.ndarray) -> np.ndarray:
 class SharedWaveletScore(Denoiser, BaseEstimator):
     """Wavelet score with the ``shared`` readout: every pixel reads all features.  Degree 1 *is* the linear denoiser.
 
-    Args: as :class:`numeric.estimator.WaveletScore`; ``ridge="gcv"`` chooses one lambda per noise level (all outputs share
+    Args: as :class:`numeric.scores.own.WaveletScore`; ``ridge="gcv"`` chooses one lambda per noise level (all outputs share
         one system). Every ``mode`` of the transform can be had; in over-complete ones the noise is correlated and its
         exact integration costs the square of the number of ways to take letters out of monomials, which is realistic at
         small sizes and degrees up to 3 (8 x 8 and 16 x 16). It refuses what would take too long.
@@ -229,7 +230,7 @@ class SharedWaveletScore(Denoiser, BaseEstimator):
         # Clean and noisy Gram, and beside them solution, cross moments and one copy; cross-validation holds more.
         squares = 8 if isinstance(self.ridge, str) else 2
         needed = 8 * (squares * len(rows) ** 2 + 3 * len(rows) * channels * transform.n_coefficients)
-        free = _free_memory()
+        free = free_memory()
         if free is not None and needed > free:
             raise MemoryError(
                 f"{len(rows):,} shared features need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.families import MonomialPlan
-from numeric.moments import heat, translate
 from numeric.noise import NoiseLevel
+from numeric.scores.families import MonomialPlan
+from numeric.scores.moments import heat, translate
 
 BASES = ("monomial", "hermite")
 RIDGE_SIDES = ("score", "denoiser")

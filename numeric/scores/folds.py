@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from numeric.data import ImageSet
-from numeric.estimator import Solution, WaveletScore
 from numeric.noise import NoiseLevel
 from numeric.progress import progress_bar
-from numeric.solve import expected_error, normal_system
+from numeric.scores.own import Solution, WaveletScore
+from numeric.scores.solve import expected_error, normal_system
 
 
 def fold_edges(count: int, folds: int) -> list[tuple[int, int]]:
@@ -43,7 +43,7 @@ class FoldedFit:
     """An ``own``-readout family fitted on all images of ``splits[fit_on]``, with exact errors per fold of every split.
 
     Args:
-        model: an unfitted :class:`~numeric.estimator.WaveletScore` with an orthonormal basis; it is fitted here.
+        model: an unfitted :class:`~numeric.scores.own.WaveletScore` with an orthonormal basis; it is fitted here.
         splits: name -> images.
         folds: number of groups of every split.
         fit_on: the split to fit on.

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from numeric.data import as_image_set
 from numeric.denoiser import Denoiser, check_images
-from numeric.families import Family
-from numeric.moments import CentralMoments, CleanMoments, monomials
+from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
-from numeric.solve import BASES, BlockSolution, Ridge, held_out_error, solve_block
+from numeric.scores.families import Family
+from numeric.scores.moments import CentralMoments, CleanMoments, monomials
+from numeric.scores.solve import BASES, BlockSolution, Ridge, held_out_error, solve_block
 from numeric.wavelets import WaveletTransform
 
 if TYPE_CHECKING:
-    from numeric.shared import SharedWaveletScore
+    from numeric.scores.shared import SharedWaveletScore
 
 EVALUATION_BYTES = 24 * 2**20
 """Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
@@ -57,7 +58,7 @@ class WaveletScore(Denoiser, BaseEstimator):
         channels_coupled: couple colour channels at one atom.
         wavelet, levels, mode: of the transform.
         basis: ``monomial`` or ``hermite`` features (one space, two conditionings).
-        ridge, ridge_side, ridge_scaling: see :class:`numeric.solve.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
+        ridge, ridge_side, ridge_scaling: see :class:`numeric.scores.solve.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
             level and coefficient by generalised cross-validation from the moments, ``"gcv-band"`` one per band.
         device: torch device of the moments and solves.
 
@@ -107,7 +108,7 @@ class WaveletScore(Denoiser, BaseEstimator):
             return CleanMoments(
                 transform, family, self.degree, shape[0], device=self.device, block_bytes=max(1, memory_limit // 8)
             )
-        free = _free_memory()
+        free = free_memory()
         if free is not None and needed * 3 > free:
             raise MemoryError(
                 f"{family.label} at degree {self.degree} on {shape} images needs about {needed * 3 / 2**30:.1f} GiB, "
@@ -295,7 +296,7 @@ class WaveletScore(Denoiser, BaseEstimator):
         Args:
             moments: of other data (held-out), with this estimator's settings; by default the fitted ones.
             joint: moments of all coefficients together, which an over-complete basis needs because errors of overlapping
-                atoms do not add up: a fitted :class:`numeric.shared.SharedWaveletScore` of the same family and degree.
+                atoms do not add up: a fitted :class:`numeric.scores.shared.SharedWaveletScore` of the same family and degree.
                 The error is that on the images it was fitted on.
         """
         fitted, level = self._fitted(), as_noise(noise)
@@ -353,15 +354,3 @@ class WaveletScore(Denoiser, BaseEstimator):
         """Read what :meth:`save` wrote."""
         moments, extra = CleanMoments.load_with_extra(path, device)
         return cls(**{**extra, "device": device}).fit_moments(moments)
-
-
-def _free_memory() -> int | None:
-    """Free system memory in bytes, None where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None

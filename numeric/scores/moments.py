@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.families import Block, Family, MonomialPlan, monomial_plan, product_count
+from numeric.scores.families import Block, Family, MonomialPlan, monomial_plan, product_count
 from numeric.wavelets import WaveletTransform
 
 CHUNK_BYTES = 4 * 2**20

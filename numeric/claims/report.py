@@ -1,27 +1,25 @@
 """The paper's claims put to the test: a number, an interval, a setting and a computed verdict for each sentence.
 
-``python -m numeric.claims --help`` runs it from the command line; ``notebooks/claims.ipynb`` shows the same.  The sentences
-and their effects are in :mod:`numeric.claims_list`, the rules of the verdict in :mod:`numeric.claims_rules`, what is measured
-in :mod:`numeric.claims_measure`.
+``python -m numeric claims --help`` runs it from the command line; ``notebooks/claims.ipynb`` shows the same.  The sentences
+and their effects are in :mod:`numeric.claims.sentences`, the rules of the verdict in :mod:`numeric.claims.rules`, what is measured
+in :mod:`numeric.claims.measure`.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import typer
 from matplotlib.lines import Line2D
 
-from numeric import claims_rules as rules
-from numeric.claims_list import CLAIMS
-from numeric.claims_measure import ClaimsConfig, Measurements
-from numeric.figures import STYLE
+from numeric.claims import rules
+from numeric.claims.measure import ClaimsConfig, Measurements
+from numeric.claims.sentences import CLAIMS
+from numeric.figures.style import STYLE
 from numeric.progress import progress_bar
 from numeric.results import atomic_path, provenance, save_figure
 
@@ -287,54 +285,3 @@ def make_figure(
     with atomic_path(page) as temporary:
         temporary.write_text(markdown(record), encoding="utf-8")
     return figure, record, [*paths, page]
-
-
-def main(
-    output: Annotated[Path, typer.Option(help="folder for the figure, the page and the numbers")] = Path(
-        "paper_figures"
-    ),
-    name: Annotated[str, typer.Option(help="file name without ending")] = "claims",
-    claim: Annotated[list[str] | None, typer.Option(help="claim to test; repeat for several (default: all)")] = None,
-    n_train: Annotated[int | None, typer.Option(help="images to fit on (default: all)")] = None,
-    n_test: Annotated[int | None, typer.Option(help="held-out images (default: all)")] = None,
-    n_eval: Annotated[int, typer.Option(help="images per split where noise is drawn")] = 400,
-    network: Annotated[
-        list[str] | None, typer.Option(help="trained network to use; repeat (default: all shipped)")
-    ] = None,
-    sigma: Annotated[list[float] | None, typer.Option(help="noise level; repeat for several")] = None,
-    shared_large: Annotated[bool, typer.Option(help="shared readout at the larger size too (minutes, 2.3 GiB)")] = False,
-    seed: Annotated[int, typer.Option(help="of noise and samples")] = 0,
-    cache: Annotated[
-        Path, typer.Option(help="folder of finished measurements; an interrupted run takes up from it")
-    ] = Path("runs"),
-    list_: Annotated[bool, typer.Option("--list", help="list the claims and stop")] = False,
-) -> None:
-    """Test the paper's sentences: effects with intervals and computed verdicts, as a page, a figure and a results file."""
-    if list_:
-        for c in CLAIMS:
-            typer.echo(f"{c.name}: {c.quote} (Section {c.section})")
-        return
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    more: dict[str, Any] = {"sigmas": tuple(sigma)} if sigma else {}
-    try:
-        config = ClaimsConfig(
-            n_train=n_train,
-            n_test=n_test,
-            n_eval=n_eval,
-            networks=tuple(network or ()),
-            shared_large=shared_large,
-            seed=seed,
-            name=name,
-            cache=str(cache),
-            **more,
-        )
-        _, record, paths = make_figure(config, output, claim, command=f"python -m numeric.claims --n-eval {n_eval}")
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    for line in record["findings"]:
-        typer.echo(line)
-    typer.echo("written: " + " ".join(map(str, paths)))
-
-
-if __name__ == "__main__":
-    typer.run(main)

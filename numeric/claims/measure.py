@@ -26,17 +26,17 @@ import numeric.baselines
 from numeric.baselines.linear import LinearDenoiser
 from numeric.data import ImageSet, load_mnist
 from numeric.denoiser import Denoiser
-from numeric.estimator import Solution, WaveletScore
-from numeric.folds import FoldedFit, fold_edges
-from numeric.metrics import SampleQuality, edge_error, edge_sharpness, frechet_distance
-from numeric.moments import monomials
+from numeric.evaluation.metrics import SampleQuality, edge_error, edge_sharpness, frechet_distance
+from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, edm_sigmas
+from numeric.evaluation.sweep import image_errors, noise_like
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import read_json, write_json
-from numeric.sample import NoiseStream, Sampler, SamplingError, edm_sigmas
-from numeric.shared import SharedWaveletScore
-from numeric.solve import BlockSolution, feature_matrix, normal_system
-from numeric.sweep import image_errors, noise_like
+from numeric.scores.folds import FoldedFit, fold_edges
+from numeric.scores.moments import monomials
+from numeric.scores.own import Solution, WaveletScore
+from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.solve import BlockSolution, feature_matrix, normal_system
 
 Row = dict[str, Any]
 FAMILIES = ("independent", "band", "local")
@@ -152,7 +152,7 @@ def sampled_solution(
 ) -> Solution:
     """Own-readout least squares on ``n`` noisy samples, ridge on unit-scaled features: equation (23), no exact moments.
 
-    Raw monomials of ``v / t`` are the features, as in :func:`numeric.solve.solve_block`.
+    Raw monomials of ``v / t`` are the features, as in :func:`numeric.scores.solve.solve_block`.
     """
     reference = model.solve(noise, degree)
     batches = [
@@ -186,7 +186,7 @@ class SampledShared(Denoiser):
     """Shared readout by ridge on ``n`` noisy samples (Sec. 3, equation (23)), features scaled to unit second moment.
 
     Args:
-        features: a fitted :class:`~numeric.shared.SharedWaveletScore`; only its features and mean are used.
+        features: a fitted :class:`~numeric.scores.shared.SharedWaveletScore`; only its features and mean are used.
     """
 
     def __init__(

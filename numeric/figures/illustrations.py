@@ -15,11 +15,20 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from numeric.data import load_mnist
-from numeric.families import Family, exponents
-from numeric.figures import COLOURS, IMAGE_STYLE, STYLE, legend_figure, plain_log, select, show_image, sigma_colours
+from numeric.evaluation.sweep import noise_like, standard_error
+from numeric.figures.style import (
+    COLOURS,
+    IMAGE_STYLE,
+    STYLE,
+    legend_figure,
+    plain_log,
+    select,
+    show_image,
+    sigma_colours,
+)
 from numeric.noise import ddpm_alpha_bars, vp
 from numeric.results import finish_figure
-from numeric.sweep import noise_like, standard_error
+from numeric.scores.families import Family, exponents
 from numeric.wavelets import ORIENTATIONS, WaveletTransform
 
 Made = tuple[Any, dict[str, Any], list[Path]]

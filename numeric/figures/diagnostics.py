@@ -25,15 +25,15 @@ from matplotlib.colors import SymLogNorm
 from torch import Tensor
 
 from numeric.data import ImageSet, load_mnist
-from numeric.estimator import Solution, WaveletScore
-from numeric.families import MonomialPlan
-from numeric.figures import STYLE, select
-from numeric.folds import FoldedFit, jackknife
-from numeric.moments import CleanMoments
+from numeric.figures.style import STYLE, select
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import finish_figure
-from numeric.solve import BlockSolution, expected_error, feature_matrix, held_out_error, normal_system
+from numeric.scores.families import MonomialPlan
+from numeric.scores.folds import FoldedFit, jackknife
+from numeric.scores.moments import CleanMoments
+from numeric.scores.own import Solution, WaveletScore
+from numeric.scores.solve import BlockSolution, expected_error, feature_matrix, held_out_error, normal_system
 
 # ----- cumulants -----------------------------------------------------------------------------------------------------------
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from numeric.claims_measure import FAMILIES, Measurements, find
-from numeric.claims_rules import Claim, Effect, all_pairs, by_setting, describe, extremes
-from numeric.folds import jackknife
+from numeric.claims.measure import FAMILIES, Measurements, find
+from numeric.claims.rules import Claim, Effect, all_pairs, by_setting, describe, extremes
+from numeric.scores.folds import jackknife
 
 SPLITS = ("train", "held-out")
 ERRORS = ("expected", "clamped")

@@ -18,14 +18,14 @@ from numeric.baselines.network import overlap_caution, trained_label
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalityDenoiser, LocalScoreMachine
 from numeric.baselines.shrinkage import WaveletShrinkage
+from numeric.baselines.train import Schedule, train
 from numeric.data import load_mnist
 from numeric.denoiser import Denoiser
-from numeric.estimator import WaveletScore
-from numeric.figures import STYLE, sigma_colours
+from numeric.evaluation.sweep import evaluate
+from numeric.figures.style import STYLE, sigma_colours
 from numeric.results import finish_figure
-from numeric.shared import SharedWaveletScore
-from numeric.sweep import evaluate
-from numeric.train import Schedule, train
+from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore
 
 
 @dataclass

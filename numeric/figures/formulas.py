@@ -33,7 +33,7 @@ from analytic import (
 from analytic.digits import DigitTable, textbook
 from analytic.response import standard_cumulants
 from numeric.data import ImageSet, load_mnist
-from numeric.figures import STYLE
+from numeric.figures.style import STYLE
 from numeric.progress import progress_bar
 from numeric.results import finish_figure
 from numeric.wavelets import WaveletTransform

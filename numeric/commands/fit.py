@@ -1,27 +1,23 @@
-"""``python -m numeric.fit``: fit the moments of a family on MNIST or an array file, save the model, print its exact errors."""
+"""``python -m numeric fit``: fit the moments of a family on MNIST or an array file, save the model, print its exact errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from numeric.data import ImageSet, as_image_set, load_mnist
-from numeric.estimator import WaveletScore
-from numeric.results import provenance, write_json
-from numeric.shared import SharedWaveletScore
 
-app = typer.Typer(add_completion=False, help=__doc__.split(": ", 1)[1])
-
-
-def read_images(images: Path | None, size: int | None, count: int | None) -> ImageSet:
+def read_images(images: Path | None, size: int | None, count: int | None) -> Any:
     """MNIST's training images, or an ``.npy`` array ``(n, h, w)`` or ``(n, c, h, w)``, read from disk in batches.
 
     Raises:
         ValueError: the file is not a NumPy array, or is truncated.
     """
+    import numpy as np
+
+    from numeric.data import as_image_set, load_mnist
+
     if images is None:
         return load_mnist("train", size=size, count=count)
     try:
@@ -33,22 +29,6 @@ def read_images(images: Path | None, size: int | None, count: int | None) -> Ima
     return as_image_set(array, source=images.name).resized(size).take(count)
 
 
-def report(
-    model: WaveletScore, sigmas: list[float], joint: SharedWaveletScore | None = None
-) -> list[dict[str, Any]]:
-    """Exact expected MSE per pixel (before clamping) of every degree and noise level, from the moments alone.
-
-    Args:
-        joint: moments of all coefficients together, which an over-complete basis needs.
-    """
-    return [
-        {"sigma": sigma, "degree": degree, "expected_mse": model.expected_mse(sigma, degree, joint=joint)}
-        for sigma in sigmas
-        for degree in range(1, model.degree + 1)
-    ]
-
-
-@app.command()
 def main(
     output: Annotated[
         Path, typer.Argument(help="model file to write (safetensors); it is also the checkpoint's neighbour")
@@ -65,7 +45,8 @@ def main(
     levels: Annotated[int | None, typer.Option(help="levels of the transform")] = None,
     mode: Annotated[str, typer.Option(help="boundary mode; all but periodization are over-complete")] = "periodization",
     basis: Annotated[str, typer.Option(help="monomial or hermite")] = "monomial",
-    ridge: Annotated[str, typer.Option(help="a number, gcv or gcv-band")] = "1e-10",
+    readout: Annotated[str, typer.Option(help="own (a coefficient sees its features) or shared (all features)")] = "own",
+    ridge: Annotated[str | None, typer.Option(help="a number, gcv or gcv-band (default: the readout's)")] = None,
     batch: Annotated[int, typer.Option(help="images per batch")] = 1000,
     resume: Annotated[bool, typer.Option(help="keep a checkpoint and take up from it after a kill")] = True,
     every: Annotated[float, typer.Option(help="seconds between checkpoints")] = 30.0,
@@ -75,40 +56,40 @@ def main(
     progress: Annotated[bool, typer.Option(help="progress bar")] = True,
 ) -> None:
     """Fit, save, and print the exact expected MSE per pixel at each noise level."""
-    try:
-        strength: float | str = ridge if ridge.startswith("gcv") else float(ridge)
-        data = read_images(images, size, count)
-        model = WaveletScore(
-            family,
-            degree,
-            radius,
-            interactions,
-            channels_coupled,
-            wavelet,
-            levels,
-            mode,
-            basis,
-            strength,
-            device=device,
-        )
-        checkpoint = output.with_name(output.name + ".checkpoint") if resume else None
-        model.fit(data, batch_size=batch, progress=progress, checkpoint=checkpoint, checkpoint_seconds=every)
-        model.save(output)
-        if checkpoint is not None:
-            checkpoint.unlink()  # the model holds the same sums
-        joint, reason = None, ""
-        if not model.transform_.is_orthonormal:
-            joint = SharedWaveletScore(
-                family, degree, radius, interactions, channels_coupled, wavelet, levels, mode=mode, device=device
-            )
-            try:
-                joint.fit(data, batch_size=batch, progress=progress)
-            except MemoryError as error:  # the model itself is fitted and saved
-                reason = str(error)
-        rows = report(model, sigma, joint) if not reason else []
-    except (ValueError, ArithmeticError, MemoryError) as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        raise typer.Exit(1) from error
+    from numeric.results import provenance, write_json
+    from numeric.scores.own import WaveletScore
+    from numeric.scores.shared import SharedWaveletScore
+
+    readouts: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore}
+    if readout not in readouts:
+        raise ValueError(f"unknown readout {readout!r}: use own or shared")
+    settings: dict[str, Any] = {
+        "family": family, "degree": degree, "radius": radius, "interactions": interactions,
+        "channels_coupled": channels_coupled, "wavelet": wavelet, "levels": levels, "mode": mode, "basis": basis,
+        "device": device,
+    }  # fmt: skip
+    if ridge is not None:
+        settings["ridge"] = ridge if ridge.startswith("gcv") else float(ridge)
+    model = readouts[readout](**settings)
+    data = read_images(images, size, count)
+    checkpoint = output.with_name(output.name + ".checkpoint") if resume else None
+    model.fit(data, batch_size=batch, progress=progress, checkpoint=checkpoint, checkpoint_seconds=every)
+    model.save(output)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)  # the model holds the same sums
+    joint, reason = None, ""
+    if readout == "own" and not model.transform_.is_orthonormal:
+        joint = SharedWaveletScore(**{k: v for k, v in settings.items() if k not in ("basis", "ridge")})
+        try:
+            joint.fit(data, batch_size=batch, progress=progress)
+        except MemoryError as error:  # the model itself is fitted and saved
+            reason = str(error)
+    more = {"joint": joint} if joint is not None else {}
+    rows = [
+        {"sigma": s, "degree": d, "expected_mse": model.expected_mse(s, d, **more)}
+        for s in ([] if reason else sigma)
+        for d in range(1, model.degree + 1)
+    ]
     typer.echo(f"{model.label}: {len(data):,} images of {data.source}, {data.shape}; saved to {output}")
     if rows:
         typer.echo("exact expected MSE per pixel on the fitted images, before clamping:")
@@ -123,7 +104,3 @@ def main(
             report_file,
             {"model": model.get_params(), "errors": rows, "data": data.provenance, "provenance": provenance()},
         )
-
-
-if __name__ == "__main__":
-    app()

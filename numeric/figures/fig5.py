@@ -17,13 +17,13 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import load_mnist
 from numeric.denoiser import Denoiser
-from numeric.estimator import WaveletScore
-from numeric.figures import ERROR_BARS, mse_against_degree, select
+from numeric.evaluation.sweep import sweep
+from numeric.figures.style import ERROR_BARS, mse_against_degree, select
 from numeric.fingerprint import code_hash, weights_hash
 from numeric.progress import progress_bar
 from numeric.results import finish_figure
-from numeric.shared import SharedWaveletScore
-from numeric.sweep import sweep
+from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore
 
 TITLES = {"independent": "independent", "band": "band-tied", "local": "local"}
 
@@ -147,7 +147,7 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     settings = {
         **{k: v for k, v in config.settings.items() if k not in ("error_bar", "n_trained", "cache", "data_root")},
         "fitted_on": train.provenance,
-        "code": code_hash("numeric.sweep", "numeric.estimator", "numeric.shared", "numeric.baselines.optimal"),
+        "code": code_hash("numeric.evaluation.sweep", "numeric.scores.own", "numeric.scores.shared", "numeric.baselines.optimal"),
     }
     start = time.perf_counter()
     records = sweep(
@@ -164,7 +164,7 @@ def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         networks: dict[str, tuple[Denoiser, Sequence[int] | None]] = {
             label: (denoiser, None) for label, denoiser in {linear.label: linear, **trained}.items()
         }
-        code = code_hash("numeric.sweep", "numeric.baselines", "numeric.baselines.linear")
+        code = code_hash("numeric.evaluation.sweep", "numeric.baselines", "numeric.baselines.linear")
         found = sweep(
             networks,
             {name: split.take(config.n_trained) for name, split in splits.items()},

@@ -13,8 +13,8 @@ import torch
 from matplotlib.lines import Line2D
 
 from numeric.data import load_mnist
-from numeric.estimator import WaveletScore
-from numeric.figures import (
+from numeric.evaluation.sweep import measure, noise_like, paired_ratio, summary
+from numeric.figures.style import (
     SPLIT_STYLE,
     STYLE,
     bar_of,
@@ -29,8 +29,8 @@ from numeric.figures import (
 from numeric.noise import as_noise
 from numeric.progress import progress_bar
 from numeric.results import finish_figure
-from numeric.solve import BASES, RIDGE_SCALINGS, SingularGramError, feature_matrix, normal_system
-from numeric.sweep import measure, noise_like, paired_ratio, summary
+from numeric.scores.own import WaveletScore
+from numeric.scores.solve import BASES, RIDGE_SCALINGS, SingularGramError, feature_matrix, normal_system
 
 
 @dataclass
