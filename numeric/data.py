@@ -123,7 +123,7 @@ class ImageSet:
     size: int | None = None
     source: str = "array"
     split: str = "all"
-    _hash: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    _facts: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.raw.ndim != 4:
@@ -170,7 +170,7 @@ class ImageSet:
             raise DataError(f"cannot take {count} images: ask for at least 1")
         labels = None if self.labels is None else self.labels[:count]
         raw = self.raw.head(count) if isinstance(self.raw, LazyImages) else self.raw[:count]
-        return replace(self, raw=raw, labels=labels, _hash={})
+        return replace(self, raw=raw, labels=labels, _facts={})
 
     def resized(self, size: int | None) -> ImageSet:
         """The same images, read at ``size`` by ``size`` pixels."""
@@ -179,12 +179,30 @@ class ImageSet:
     @property
     def sha256(self) -> str:
         """Hash of the stored pixels (before resizing), read a batch at a time."""
-        if "sha256" not in self._hash:
+        if "sha256" not in self._facts:
             digest = hashlib.sha256()
             for start in range(0, len(self), 256):
                 digest.update(self.raw[start : start + 256].contiguous().numpy().tobytes())
-            self._hash["sha256"] = digest.hexdigest()
-        return self._hash["sha256"]
+            self._facts["sha256"] = digest.hexdigest()
+        return self._facts["sha256"]
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        """Lowest and highest value that a pixel can take: denoised images are clamped to it.
+
+        The narrowest of [0, 1], [-1, 1] and [0, 255] that holds all stored pixels, else what they span themselves (one pass
+        over floating images, kept; uint8 is read as [0, 1]).
+        """
+        if self.raw.dtype == torch.uint8:
+            return 0.0, 1.0
+        if "range" not in self._facts:
+            low, high = float("inf"), float("-inf")
+            for start in range(0, len(self), 256):
+                part = self.raw[start : start + 256]
+                low, high = min(low, float(part.min())), max(high, float(part.max()))
+            usual = [(a, b) for a, b in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)) if a <= low and high <= b]
+            self._facts["range"] = usual[0] if usual else (low, high)
+        return self._facts["range"]
 
     @property
     def provenance(self) -> dict[str, Any]:

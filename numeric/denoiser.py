@@ -1,42 +1,136 @@
-"""The interface every denoiser shares: ``denoise`` and, by Tweedie's formula, ``score``."""
+"""The contract of every denoiser, stated once: ``denoise`` and, by Tweedie's formula, ``score``.
+
+Shapes first.  ``y`` is ``(n, channels, height, width)``; ``noise`` is one level for all images or one an image
+(:func:`numeric.noise.as_levels`); what comes back has the shape, type and device of ``y``.  A subclass gives
+:meth:`Denoiser.estimate` for *one* level and never looks at types, ranges or levels itself.  The path from ``y`` to the
+result is differentiable, so that gradients, ``torch.func.jacrev`` and samplers that need them work with every denoiser.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.noise import NoiseLevel, as_noise
+from numeric.noise import NoiseLevel, as_levels
+
+UNIT_RANGE = (0.0, 1.0)
+"""Range of the pixels of uint8 images as they are read."""
+
+
+class NotFittedError(RuntimeError):
+    """The denoiser has seen no images yet."""
 
 
 class Denoiser:
-    """Mixin: a subclass gives :meth:`estimate`, the posterior mean ``E[x | y]``."""
+    """Mixin: a subclass gives :meth:`estimate`, the posterior mean ``E[x | y]``.
+
+    Attributes:
+        shape_: ``(channels, height, width)`` of the images it was fitted on, set by :meth:`remember`; None: any.
+        pixel_range_: lowest and highest value a pixel of those images can take; denoised images are clamped to it.
+
+    Example:
+        >>> import torch
+        >>> from numeric.denoiser import Denoiser
+        >>> class Shrink(Denoiser):  # the posterior mean of x ~ N(0, I)
+        ...     def estimate(self, y, noise):
+        ...         return noise.alpha * y / (noise.alpha**2 + noise.sigma**2)
+        >>> y = torch.ones(2, 1, 4, 4)
+        >>> Shrink().denoise(y, torch.tensor([1.0, 2.0]))[:, 0, 0, 0]
+        tensor([0.5000, 0.2000])
+    """
+
+    shape_: tuple[int, int, int] | None = None
+    pixel_range_: tuple[float, float] = UNIT_RANGE
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
-        """``E[x | y]``, unclamped, in the shape of ``y`` ``(n, channels, height, width)``."""
+        """``E[x | y]``, unclamped, in the shape of ``y`` ``(n, channels, height, width)``, float32 or float64."""
         raise NotImplementedError
 
-    def denoise(self, y: Tensor, noise: NoiseLevel | float, clamp: bool = True) -> Tensor:
+    def denoise(self, y: Any, noise: Any, clamp: bool = True) -> Any:
         """Denoised images ``(n, channels, height, width)``.
 
         Args:
-            y: noisy images ``alpha x + sigma e``.
-            noise: a :class:`~numeric.noise.NoiseLevel`; a bare number is the VE sigma.
-            clamp: clamp to [0, 1], as the paper does before computing MSE.
+            y: noisy images ``alpha x + sigma e``: a tensor, or an array or PIL image (then an array comes back).
+            noise: a :class:`~numeric.noise.NoiseLevel`, a number (the VE sigma), or one of either for every image.
+            clamp: clamp to the pixels' range, as the paper does before computing MSE.
+
+        Raises:
+            ValueError: images of another shape than those fitted on, NaN pixels, or as many levels as there are no images.
         """
-        check_images(y)
-        out = self.estimate(y, as_noise(noise))
-        return out.clamp(0.0, 1.0) if clamp else out
 
-    def score(self, y: Tensor, noise: NoiseLevel | float) -> Tensor:
+        def one_level(part: Tensor, level: NoiseLevel) -> Tensor:
+            out = self.estimate(part, level)
+            return self.clamp(out) if clamp else out
+
+        return self.by_level(y, noise, one_level)
+
+    def score(self, y: Any, noise: Any) -> Any:
         """Score ``(alpha D(y) - y) / sigma^2`` in the shape of ``y`` (Tweedie's formula)."""
-        check_images(y)
-        level = as_noise(noise)
-        return (level.alpha * self.estimate(y, level) - y) / level.sigma**2
+        return self.by_level(y, noise, lambda part, level: (level.alpha * self.estimate(part, level) - part) / level.sigma**2)
+
+    def clamp(self, x: Tensor) -> Tensor:
+        """``x`` clamped to the pixels' range."""
+        return x.clamp(*self.pixel_range_)
+
+    # ----- what subclasses use ------------------------------------------------------------------------------------------
+
+    def remember(self, images: Any) -> None:
+        """Keep shape and pixel range of an :class:`~numeric.data.ImageSet`, at the end of a fit."""
+        self.shape_, self.pixel_range_ = tuple(images.shape), tuple(images.pixel_range)
+
+    def by_level(self, y: Any, noise: Any, use: Callable[[Tensor, NoiseLevel], Tensor], axis: int = 0) -> Any:
+        """``use(images, level)`` for each distinct noise level once, put together again in the order of the images.
+
+        Args:
+            axis: which axis of what ``use`` returns runs over the images.
+        """
+        given = y
+        y = as_noisy_images(y)
+        check_images(y, self.shape_)
+        work = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y  # half precision is computed in float32
+        levels = as_levels(noise, len(y))
+        if isinstance(levels, NoiseLevel):
+            out = use(work, levels)
+        else:
+            groups: dict[NoiseLevel, list[int]] = {}
+            for place, level in enumerate(levels):
+                groups.setdefault(level, []).append(place)
+            order = [torch.tensor(places, device=y.device) for places in groups.values()]
+            parts = [use(work[places], level) for places, level in zip(order, groups)]
+            out = torch.cat(parts, axis).index_select(axis, torch.cat(order).argsort())
+        out = out.to(y.dtype)
+        return out if isinstance(given, Tensor) else out.numpy()
 
 
-def check_images(y: Tensor) -> None:
-    """Raise ValueError unless ``y`` is a finite floating ``(n, channels, height, width)`` tensor."""
+def as_noisy_images(y: Any) -> Tensor:
+    """``y`` as a floating tensor ``(n, channels, height, width)``: tensors, arrays, PIL images; uint8 over 255."""
+    if not isinstance(y, Tensor):
+        array = np.asarray(y)
+        if array.dtype.hasobject:
+            raise ValueError(f"expected images, got {type(y).__name__}: give a tensor or array (n, channels, height, width)")
+        if array.dtype == np.longdouble:
+            array = array.astype(np.float64)
+        y = torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).copy())
+        if y.ndim == 2:  # one grey picture
+            y = y[None, None]
+    return y.float() / 255.0 if y.dtype == torch.uint8 else y
+
+
+def check_images(y: Tensor, shape: tuple[int, int, int] | None = None) -> None:
+    """Raise ValueError unless ``y`` is a finite floating ``(n, channels, height, width)`` tensor (of ``shape``, if given)."""
     if y.ndim != 4 or not y.is_floating_point():
-        raise ValueError(f"expected floating images (n, channels, height, width), got {y.dtype} {tuple(y.shape)}")
-    if not torch.isfinite(y).all():
+        raise ValueError(f"expected floating images (n, channels, height, width) or uint8 ones, got {y.dtype} {tuple(y.shape)}")
+    if shape is not None and tuple(y.shape[1:]) != tuple(shape):
+        channels, height, width = shape
+        last = tuple(y.shape[1:]) == (height, width, channels)
+        raise ValueError(
+            f"fitted on {channels} channel(s) of {height} x {width} pixels, got images {tuple(y.shape)}: "
+            + ("they have their channels last, permute(0, 3, 1, 2) puts them first" if last else "resize them or fit again")
+        )
+    # Inside torch.func.vmap a test of the values is not possible (and not needed: it has been made outside).
+    if not torch._C._functorch.is_batchedtensor(y) and not bool(torch.isfinite(y).all()):
         raise ValueError("the noisy images contain NaN or infinite pixels: remove or replace them")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -69,3 +71,27 @@ def ddpm_alpha_bars(steps: int = 1000, beta_start: float = 1e-4, beta_end: float
 def as_noise(noise: NoiseLevel | float) -> NoiseLevel:
     """Read a bare number as the VE level of that sigma."""
     return noise if isinstance(noise, NoiseLevel) else ve(float(noise))
+
+
+def as_levels(noise: Any, count: int) -> NoiseLevel | list[NoiseLevel]:
+    """One noise level, or one for each of ``count`` images.
+
+    Args:
+        noise: a :class:`NoiseLevel`, a number (the VE sigma), an array or tensor of sigmas with one value or ``count``
+            values in any shape (such as ``(count, 1, 1, 1)``), or a sequence of ``count`` levels or sigmas.
+
+    Raises:
+        ValueError: neither one level nor one for each image.
+    """
+    if isinstance(noise, NoiseLevel):
+        return noise
+    if hasattr(noise, "tolist"):  # arrays, tensors and their scalars
+        noise = np.asarray(noise.tolist(), dtype=float).ravel().tolist()
+    if not isinstance(noise, Sequence):
+        return as_noise(noise)
+    levels = [as_noise(item) for item in noise]
+    if len(levels) not in (1, count):
+        raise ValueError(f"got {len(levels)} noise levels for {count} image(s): give one level, or one for each image")
+    if len(levels) == 1:
+        return levels[0]
+    return levels

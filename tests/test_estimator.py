@@ -12,9 +12,10 @@ from sklearn.linear_model import LinearRegression
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import as_image_set
+from numeric.denoiser import NotFittedError
 from numeric.noise import ve, vp
 from numeric.scores.families import FamilyError
-from numeric.scores.own import NotFittedError, WaveletScore
+from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.solve import SingularGramError
 

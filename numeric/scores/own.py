@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from numeric.data import as_image_set
-from numeric.denoiser import Denoiser, check_images
+from numeric.denoiser import Denoiser, NotFittedError, check_images
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 EVALUATION_BYTES = 24 * 2**20
 """Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
-
-
-class NotFittedError(RuntimeError):
-    """The estimator has seen no images yet."""
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,13 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from numeric.data import as_image_set
-from numeric.denoiser import Denoiser, check_images
+from numeric.denoiser import Denoiser, NotFittedError, check_images
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import load_tensors, save_tensors
 from numeric.scores.families import Family, FamilyError, closure
-from numeric.scores.own import NotFittedError, WaveletScore
+from numeric.scores.own import WaveletScore
 from numeric.scores.solve import BASES, GCV_GRID, Ridge, SingularGramError, gcv_scores, hermite_coefficients
 from numeric.wavelets import WaveletTransform
 
