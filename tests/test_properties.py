@@ -235,7 +235,7 @@ def test_command_line_fits_saves_and_reports(tmp_path, monkeypatch):
         (lambda: Ridge("aic"), ValueError, "unknown ridge 'aic'"),
         (lambda: WaveletScore().fit(draw(0).long()), ValueError, "uint8 or floating"),
         (lambda: WaveletScore().fit(draw(0)).denoise(draw(0, channels=3), 0.5), ValueError, "fitted on 1 channel"),
-        (lambda: WaveletScore().fit(draw(0)).denoise(draw(0).to(torch.uint8), 0.5), ValueError, "floating"),
+        (lambda: WaveletScore().fit(draw(0)).denoise(draw(0).long(), 0.5), ValueError, "floating"),
     ],
 )
 def test_bad_input_is_named(call, kind, message):
