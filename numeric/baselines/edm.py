@@ -127,7 +127,7 @@ class EDM:
 
     # Data units again.
 
-    def denoise(self, network: Network, y: Tensor, sigma: float) -> Tensor:
-        """``E[x | y]`` for VE images ``y = x + sigma e`` in data units."""
-        level = torch.full((len(y),), self.scale * sigma, dtype=y.dtype, device=y.device)
+    def denoise(self, network: Network, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """``E[x | y]`` for VE images ``y = x + sigma e`` in data units; ``sigma`` a number, or ``(n,)``."""
+        level = (self.scale * torch.as_tensor(sigma, dtype=y.dtype, device=y.device)).expand(len(y))
         return self.precondition(network, self.scale * (y - self.shift), level) / self.scale + self.shift

@@ -20,8 +20,9 @@ from numeric.baselines.fused import norm_silu
 def positional_embedding(values: Tensor, channels: int, longest: float = 10_000.0) -> Tensor:
     """Cosines and sines ``(n, channels)`` of ``values`` ``(n,)`` at geometric frequencies from 1 to ``1 / longest``."""
     half = channels // 2
-    powers = torch.arange(half, device=values.device, dtype=torch.float32) / max(half - 1, 1)
-    angles = values.float()[:, None] * longest ** (-powers)
+    values = values if values.dtype == torch.float64 else values.float()
+    powers = torch.arange(half, device=values.device, dtype=values.dtype) / max(half - 1, 1)
+    angles = values[:, None] * longest ** (-powers)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
