@@ -446,7 +446,7 @@ def test_weights_round_trip_and_listing(tmp_path, images):
     path = tmp_path / "2blocks_noattn_8.safetensors"
     save_network(path, network, config, edm, 1, torch.float32)
     (tmp_path / "2blocks_noattn_8.json").write_text(
-        json.dumps({"config": {"name": config.name}, "size": 8, "steps": 1500})
+        json.dumps({"config": {"name": config.name}, "size": 8, "steps": 1500, "schedule": {"batch_size": 2}})
     )
     (tmp_path / "other.json").write_text("{}")
     found = trained(8, folder=tmp_path)

@@ -61,7 +61,7 @@ class Schedule:
     def printed(cls, config: NetworkConfig, device: str = "cpu", **changes: Any) -> Schedule:
         """The paper's: batches of 2,048, constant learning rate; on a GPU in bf16 and compiled."""
         gpu = device.startswith("cuda")
-        values = {"steps": config.steps, "batch_size": config.batch_size, "learning_rate": config.learning_rate}
+        values: dict[str, Any] = {"steps": config.steps, "batch_size": config.batch_size, "learning_rate": config.learning_rate}
         return cls(**values | {"seed": config.seed, "device": device, "bf16": gpu, "compile": gpu} | changes)
 
     @classmethod

@@ -32,6 +32,7 @@ from numeric.memory import free_memory
 from numeric.progress import progress_bar
 from numeric.results import load_tensors, save_tensors
 
+
 def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator:
     """The generator of one training step: the same (seed, step) draws the same batch."""
     digest = hashlib.sha256(f"train {seed} {step}".encode()).digest()
@@ -113,7 +114,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=schedule.learning_rate, fused=True)
         self.step = self.images_seen = 0
         self.seconds = 0.0
-        self.phases = [{"schedule": schedule.to_dict(), "from_step": 0, "from_images": 0}]
+        self.phases: list[dict[str, Any]] = [{"schedule": schedule.to_dict(), "from_step": 0, "from_images": 0}]
         self.batches = Batches(images, device)
         self._forward: Any = torch.compile(self.network) if schedule.compile else self.network
         self._every = 1 if device == "cpu" else 50  # a look at the loss waits for the device
@@ -200,12 +201,12 @@ class Trainer:
             raise ValueError(
                 f"{path} was made with another configuration, seed or data: give another output folder, or run with its settings"
             )
-        new = {"schedule": self.schedule.to_dict(), "from_step": int(meta["step"]), "from_images": int(meta["images"])}
-        if not _continues(phases[-1]["schedule"], new["schedule"]):
+        new: dict[str, Any] = {"schedule": self.schedule.to_dict(), "from_step": int(meta["step"]), "from_images": int(meta["images"])}
+        if differences := _differences(phases[-1]["schedule"], new["schedule"]):
             if not reschedule:
                 raise ValueError(
-                    f"{path} was made with another schedule ({_differences(phases[-1]['schedule'], new['schedule'])}): run with its "
-                    "settings, or go on with the new ones by --reschedule"
+                    f"{path} was made with another schedule ({differences}): run with its settings, or go on with the new ones by "
+                    "--reschedule"
                 )
             phases.append(new)
 
@@ -234,10 +235,6 @@ def _differences(a: dict[str, Any], b: dict[str, Any]) -> str:
     """Where two schedules differ in what the numbers depend on (not in length or machine)."""
     keys = [k for k in b if k not in _NOT_THE_NUMBERS and a.get(k) != b[k]]
     return ", ".join(f"{k} {a.get(k)} there, {b[k]} here" for k in keys)
-
-
-def _continues(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return not _differences(a, b)
 
 
 def measure(denoiser: NetworkDenoiser, images: ImageSet, sigmas: Iterable[float], seed: int = 0) -> dict[str, Any]:
