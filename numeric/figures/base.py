@@ -54,7 +54,7 @@ class Parameters:
 
     def __post_init__(self) -> None:
         for name, kind in self.lists.items():
-            if getattr(self, name, None) is not None:
+            if vars(self).get(name) is not None:
                 setattr(self, name, as_list(getattr(self, name), kind, name))
         values = vars(self)
         for name in ("sigmas", "digit_sigmas"):

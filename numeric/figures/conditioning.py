@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -30,9 +29,10 @@ from numeric.figures.style import (
 )
 from numeric.noise import as_noise
 from numeric.progress import progress_bar
+from numeric.scores.crossval import RIDGE_SCALINGS
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
-from numeric.scores.solve import BASES, RIDGE_SCALINGS, SingularGramError, feature_matrix, normal_system
+from numeric.scores.solve import BASES, SingularGramError, feature_matrix, normal_system
 
 
 @dataclass(kw_only=True)
@@ -109,7 +109,8 @@ def make_models(config: HermiteConfig, size: int, train: Any, progress: bool) ->
             own = WaveletScore("independent", max(degrees), **options).fit_moments(base.moments_)
             models["own", basis, scaling] = (own, degrees)
             if shared is not None:
-                models["shared", basis, scaling] = (copy.copy(shared).set_params(**options), within)
+                joint = SharedWaveletScore("independent", max(within), **options).fit_moments(shared.moments_)
+                models["shared", basis, scaling] = (joint, within)
     return base, models
 
 

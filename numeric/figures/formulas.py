@@ -29,8 +29,8 @@ from analytic import (
     theorems,
     theta_from_moments,
 )
-from analytic.digits import DigitTable, textbook
-from analytic.response import standard_cumulants
+from analytic.numbers.digits import DigitTable, textbook
+from analytic.theory.response import standard_cumulants
 from numeric.data import ImageSet
 from numeric.figures.base import Parameters, figure_maker
 from numeric.figures.style import STYLE, fitted_on
@@ -83,7 +83,7 @@ class FormulasConfig(Parameters):
         return super().settings | {"places": [list(place) for place in self.places]}
 
     @property
-    def levels(self) -> np.ndarray:
+    def sigmas(self) -> np.ndarray:
         """Noise levels s / a, (points,)."""
         return np.geomspace(self.sigma_low, self.sigma_high, self.points)
 
@@ -145,7 +145,7 @@ def curves(real: RealCoefficient, config: FormulasConfig) -> dict[str, Any]:
     ``raw``: ``theta_k`` on ``w^k``, (F, S).  ``standard``: ``sd * theta`` on ``He_k(u)``, (F, S).  VP levels have the same
     s / a.  ``cumulants``: clean, standardised, kappa_3 up; ``rho``: the signal's share of the variance, (S,).
     """
-    sigma = config.levels
+    sigma = config.sigmas
     abar = 1 / (1 + sigma**2)
     size = 2 * config.degree + 1
     moments = real.floats[:size, None]
@@ -201,7 +201,7 @@ def textbook_digits(config: FormulasConfig) -> DigitTable:
 
 
 def theorem_table(degree: int = 3) -> list[dict[str, str]]:
-    """Name, statement and verdict, computed now, of every theorem of :mod:`analytic.limits`."""
+    """Name, statement and verdict, computed now, of every theorem of :mod:`analytic.theory.limits`."""
     return [
         {"theorem": t.name, "statement": t.statement, "recomputed": "holds" if t.holds else "FAILS"}
         for t in theorems(degree)
@@ -243,7 +243,7 @@ def measure(config: FormulasConfig, progress: bool = True) -> dict[str, Any]:
         curve["error_at_lowest_sigma"] = apart / max(abs(value) for value in exact)
     digits = mnist_digits(real, config)
     table = {"table": digits.rows(), "records": [record.record() for record in digits.records]}
-    return {"data": {"fit": images.provenance}, "sigma": config.levels, "coefficients": found, "digits": table}
+    return {"data": {"fit": images.provenance}, "sigma": config.sigmas, "coefficients": found, "digits": table}
 
 
 def draw(result: dict[str, Any]) -> Figure:

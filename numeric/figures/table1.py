@@ -15,8 +15,10 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import overlap_caution, trained, trained_label
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalityDenoiser, LocalScoreMachine
+from numeric.baselines.plateau import images_seen
+from numeric.baselines.schedule import Schedule
 from numeric.baselines.shrinkage import WaveletShrinkage
-from numeric.baselines.train import Schedule, train
+from numeric.baselines.train import train
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
 from numeric.figures.base import Parameters, family_degree, figure_maker
@@ -98,7 +100,7 @@ def _closed_forms(config: Table1Config, images: Any, progress: bool) -> Rows:
             model = READOUTS[readout](family, degree)
             count = {
                 "own": lambda model=model: sum(block.theta.numel() for block in model.solve(ve(first)).blocks),
-                "shared": lambda model=model: model.solve(ve(first))[0].numel(),
+                "shared": lambda model=model: model.solve(ve(first)).readout.numel(),
             }[readout]
             add(f"{model.label}, degree {degree}", model, count, progress=progress)
     if config.slow:
@@ -143,12 +145,15 @@ def _networks(config: Table1Config, images: Any, progress: bool) -> Rows:
             count = parameter_count(row.build(images.shape[0]))
             facts[f"{row.title} (not trained)"] = {**fact, "parameters": count, "source": "not trained"}
             continue
-        label = trained_label(row, record["steps"])
+        label = trained_label(row, record)
         models[label] = denoiser
         facts[label] = {
             **fact,
             "parameters": record["parameters"],
             "steps": record["steps"],
+            "images": images_seen(record),
+            "trained": bool(record.get("trained")),
+            "last_doubling": record.get("last_doubling"),
             "batch": record["schedule"]["batch_size"],
             "learning_rate": record["schedule"]["learning_rate"],
             "ema": record["schedule"]["ema"],
@@ -201,8 +206,9 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "base": f"{row['base_channels']}" if row.get("base_channels") else "",
         "ch_mult": ",".join(map(str, row["channel_mult"])) if row.get("channel_mult") else "",
         "parameters": f"{row['parameters']:,}" if row.get("parameters") else "",
-        "steps x batch": f"{steps:,} x {row['batch']:,}" if steps else "",
-        "of the paper's": f"{row['printed_steps']:,} x {row['printed_batch']:,}" if row.get("printed_steps") else "",
+        "images seen": f"{row['images']:,}" if steps else "",
+        "of the paper's": f"{row['images'] / row['printed_steps'] / row['printed_batch']:.1%}" if steps else "",
+        "plateau": ("yes" if row["trained"] else "not yet") if steps else "",
         "LR": f"{row['learning_rate']:g}" if steps else "",
         "time": duration(sum(times) if times else None),
         "paper's": duration(60 * row["printed_minutes"] if row.get("printed_minutes") else None),
@@ -220,7 +226,7 @@ def frame(record: dict[str, Any], split: str = "test") -> Any:
     return pd.DataFrame(lines).set_index("method").fillna("")
 
 
-RIGHT = {"blocks": 0.44, "base": 0.48, "ch_mult": 0.55, "parameters": 0.66, "steps x batch": 0.78, "LR": 0.85, "time": 0.92, "paper's": 1.0}
+RIGHT = {"blocks": 0.44, "base": 0.48, "ch_mult": 0.55, "parameters": 0.66, "images seen": 0.77, "LR": 0.84, "time": 0.92, "paper's": 1.0}
 """Right edges of the columns drawn, in the width of the text; the method begins at the left."""
 
 
@@ -298,7 +304,7 @@ def findings(record: dict[str, Any]) -> list[str]:
             f"of the shortest training shown ({fastest['method']}: {fastest['fit_seconds']:.0f} s)"
         )
     short = [
-        f"{CONFIGS_BY_TITLE[r['method'].split(' (')[0]]} {100 * r['steps'] * r['batch'] / (r['printed_steps'] * r['printed_batch']):.2g}%"
+        f"{CONFIGS_BY_TITLE[r['method'].split(',')[0]]} {100 * r['images'] / (r['printed_steps'] * r['printed_batch']):.2g}%"
         for r in networks
     ]
     lines.append(
