@@ -149,11 +149,12 @@ def kept_samples(
     if path.exists():
         tensors, metadata = load_tensors(path)
         return tensors["samples"], float(metadata["seconds"]), json.loads(metadata["unclipped"])
+    model = denoiser.model if isinstance(denoiser, FittedLater) else denoiser  # a linear one starts from its own Gaussian
     start = time.perf_counter()
     seeds = NoiseStream.from_seeds(range(config.seed, config.seed + count))
-    samples = config.sampler().run(denoiser, seeds, train.shape, progress).clamp(*train.pixel_range).float()
+    samples = config.sampler().run(model, seeds, train.shape, progress).clamp(*train.pixel_range).float()
     seconds = time.perf_counter() - start
-    unclipped = _stays_in_range(config, denoiser, train.shape)
+    unclipped = _stays_in_range(config, model, train.shape)
     found = {"label": label, "seconds": repr(seconds), "unclipped": json.dumps(unclipped), "about": text}
     if isinstance(denoiser, FittedLater):
         denoiser.forget()
