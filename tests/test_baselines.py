@@ -20,6 +20,7 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import NetworkDenoiser, load_network, save_network
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalityDenoiser, LocalScoreMachine
+from numeric.baselines.plateau import images_seen
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.baselines.unet import UNet
 from numeric.data import ImageSet
@@ -446,14 +447,12 @@ def test_weights_round_trip_and_listing(tmp_path, images):
     path = tmp_path / "2blocks_noattn_8.safetensors"
     save_network(path, network, config, edm, 1, torch.float32)
     (tmp_path / "2blocks_noattn_8.json").write_text(
-        json.dumps({"config": {"name": config.name}, "size": 8, "steps": 1500})
+        json.dumps({"config": {"name": config.name}, "size": 8, "steps": 1500, "schedule": {"batch_size": 2}})
     )
     (tmp_path / "other.json").write_text("{}")
     found = trained(8, folder=tmp_path)
-    assert list(found) == ["U-Net 2blocks_noattn (1,500 steps)"]
-    assert trained(16, folder=tmp_path) == {} and trained(8, names=["cnn"], folder=tmp_path) == {}
-    with pytest.raises(ValueError, match="unknown configuration"):
-        trained(8, names=["nothing"], folder=tmp_path)
+    assert list(found) == ["U-Net 2blocks_noattn, in training (3,000 images)"]
+    assert trained(16, folder=tmp_path) == {}
     y = torch.rand(2, 1, 8, 8)
     expected = NetworkDenoiser(network, edm).estimate(y, NoiseLevel(0.8, 0.3))
     assert torch.allclose(next(iter(found.values())).estimate(y, NoiseLevel(0.8, 0.3)), expected, atol=1e-6)
@@ -471,8 +470,8 @@ def test_shipped_networks_reproduce_their_records(size, mnist32_test):
     x = mnist32_test.resized(size)[:64]
     y = x + 0.5 * noise_like(x, 11)
     for label, denoiser in found.items():
-        assert f"{denoiser.record['steps']:,} steps" in label and denoiser.record["command"].startswith(
-            "python -m numeric train"
+        assert f"{images_seen(denoiser.record):,} images" in label and denoiser.record["command"].startswith(
+            "python -m numeric"
         )
         each = (denoiser.denoise(y, 0.5) - x).square().flatten(1).mean(1)
         stated = denoiser.record["errors"]["test"]["0.5"]

@@ -214,7 +214,7 @@ class SampledShared(Denoiser):
 
     def _phi(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         v = self.features.transform_.forward(y).flatten(1) - torch.as_tensor(noise.alpha * self.features.mean_).to(y)
-        return self.features._features(v, self.size)
+        return self.features.monomials_.features(v, self.size)
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         w = self._phi(y.double(), noise).T @ self.readout
