@@ -101,14 +101,15 @@ class _Apply(torch.autograd.Function):
         return _Apply.apply(gradients[0], ctx.transpose, ctx.matrix), None, None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        return _Apply.apply(tangents[0], ctx.matrix, ctx.transpose)  # type: ignore[no-any-return]
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _Apply.apply(tangents[0], ctx.matrix, ctx.transpose)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], flat: Tensor, apply: Any, adjoint: Any) -> tuple[Tensor, int]:
-        rows = flat.movedim(in_dims[0] or 0, 0)
-        out = _Apply.apply(rows.flatten(0, 1), apply, adjoint)
-        return out.unflatten(0, rows.shape[:2]), 0
+    def vmap(info: Any, in_dims: Any, flat: Tensor, apply: Any, adjoint: Any) -> tuple[Tensor, int]:
+        """Rows are independent: a batch of arrays is one array with more rows."""
+        stacked = flat.movedim(in_dims[0], 0)
+        out = _Apply.apply(stacked.flatten(0, 1).contiguous(), apply, adjoint)
+        return out.unflatten(0, stacked.shape[:2]), 0
 
 
 def default_levels(size: int) -> int:
