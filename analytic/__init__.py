@@ -1,54 +1,55 @@
-"""Closed forms of the wavelet score: moments, normal systems, cofactor formulas, printing.  SymPy only."""
+"""Closed forms of the wavelet score: moments, normal systems, cofactor formulas, printing.  SymPy only.
 
-from analytic.coefficient import ScoreCoefficient
-from analytic.derivation import Derivation
-from analytic.digits import digit_loss, digit_table
-from analytic.errors import (
-    AnalyticError,
-    ConstantCoefficient,
-    FewAtoms,
-    NearlyConstant,
-    NotAMomentSequence,
-    NumericallySingular,
-    SingularCoefficient,
-    ZeroNoise,
-)
-from analytic.exact import compare, condition_number, diagnose, exact_theta, theta_from_moments
-from analytic.families import family
-from analytic.hermite import HermiteTwin
-from analytic.laws import law_moments
-from analytic.limits import theorems
-from analytic.moments import clean_moment, noisy_moment, noisy_symbol
-from analytic.noise import noise_model
-from analytic.response import Response
-from analytic.sensitivity import Sensitivity
+Four wings, arrows down: :mod:`analytic.algebra` (the system and its solution), :mod:`analytic.numbers` (its values and
+their accuracy), :mod:`analytic.text` (how it is written) and :mod:`analytic.theory` (what follows from it).  The public
+names are imported when they are first asked for, so that ``import analytic`` does not load SymPy::
 
-__all__ = [
-    "AnalyticError",
-    "ConstantCoefficient",
-    "Derivation",
-    "FewAtoms",
-    "HermiteTwin",
-    "NearlyConstant",
-    "NotAMomentSequence",
-    "NumericallySingular",
-    "Response",
-    "ScoreCoefficient",
-    "Sensitivity",
-    "SingularCoefficient",
-    "ZeroNoise",
-    "clean_moment",
-    "compare",
-    "condition_number",
-    "diagnose",
-    "digit_loss",
-    "digit_table",
-    "exact_theta",
-    "family",
-    "law_moments",
-    "noise_model",
-    "noisy_moment",
-    "noisy_symbol",
-    "theorems",
-    "theta_from_moments",
-]
+    from analytic import Derivation, ScoreCoefficient, theta_from_moments
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_NAMES = {
+    "analytic.errors": (
+        "AnalyticError",
+        "ConstantCoefficient",
+        "FewAtoms",
+        "NearlyConstant",
+        "NotAMomentSequence",
+        "NumericallySingular",
+        "SingularCoefficient",
+        "ZeroNoise",
+    ),
+    "analytic.algebra.families": ("family",),
+    "analytic.algebra.laws": ("law_moments",),
+    "analytic.algebra.moments": ("clean_moment", "noisy_moment", "noisy_symbol"),
+    "analytic.algebra.noise": ("noise_model",),
+    "analytic.numbers.conditions": ("diagnose",),
+    "analytic.numbers.digits": ("digit_loss", "digit_table"),
+    "analytic.numbers.direct": ("theta_from_moments",),
+    "analytic.numbers.exact": ("compare", "condition_number", "exact_theta"),
+    "analytic.theory.derivation": ("Derivation",),
+    "analytic.theory.hermite": ("HermiteTwin",),
+    "analytic.theory.limits": ("theorems",),
+    "analytic.theory.response": ("Response",),
+    "analytic.theory.sensitivity": ("Sensitivity",),
+    "analytic.score": ("ScoreCoefficient",),
+}
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    """A public name from the room it lives in (PEP 562)."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'analytic' has no attribute {name!r}: public names are {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,19 +12,20 @@ from typing import Annotated, Any
 
 import typer
 
-from analytic import parse, report
-from analytic.coefficient import ScoreCoefficient
-from analytic.derivation import Derivation
-from analytic.digits import STARTS, digit_loss, digit_table, textbook
+from analytic import parse
+from analytic.algebra.laws import LAWS
+from analytic.algebra.program import PROGRAM_METHODS
 from analytic.errors import AnalyticError
-from analytic.generate import LANGUAGES
-from analytic.hermite import HermiteTwin
-from analytic.laws import LAWS
-from analytic.limits import theorems as all_theorems
-from analytic.printing import FORMS
-from analytic.program import PROGRAM_METHODS
-from analytic.response import Response
-from analytic.sensitivity import Sensitivity
+from analytic.numbers.digits import STARTS, digit_loss, digit_table, textbook
+from analytic.score import ScoreCoefficient
+from analytic.text import report
+from analytic.text.generate import LANGUAGES
+from analytic.text.printing import FORMS
+from analytic.theory.derivation import Derivation
+from analytic.theory.hermite import HermiteTwin
+from analytic.theory.limits import theorems as all_theorems
+from analytic.theory.response import Response
+from analytic.theory.sensitivity import Sensitivity
 
 HELP = """Closed forms of the wavelet score: derive, print, prove, differentiate, evaluate and compile them.
 
@@ -305,7 +306,11 @@ def evaluate(
     lam = parse.number(strength)
     if lam != 0 and ridge is None:
         raise AnalyticError(f"--lambda {strength} needs --ridge unit, raw or denoiser")
-    typer.echo(report.evaluation(found, values, level, lam, digits=digits, slopes=slopes, latex=latex))
+    jacobian = None
+    if slopes:
+        by = Sensitivity(found)
+        jacobian = (by.moment_symbols, by.exact(values, *level, ridge=lam))
+    typer.echo(report.evaluation(found, values, level, lam, digits=digits, slopes=jacobian, latex=latex))
 
 
 @app.command(short_help="Where float64 loses 3, 6, 9 digits.")

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import sympy as sp
 
-from analytic.coefficient import ScoreCoefficient
+from analytic.algebra.coefficient import Coefficient
+from analytic.algebra.laws import law_moments, moments_of_samples
 from analytic.errors import AnalyticError
-from analytic.exact import moments_of_samples
-from analytic.laws import law_moments
 
 
 def number(text: str) -> sp.Rational:
@@ -27,7 +26,7 @@ def number(text: str) -> sp.Rational:
     return value
 
 
-def moments_from_text(coefficient: ScoreCoefficient, text: str) -> list[sp.Expr]:
+def moments_from_text(coefficient: Coefficient, text: str) -> list[sp.Expr]:
     """Clean moments of a coefficient, exact, from ``1,1/2,1/3`` (in order) or ``mu_1=1/2,mu_2=1/3`` (by name).
 
     In order, ``mu_0 = 1`` comes first.  By name, ``mu_0`` may be left out; mixed moments are ``mu_110``.
@@ -67,7 +66,7 @@ def moments_from_text(coefficient: ScoreCoefficient, text: str) -> list[sp.Expr]
     return [sp.Integer(1), *(given[name] for name in known)]
 
 
-def points_from_text(coefficient: ScoreCoefficient, text: str) -> list[sp.Expr]:
+def points_from_text(coefficient: Coefficient, text: str) -> list[sp.Expr]:
     """Exact moments of equally likely points: ``0,1,3``, or several coordinates as ``1 2 0, 3 1 1``.
 
     Raises:
@@ -86,7 +85,7 @@ def points_from_text(coefficient: ScoreCoefficient, text: str) -> list[sp.Expr]:
 
 
 def moments_of_choice(
-    coefficient: ScoreCoefficient, moments: str | None, points: str | None, law: str | None
+    coefficient: Coefficient, moments: str | None, points: str | None, law: str | None
 ) -> list[sp.Expr]:
     """Moments from exactly one of the three.
 
@@ -104,7 +103,7 @@ def moments_of_choice(
     return law_moments(str(law), 2 * coefficient.degree)
 
 
-def level_of(coefficient: ScoreCoefficient, sigma: str | None, abar: str | None, a: str | None, s: str | None) -> list:
+def level_of(coefficient: Coefficient, sigma: str | None, abar: str | None, a: str | None, s: str | None) -> list:
     """Noise level values in the order the noise model takes them.
 
     Raises:

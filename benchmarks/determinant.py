@@ -4,7 +4,7 @@
 
 Every method computes the same expanded polynomials (compared before timing).  ``determinant``: det G alone.  ``solution``:
 det G and all numerators of equation (21).  A method is not tried at the next degree once it took longer than the limit.
-Times are processor seconds, the best of up to three runs; ratios are to ``laplace``, the method of :mod:`analytic.cofactor`.
+Times are processor seconds, the best of up to three runs; ratios are to ``laplace``, the method of :mod:`analytic.algebra.cofactor`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import typer
 from sympy.polys.matrices import DomainMatrix
 from sympy.polys.rings import ring
 
-from analytic.cofactor import cofactor_solution
-from analytic.hankel import hankel_matrix, hankel_rhs
+from analytic.algebra.cofactor import cofactor_solution
+from analytic.algebra.hankel import hankel_matrix, hankel_rhs
 from numeric.results import provenance, write_json
 
 OUTPUT = Path(__file__).with_suffix(".json")

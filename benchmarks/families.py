@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analytic.families import family
+from analytic.algebra.families import family
 from numeric.results import provenance, read_json, versions, write_json
 
 OUTPUT = Path(__file__).with_suffix(".json")
@@ -38,8 +38,8 @@ import json, resource, sys, time
 resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2]) + 1))
 case = json.loads(sys.argv[1])
 from analytic import ScoreCoefficient
-from analytic.derivation import Derivation
-from analytic.hermite import HermiteTwin
+from analytic.theory.derivation import Derivation
+from analytic.theory.hermite import HermiteTwin
 options = {k: case[k] for k in ("interactions", "radius") if k in case}
 c = ScoreCoefficient(case["name"], case["degree"], "vp", **options)
 def system(): c.gram; c.rhs; len(c.noisy_moments); return True

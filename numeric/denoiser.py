@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from numeric.noise import NoiseLevel, as_levels
+from numeric.pixels import native_tensor, picture_array
 
 UNIT_RANGE = (0.0, 1.0)
 """Range of the pixels of uint8 images as they are read."""
@@ -108,13 +110,10 @@ class Denoiser:
 
 def as_noisy_images(y: Any) -> Tensor:
     """``y`` as a floating tensor ``(n, channels, height, width)``: tensors, arrays, PIL images; uint8 over 255."""
-    if not isinstance(y, Tensor):
-        array = np.asarray(y)
-        if array.dtype.hasobject:
-            raise ValueError(f"expected images, got {type(y).__name__}: give a tensor or array (n, channels, height, width)")
-        if array.dtype == np.longdouble:
-            array = array.astype(np.float64)
-        y = torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).copy())
+    if isinstance(y, Image.Image):
+        y = native_tensor(picture_array(y))[None]
+    elif not isinstance(y, Tensor):
+        y = native_tensor(np.asarray(y), "noisy images")
         if y.ndim == 2:  # one grey picture
             y = y[None, None]
     return y.float() / 255.0 if y.dtype == torch.uint8 else y

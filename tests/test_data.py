@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from numeric import mnist
 from numeric.data import (
     DataError,
     FallbackDataWarning,
@@ -74,6 +77,124 @@ def test_wrong_folder_is_an_error_not_a_fall_back(monkeypatch, tmp_path):
         (tmp_path / f"train-{name}-ubyte").write_bytes(pixels_to_idx(np.zeros(shape, np.uint8)))
     with pytest.raises(DataError, match="is not MNIST's train file: md5"):
         load_mnist("train")
+
+
+def corrupt(payload: bytes) -> bytes:
+    """gzip with a bit turned in the middle of its data."""
+    packed = bytearray(gzip.compress(payload))
+    packed[len(packed) // 2] ^= 0x55
+    return bytes(packed)
+
+
+def test_a_corrupt_gzip_file_is_named(tmp_path):
+    payload = pixels_to_idx(np.random.default_rng(0).integers(0, 256, (3, 40, 50), dtype=np.uint8))
+    (tmp_path / "train.gz").write_bytes(corrupt(payload))
+    with pytest.raises(DataError, match=r"train\.gz is truncated or not gzip .*fetch it again"):
+        read_idx(tmp_path / "train.gz")
+    for name in ("none", "."):
+        with pytest.raises(DataError, match=r"was not found|is a folder"):
+            read_idx(tmp_path / name)
+
+
+def mnist_files(folder, split, pixels, labels):
+    stem = {"train": "train", "test": "t10k"}[split]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+        (folder / f"{stem}-{name}-ubyte").write_bytes(pixels_to_idx(array))
+
+
+@pytest.fixture
+def small_mnist(monkeypatch):
+    """Small files that take the place of MNIST's: their hashes are the ones that are asked for."""
+    out = {}
+    for number, (split, count) in enumerate((("train", 30), ("test", 20))):
+        generator = np.random.default_rng(number)
+        pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = generator.permutation(np.arange(count) % 10).astype(np.uint8)
+        monkeypatch.setitem(mnist._RAW_IMAGES_MD5, split, mnist._md5(pixels))
+        monkeypatch.setitem(mnist._RAW_LABELS_MD5, split, mnist._md5(labels))
+        out[split] = pixels, labels
+    return out
+
+
+def test_images_and_labels_must_belong_together(small_mnist, monkeypatch, tmp_path):
+    (pixels, labels), (_, others) = small_mnist["train"], small_mnist["test"]
+    monkeypatch.setenv("WAVELET_SCORE_DATA", str(tmp_path))
+    mnist_files(tmp_path, "train", pixels, labels)
+    assert load_mnist("train").labels.tolist() == labels.tolist()
+    wrong = labels.copy()
+    wrong[0] = 10
+    for given, message in (
+        (others, "holds 20 labels for the 30 images"),
+        (pixels, "holds an array of 3 dimensions, no labels"),
+        (wrong, "holds the class 10"),
+        (labels[::-1], "train-labels-idx1-ubyte is not MNIST's train file: md5"),
+    ):
+        mnist_files(tmp_path, "train", pixels, given)
+        with pytest.raises(DataError, match=message):
+            load_mnist("train")
+    mnist_files(tmp_path, "train", labels, labels)
+    with pytest.raises(DataError, match="holds an array of 1 dimensions, no images"):
+        load_mnist("train")
+
+
+@pytest.fixture
+def mirror(monkeypatch, small_mnist):
+    """torchvision's download, with a list of what comes at each try."""
+
+    class Mirror:
+        tries: list = []  # noqa: RUF012
+
+        def MNIST(self, root, train, download):
+            what = self.tries.pop(0)
+            split = "train" if train else "test"
+            pixels, labels = small_mnist[split]
+            if what == "whole" or what == "part":
+                mnist_files(Path(root) / "MNIST" / "raw", split, pixels, labels)
+            if what == "part":
+                path = Path(root) / "MNIST" / "raw" / "train-images-idx3-ubyte"
+                path.write_bytes(path.read_bytes()[:-9])
+            if isinstance(what, Exception):
+                (Path(root) / "MNIST" / "raw").mkdir(parents=True, exist_ok=True)
+                (Path(root) / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"half")
+                raise what
+
+    out = Mirror()
+    monkeypatch.setattr(mnist, "import_torchvision", lambda _: out)
+    return out
+
+
+def test_a_broken_download_is_fetched_again(mirror, small_mnist, monkeypatch, tmp_path):
+    monkeypatch.delenv("WAVELET_SCORE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    raw = tmp_path / "wavelet-score" / "MNIST" / "raw"
+    mirror.tries = ["part", "whole"]
+    assert load_mnist("train").source == "MNIST" and mirror.tries == []  # broken on the way: once more
+    (raw / "train-images-idx3-ubyte").write_bytes(b"half")
+    with pytest.raises(DataError, match="remains of a broken download: delete it"):
+        load_mnist("train", download=False)
+    mirror.tries = ["whole"]
+    assert load_mnist("train").source == "MNIST" and mirror.tries == []  # broken at an earlier time: anew
+    (raw / "train-images-idx3-ubyte").write_bytes(b"half")
+    mirror.tries = [zlib.error("bad"), "never asked"]
+    with pytest.warns(FallbackDataWarning):
+        load_mnist("train")
+    assert list(raw.iterdir()) == []  # nothing that the next call would take for the data
+    mirror.tries = ["part", "part"]
+    with pytest.warns(FallbackDataWarning):
+        load_mnist("train")
+    assert list(raw.iterdir()) == []
+
+
+def test_a_download_never_touches_the_users_own_files(mirror, monkeypatch, tmp_path):
+    monkeypatch.delenv("WAVELET_SCORE_DATA", raising=False)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-labels-idx1-ubyte").write_bytes(b"mine")
+    mirror.tries = [OSError("no mirror")]
+    with pytest.warns(FallbackDataWarning):
+        load_mnist("train", root=tmp_path)
+    assert [(p.name, p.read_bytes()) for p in raw.iterdir()] == [("train-labels-idx1-ubyte", b"mine")]
 
 
 @pytest.mark.parametrize(

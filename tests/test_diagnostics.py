@@ -30,9 +30,10 @@ from numeric.figures.diagnostics import (
     target_errors,
 )
 from numeric.noise import ve
+from numeric.scores.crossval import Ridge
 from numeric.scores.families import monomial_plan
 from numeric.scores.own import WaveletScore
-from numeric.scores.solve import Ridge, solve_block
+from numeric.scores.solve import solve_block
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = st.sampled_from([("independent", 1, 3), ("target", 3, 2), ("pairwise", 3, 2), ("full", 2, 2)])

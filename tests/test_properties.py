@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from numeric.noise import NoiseLevel, ve
+from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
 from numeric.scores.moments import CleanMoments, MomentError
 from numeric.scores.own import WaveletScore
-from numeric.scores.solve import Ridge, averaged_gram, normal_system
+from numeric.scores.solve import averaged_gram, normal_system
 from numeric.wavelets import WaveletError, WaveletTransform
 
 ROOT = Path(__file__).parents[1]
@@ -217,7 +218,7 @@ def test_command_line_fits_saves_and_reports(tmp_path, monkeypatch):
     assert WaveletScore.load(tmp_path / "m.safetensors").ridge == "gcv"
     whole = CliRunner().invoke(app, ["fit", *arguments, *report, "--mode", "symmetric"])
     assert whole.exit_code == 0 and "expected MSE" in whole.output, whole.output
-    monkeypatch.setattr("numeric.scores.shared.CROSS_LIMIT", 10)
+    monkeypatch.setattr("numeric.scores.contraction.CROSS_LIMIT", 10)
     large = CliRunner().invoke(app, ["fit", *arguments, *report, "--mode", "symmetric"])
     assert large.exit_code == 0 and "no exact pixel errors" in large.output and "take too long" in large.output
     bad = CliRunner().invoke(app, ["fit", *arguments, "--degree", "0", "--no-progress"])

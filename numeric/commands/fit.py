@@ -9,31 +9,19 @@ import typer
 
 
 def read_images(images: Path | None, size: int | None, count: int | None) -> Any:
-    """MNIST's training images, or an ``.npy`` array ``(n, h, w)`` or ``(n, c, h, w)``, read from disk in batches.
-
-    Raises:
-        ValueError: the file is not a NumPy array, or is truncated.
-    """
-    import numpy as np
-
+    """MNIST's training images, or what the path holds (:func:`numeric.sources.as_image_set`), read from disk in batches."""
     from numeric.data import as_image_set, load_mnist
 
     if images is None:
         return load_mnist("train", size=size, count=count)
-    try:
-        array = np.load(images, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{images} is truncated or not a NumPy array file ({error}): save it with numpy.save"
-        ) from error
-    return as_image_set(array, source=images.name).resized(size).take(count)
+    return as_image_set(images).resized(size).take(count)
 
 
 def main(
     output: Annotated[
         Path, typer.Argument(help="model file to write (safetensors); it is also the checkpoint's neighbour")
     ],
-    images: Annotated[Path | None, typer.Option(help=".npy file of images; MNIST if not given")] = None,
+    images: Annotated[Path | None, typer.Option(help=".npy or .npz file, picture or folder of pictures; MNIST if not given")] = None,
     size: Annotated[int | None, typer.Option(help="side to resize to, pixels")] = 32,
     count: Annotated[int | None, typer.Option(help="only the first so many images")] = None,
     family: Annotated[str, typer.Option(help="independent, band, local, parent or joint")] = "independent",

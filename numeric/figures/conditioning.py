@@ -29,8 +29,9 @@ from numeric.figures.style import (
 from numeric.noise import as_noise
 from numeric.progress import progress_bar
 from numeric.results import finish_figure
+from numeric.scores.crossval import RIDGE_SCALINGS
 from numeric.scores.own import WaveletScore
-from numeric.scores.solve import BASES, RIDGE_SCALINGS, SingularGramError, feature_matrix, normal_system
+from numeric.scores.solve import BASES, SingularGramError, feature_matrix, normal_system
 
 
 @dataclass

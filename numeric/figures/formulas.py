@@ -30,8 +30,8 @@ from analytic import (
     theorems,
     theta_from_moments,
 )
-from analytic.digits import DigitTable, textbook
-from analytic.response import standard_cumulants
+from analytic.numbers.digits import DigitTable, textbook
+from analytic.theory.response import standard_cumulants
 from numeric.data import ImageSet, load_mnist
 from numeric.figures.style import STYLE
 from numeric.progress import progress_bar
@@ -208,7 +208,7 @@ def textbook_digits(config: FormulasConfig) -> DigitTable:
 
 
 def theorem_table(degree: int = 3) -> list[dict[str, str]]:
-    """Name, statement and verdict, computed now, of every theorem of :mod:`analytic.limits`."""
+    """Name, statement and verdict, computed now, of every theorem of :mod:`analytic.theory.limits`."""
     return [
         {"theorem": t.name, "statement": t.statement, "recomputed": "holds" if t.holds else "FAILS"}
         for t in theorems(degree)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from numeric.results import load_tensors, save_tensors
 from numeric.scores.families import Block, Family, MonomialPlan, monomial_plan, product_count
 from numeric.wavelets import WaveletTransform
 
@@ -49,7 +50,14 @@ def monomial_steps(x: Tensor, out: Tensor, plan: MonomialPlan) -> list[Callable[
 
 
 def monomials(x: Tensor, plan: MonomialPlan, count: int | None = None) -> Tensor:
-    """Basis monomials ``(groups, B, n)`` of the variables ``x`` of shape ``(groups, q, n)``."""
+    """Basis monomials ``(groups, B, n)`` of the variables ``x`` of shape ``(groups, q, n)``; differentiable."""
+    if x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):  # nothing may be written in place
+        columns = [torch.ones_like(x[:, 0])]
+        for parent, variable in zip(*plan.recursion):
+            if len(columns) == (len(plan.basis) if count is None else count):
+                break
+            columns.append(columns[parent] * x[:, variable])
+        return torch.stack(columns, 1)
     out = x.new_empty(x.shape[0], len(plan.basis) if count is None else count, x.shape[2])
     for step in monomial_steps(x, out, plan):
         step()
@@ -158,8 +166,6 @@ class BlockMoments:
     def sums(self) -> Tensor:
         """The sums; zero before the first batch; read anew at each access if they were spilled."""
         if self._file is not None:
-            from numeric.results import load_tensors
-
             return load_tensors(self._file)[0]["sums"].to(self.device)
         if self._sums is None:
             self._sums = torch.zeros(
@@ -173,10 +179,12 @@ class BlockMoments:
 
     def spill(self, path: Path) -> None:
         """Move the sums to a file and free their memory."""
-        from numeric.results import save_tensors
-
         save_tensors(path, {"sums": self.sums}, {})
         self._sums, self._file = None, path
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled whole: spilled sums are read back from their file, which another process or day may not find."""
+        return {**self.__dict__, "_sums": self.sums, "_file": None, "_index": {}}
 
     def accumulate(self, centred: Tensor) -> None:
         """Add a batch of centred coefficients ``(channels * n_coefficients, n)``."""
@@ -457,8 +465,6 @@ class CleanMoments:
 
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write the state (sums, centre, count, settings, and ``extra``) atomically as safetensors."""
-        from numeric.results import save_tensors
-
         self._require_data()
         tensors = {f"sums.{i}": block.sums for i, block in enumerate(self.blocks)}
         tensors["centre"] = self.centre  # type: ignore[assignment]
@@ -479,8 +485,6 @@ class CleanMoments:
         cls, path: str | Path, device: str | torch.device = "cpu"
     ) -> tuple[CleanMoments, dict[str, Any]]:
         """:meth:`load`, and the ``extra`` settings that were saved beside."""
-        from numeric.results import load_tensors
-
         tensors, metadata = load_tensors(path)
         if "config" not in metadata or "centre" not in tensors:
             raise MomentError(f"{path} is not a moments file: it has no settings")

@@ -6,25 +6,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from numeric.data import as_image_set
-from numeric.denoiser import Denoiser, NotFittedError, check_images
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
-from numeric.scores.families import Family
+from numeric.scores.base import WaveletEstimator
 from numeric.scores.moments import CentralMoments, CleanMoments, monomials
-from numeric.scores.solve import BASES, BlockSolution, Ridge, held_out_error, solve_block
-from numeric.wavelets import WaveletTransform
-
-if TYPE_CHECKING:
-    from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.solve import BlockSolution, held_out_error, solve_block
 
 EVALUATION_BYTES = 24 * 2**20
 """Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
@@ -43,8 +37,13 @@ class Solution:
         """Exact expected squared error summed over coefficients, before clamping, on the fitted data."""
         return float(sum(block.expected_error.sum() for block in self.blocks))
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all its arrays."""
+        return sum(v.nbytes for block in self.blocks for v in vars(block).values() if isinstance(v, Tensor))
 
-class WaveletScore(Denoiser, BaseEstimator):
+
+class WaveletScore(WaveletEstimator):
     """Analytic score in a wavelet basis, ``own`` readout: each coefficient sees only its own features.
 
     Args:
@@ -64,6 +63,7 @@ class WaveletScore(Denoiser, BaseEstimator):
     """
 
     readout = "own"
+    moments_class = CleanMoments
 
     def __init__(
         self,
@@ -95,14 +95,12 @@ class WaveletScore(Denoiser, BaseEstimator):
         Raises:
             MemoryError: the memory foreseen is more than is free (without a memory limit).
         """
-        if self.basis not in BASES:
-            raise ValueError(f"unknown basis {self.basis!r}: use 'monomial' or 'hermite'")
-        transform = WaveletTransform(shape[1:], self.wavelet, self.levels, self.mode)
-        family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
-        needed = CleanMoments.foreseen_bytes(transform, family, self.degree, shape[0])
+        self.check_settings()
+        transform, family, degree = self.new_transform(shape), self.family_, int(self.degree)
+        needed = CleanMoments.foreseen_bytes(transform, family, degree, shape[0])
         if memory_limit is not None:
             return CleanMoments(
-                transform, family, self.degree, shape[0], device=self.device, block_bytes=max(1, memory_limit // 8)
+                transform, family, degree, shape[0], device=self.device, block_bytes=max(1, memory_limit // 8)
             )
         free = free_memory()
         if free is not None and needed * 3 > free:
@@ -110,7 +108,11 @@ class WaveletScore(Denoiser, BaseEstimator):
                 f"{family.label} at degree {self.degree} on {shape} images needs about {needed * 3 / 2**30:.1f} GiB, "
                 f"{free / 2**30:.1f} GiB are free: lower the degree or radius, use interactions='pairwise', or fit(..., memory_limit=)"
             )
-        return CleanMoments(transform, family, self.degree, shape[0], device=self.device)
+        return CleanMoments(transform, family, degree, shape[0], device=self.device)
+
+    def accumulate(self, moments: Any, data: Any, batch_size: int, bar: Any, checkpoint: Any, every: float) -> None:
+        key = None if checkpoint is None else {"data": data.provenance, "batch_size": batch_size}
+        moments.fit(data.batches(batch_size), None if bar is None else bar.update, checkpoint, every, key)
 
     def fit(
         self,
@@ -123,56 +125,48 @@ class WaveletScore(Denoiser, BaseEstimator):
         checkpoint_seconds: float = 30.0,
         memory_limit: int | None = None,
         folder: str | Path | None = None,
-    ) -> WaveletScore:
-        """One streaming pass over clean images.
+    ) -> Self:
+        """One streaming pass over clean images (see :meth:`numeric.scores.base.WaveletEstimator.fit`), or several.
 
         Args:
-            images: anything :func:`numeric.data.as_image_set` takes.
-            batch_size: images held in memory at a time.
-            progress: show a progress bar.
-            checkpoint: file that receives the moment sums, atomically, every ``checkpoint_seconds`` and at the end; if it
-                exists the fit takes up where it stopped, with the same bits as an uninterrupted one.
             memory_limit: bytes that the moment sums may take. Targets are then split over several passes over the
                 data, and their sums kept in files under ``folder`` (a temporary folder by default) until they are solved.
-
-        Raises:
-            MomentError: the checkpoint is of other data, batches or settings.
-            MemoryError: foreseen; the message names the amount and the ways out.
         """
-        data = as_image_set(images)
-        if checkpoint is not None and memory_limit is not None:
+        if memory_limit is None:
+            return super().fit(
+                images, y, batch_size=batch_size, progress=progress, checkpoint=checkpoint,
+                checkpoint_seconds=checkpoint_seconds,
+            )  # fmt: skip
+        if checkpoint is not None:
             raise ValueError("give either checkpoint or memory_limit: a fit in several passes keeps its sums in files already")
+        data = as_image_set(images)
         moments = self.new_moments(data.shape, memory_limit)
-        passes = 1 if memory_limit is None else len(moments.passes(memory_limit))
-        with progress_bar(passes * len(data), f"moments {moments.family.label}", progress) as bar:
-            if memory_limit is not None:
-                if folder is None:
-                    self._folder = tempfile.TemporaryDirectory(prefix="wavelet-score-")  # removed with this estimator
-                    folder = self._folder.name
-                moments.fit_within(lambda: data.batches(batch_size), memory_limit, folder, bar.update)
-            else:
-                key = None if checkpoint is None else {"data": data.provenance, "batch_size": batch_size}
-                moments.fit(data.batches(batch_size), bar.update, checkpoint, checkpoint_seconds, key)
-        return self.fit_moments(moments)
-
-    def fit_moments(self, moments: CleanMoments) -> WaveletScore:
-        """Use moments made earlier (merged, or read from a file)."""
-        if moments.degree < self.degree:
-            raise ValueError(
-                f"the moments reach degree {moments.degree}, this estimator wants {self.degree}: fit again"
-            )
-        self.moments_ = moments
-        self.transform_ = moments.transform
-        # Spilled sums are read back block by block, so that the limit holds while solving too.
-        self.central_: Sequence[Tensor] = CentralMoments(moments) if moments.spilled else moments.central()
-        self.mean_ = moments.mean
-        self._solutions: dict[tuple[Any, ...], Solution] = {}
+        with progress_bar(len(moments.passes(memory_limit)) * len(data), f"moments {moments.family.label}", progress) as bar:
+            if folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="wavelet-score-")  # removed with this estimator
+                folder = self._folder.name
+            moments.fit_within(lambda: data.batches(batch_size), memory_limit, folder, bar.update)
+        self.fit_moments(moments)
+        self.pixel_range_ = data.pixel_range
         return self
 
-    def _fitted(self) -> CleanMoments:
-        if not hasattr(self, "moments_"):
-            raise NotFittedError("this WaveletScore has seen no images: call fit(images) first")
-        return self.moments_
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled whole: sums that were spilled to files are read back (:class:`numeric.scores.moments.BlockMoments`)."""
+        state = dict(super().__getstate__())
+        if state.pop("_folder", None) is not None:
+            state.pop("central_")  # it reads the files
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if hasattr(self, "moments_") and not hasattr(self, "central_"):
+            self.prepare()
+
+    def prepare(self) -> None:
+        # Spilled sums are read back block by block, so that the limit holds while solving too.
+        moments = self.moments_
+        self.central_: Sequence[Tensor] = CentralMoments(moments) if moments.spilled else moments.central()
+        self.mean_ = moments.mean
 
     def _names(self, targets: Any) -> list[str]:
         addresses, size = self.transform_.addresses, self.transform_.n_coefficients
@@ -207,11 +201,10 @@ class WaveletScore(Denoiser, BaseEstimator):
         Raises:
             NotFittedError, FamilyError (degree out of range), SingularGramError.
         """
-        moments, level = self._fitted(), as_noise(noise)
-        degree = self.degree if degree is None else degree
-        ridge = Ridge(self.ridge, self.ridge_side, self.ridge_scaling)
-        key = (level, degree, condition, self.basis, ridge)
-        if key not in self._solutions:
+        moments, level, ridge = self.fitted(), as_noise(noise), self.ridge_
+        degree = int(self.degree) if degree is None else degree
+
+        def make() -> Solution:
             blocks = []
             for block, table in zip(moments.blocks, self.central_):
                 variables = block.block.variables
@@ -231,28 +224,19 @@ class WaveletScore(Denoiser, BaseEstimator):
                         self._bands(variables[:, 0]),
                     )
                 )
-            if len(self._solutions) >= 8:  # keep a few levels; a sweep or a sampler revisits none after moving on
-                self._solutions.pop(next(iter(self._solutions)))
-            self._solutions[key] = Solution(level, degree, tuple(blocks))
-        return self._solutions[key]
+            return Solution(level, degree, tuple(blocks))
+
+        return self.kept((level, degree, condition, self.basis, ridge), make, lambda solution: solution.nbytes)
 
     # ----- use ---------------------------------------------------------------------------------------------------------
 
-    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
-        return self.estimate_degrees(y, noise, [self.degree])[0]
-
-    def estimate_degrees(self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int]) -> Tensor:
-        """Unclamped estimates at several degrees at once, ``(len(degrees), n, channels, height, width)``.
-
-        The features of the highest degree hold those of the lower ones, so they are evaluated once.
-        """
-        check_images(y)
-        moments = self._fitted()
-        if y.shape[1] != moments.channels:
-            raise ValueError(f"fitted on {moments.channels} channel(s), got images with {y.shape[1]}")
+    def at_degrees(self, y: Tensor, noise: NoiseLevel, degrees: Sequence[int]) -> Tensor:
+        moments = self.fitted()
         solutions = [self.solve(noise, degree) for degree in degrees]
         v = self.transform_.forward(y).flatten(1).T.contiguous()
-        out = torch.empty(len(degrees), *v.shape, dtype=v.dtype, device=v.device)
+        differentiable = v.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(v)
+        out = None if differentiable else torch.empty(len(degrees), *v.shape, dtype=v.dtype, device=v.device)
+        pieces, targets = [], []
         for index, block in enumerate(moments.blocks):
             parts = [solution.blocks[index] for solution in solutions]
             widest = max(parts, key=lambda p: p.denoiser.shape[1])
@@ -269,23 +253,23 @@ class WaveletScore(Denoiser, BaseEstimator):
                 part_ = slice(start, start + step)
                 u = (v[variables[part_]] - centre[part_]) * inverse[part_]
                 phi = monomials(u, block.plan, size)
-                out[:, variables[part_, 0]] = torch.bmm(h[part_], phi).permute(1, 0, 2)
+                values = torch.bmm(h[part_], phi).permute(1, 0, 2)
+                if out is None:  # written in place there is nothing to differentiate
+                    pieces.append(values)
+                    targets.append(variables[part_, 0])
+                else:
+                    out[:, variables[part_, 0]] = values
+        if out is None:
+            out = torch.cat(pieces, 1).index_select(1, torch.cat(targets).argsort())
         images = out.transpose(1, 2).reshape(len(degrees) * y.shape[0], moments.channels, -1)
         return self.transform_.inverse(images).reshape(len(degrees), *y.shape)
-
-    def denoise_degrees(
-        self, y: Tensor, noise: NoiseLevel | float, degrees: Sequence[int], clamp: bool = True
-    ) -> Tensor:
-        """:meth:`denoise` at several degrees at once."""
-        out = self.estimate_degrees(y, noise, degrees)
-        return out.clamp_(0.0, 1.0) if clamp else out
 
     def expected_mse(
         self,
         noise: NoiseLevel | float,
         degree: int | None = None,
         moments: CleanMoments | None = None,
-        joint: SharedWaveletScore | None = None,
+        joint: Any = None,
     ) -> float:
         """Exact expected MSE per pixel, before clamping, from moments alone.
 
@@ -295,7 +279,7 @@ class WaveletScore(Denoiser, BaseEstimator):
                 atoms do not add up: a fitted :class:`numeric.scores.shared.SharedWaveletScore` of the same family and degree.
                 The error is that on the images it was fitted on.
         """
-        fitted, level = self._fitted(), as_noise(noise)
+        fitted, level = self.fitted(), as_noise(noise)
         if joint is not None:
             return joint.expected_mse_of(self, level, degree)
         if not self.transform_.is_orthonormal:
@@ -321,7 +305,7 @@ class WaveletScore(Denoiser, BaseEstimator):
         """Condition number of every coefficient's solved system, ``(channels * n_coefficients,)``."""
         solution = self.solve(noise, degree, condition=True)
         out = torch.empty(len(self.mean_), dtype=torch.float64, device=self.mean_.device)
-        for block, part in zip(self._fitted().blocks, solution.blocks):
+        for block, part in zip(self.fitted().blocks, solution.blocks):
             out[torch.as_tensor(block.block.targets, device=out.device)] = part.condition
         return out
 
@@ -329,24 +313,6 @@ class WaveletScore(Denoiser, BaseEstimator):
         """The lambda of every coefficient at a noise level, ``(channels * n_coefficients,)``."""
         solution = self.solve(noise, degree)
         out = torch.empty(len(self.mean_), dtype=torch.float64, device=self.mean_.device)
-        for block, part in zip(self._fitted().blocks, solution.blocks):
+        for block, part in zip(self.fitted().blocks, solution.blocks):
             out[torch.as_tensor(block.block.targets, device=out.device)] = part.ridge  # type: ignore[assignment]
         return out
-
-    @property
-    def label(self) -> str:
-        """Name for legends, with the readout."""
-        family = Family(self.family, self.radius, self.interactions, self.channels_coupled)
-        return f"{family.label}, {self.readout} readout"
-
-    # ----- files -------------------------------------------------------------------------------------------------------
-
-    def save(self, path: str | Path) -> None:
-        """Write settings and moments (safetensors with JSON metadata), atomically."""
-        self._fitted().save(path, extra=self.get_params())
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> WaveletScore:
-        """Read what :meth:`save` wrote."""
-        moments, extra = CleanMoments.load_with_extra(path, device)
-        return cls(**{**extra, "device": device}).fit_moments(moments)

@@ -1,0 +1,1 @@
+"""How the closed forms are written: text, LaTeX, source code."""

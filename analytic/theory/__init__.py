@@ -1,0 +1,1 @@
+"""What follows from the closed form: derivation, twins, limits, sensitivities."""

@@ -1,0 +1,319 @@
+"""What every wavelet estimator shares: settings, the fit, the face (``denoise``, ``score``, several degrees), files, caches.
+
+A readout is a subclass that names its moments (:meth:`WaveletEstimator.new_moments`) and solves its normal equations
+(``solve`` and :meth:`WaveletEstimator.at_degrees`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from numeric.data import as_image_set
+from numeric.denoiser import Denoiser, NotFittedError
+from numeric.noise import NoiseLevel
+from numeric.progress import progress_bar
+from numeric.scores.crossval import Ridge
+from numeric.scores.families import Family
+from numeric.wavelets import WaveletTransform
+
+BASES = ("monomial", "hermite")
+KEPT_BYTES = 2**30
+"""Solutions of earlier noise levels and degrees that an estimator keeps for the next call."""
+SCORE_SIGMAS = (0.1, 0.25, 0.5, 1.0)
+"""Noise levels of :meth:`WaveletEstimator.score` without one, where scikit-learn asks for a number."""
+SETTINGS = ("family", "radius", "interactions", "channels_coupled", "wavelet", "levels", "mode", "device")
+"""Parameters that the moments depend on: changing one after a fit asks for another fit."""
+
+
+class SettingsError(ValueError):
+    """A parameter was changed after the fit that only a fit can change; the message names it and the fix."""
+
+
+def plain(value: Any) -> Any:
+    """A parameter as JSON takes it: NumPy scalars as numbers, devices as strings."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, torch.device) else value
+
+
+def usable_device(device: Any) -> str:
+    """The device as a string.
+
+    Raises:
+        ValueError: torch does not know it, or has none.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used here: use 'cpu' ({str(error).splitlines()[0]})") from error
+    return str(device)
+
+
+class SolutionCache:
+    """Keeps what is expensive to make, up to a number of bytes; the oldest goes first."""
+
+    def __init__(self, limit: int = KEPT_BYTES) -> None:
+        self.limit, self._kept = limit, dict[Hashable, tuple[Any, int]]()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
+    def __getitem__(self, key: Hashable) -> Any:
+        return self._kept[key][0]
+
+    def put(self, key: Hashable, value: Any, size: int) -> Any:
+        """Keep ``value`` of ``size`` bytes, and return it."""
+        while self._kept and sum(kept for _, kept in self._kept.values()) > self.limit - size:
+            self._kept.pop(next(iter(self._kept)))
+        self._kept[key] = (value, size)
+        return value
+
+
+class WaveletEstimator(Denoiser, BaseEstimator):
+    """Base of the estimators; the parameters are documented with :class:`numeric.scores.own.WaveletScore`."""
+
+    readout: str
+    moments_class: Any
+    family: str
+    degree: int
+    radius: int
+    interactions: str
+    channels_coupled: bool
+    wavelet: str
+    levels: int | None
+    mode: str
+    basis: str
+    ridge: float | str
+    ridge_side: str
+    ridge_scaling: str
+    device: str
+
+    # ----- settings ------------------------------------------------------------------------------------------------------
+
+    @property
+    def family_(self) -> Family:
+        """The feature family of the present parameters."""
+        return Family(str(self.family), int(self.radius), str(self.interactions), bool(self.channels_coupled))
+
+    @property
+    def ridge_(self) -> Ridge:
+        """The ridge of the present parameters."""
+        return Ridge(plain(self.ridge), str(self.ridge_side), str(self.ridge_scaling))
+
+    @property
+    def label(self) -> str:
+        """Name for legends, with the readout."""
+        return f"{self.family_.label}, {self.readout} readout"
+
+    def plain_params(self) -> dict[str, Any]:
+        """The parameters as JSON takes them."""
+        return {name: plain(value) for name, value in self.get_params().items()}
+
+    def check_settings(self) -> None:
+        """Raise ValueError for parameters that cannot be used, before any work."""
+        if self.basis not in BASES:
+            raise ValueError(f"unknown basis {self.basis!r}: use 'monomial' or 'hermite'")
+        _ = self.ridge_, self.family_
+        usable_device(self.device)
+
+    def new_transform(self, shape: tuple[int, int, int]) -> WaveletTransform:
+        """The wavelet transform of images of ``(channels, height, width)``."""
+        levels = None if self.levels is None else int(self.levels)
+        return WaveletTransform((shape[1], shape[2]), str(self.wavelet), levels, str(self.mode))
+
+    # ----- fitting -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def new_moments(self, shape: tuple[int, int, int], memory_limit: int | None = None) -> Any:
+        """An empty accumulator for images of ``(channels, height, width)``.
+
+        Raises:
+            MemoryError: the memory foreseen is more than is free.
+        """
+
+    @abstractmethod
+    def accumulate(self, moments: Any, data: Any, batch_size: int, bar: Any, checkpoint: Any, every: float) -> None:
+        """Add all images to the moments."""
+
+    #: how often a fit reads the images
+    passes = 1
+
+    def fit(
+        self,
+        images: Any,
+        y: None = None,
+        *,
+        batch_size: int = 1000,
+        progress: bool = False,
+        checkpoint: str | Path | None = None,
+        checkpoint_seconds: float = 30.0,
+    ) -> Self:
+        """Stream over clean images once; every noise level afterwards needs small solves only.
+
+        Args:
+            images: anything :func:`numeric.data.as_image_set` takes.
+            batch_size: images held in memory at a time.
+            progress: show a progress bar.
+            checkpoint: file that receives the moment sums, atomically, every ``checkpoint_seconds`` and at the end; if it
+                exists the fit takes up where it stopped, with the same bits as an uninterrupted one.
+
+        Raises:
+            MomentError: the checkpoint is of other data, batches or settings.
+            MemoryError: foreseen; the message names the amount and the ways out.
+        """
+        self.check_settings()
+        data = as_image_set(images)
+        moments = self.new_moments(data.shape)
+        with progress_bar(self.passes * len(data), f"{self.readout} moments {self.family_.label}", progress) as bar:
+            self.accumulate(moments, data, batch_size, bar, checkpoint, checkpoint_seconds)
+        self.fit_moments(moments)
+        self.pixel_range_ = data.pixel_range
+        return self
+
+    def fit_moments(self, moments: Any) -> Self:
+        """Use moments made earlier (merged, or read from a file).
+
+        Raises:
+            SettingsError: they are of another family, degree or transform than this estimator's.
+        """
+        shape = (moments.channels, *moments.transform.shape)
+        wanted = {"family": self.family_.config, "transform": self.new_transform(shape).config}
+        for name, mine in wanted.items():
+            theirs = getattr(moments, name).config
+            if mine != theirs:
+                raise SettingsError(
+                    f"the moments are of another {name} than this estimator's ({theirs}, wanted {mine}): give it their settings"
+                )
+        if moments.degree < self.degree:
+            raise SettingsError(f"the moments reach degree {moments.degree}, this estimator wants {self.degree}: fit again")
+        self.moments_, self.transform_, self.shape_ = moments, moments.transform, shape
+        self.fitted_settings_ = {name: plain(getattr(self, name)) for name in SETTINGS}
+        self._solutions = SolutionCache()
+        self.prepare()
+        return self
+
+    def prepare(self) -> None:
+        """What a readout derives from fresh moments (nothing, by default)."""
+
+    def fitted(self) -> Any:
+        """The moments.
+
+        Raises:
+            NotFittedError: no images have been seen.
+            SettingsError: a parameter that the moments depend on was changed after the fit.
+        """
+        if not hasattr(self, "moments_"):
+            raise NotFittedError(f"this {type(self).__name__} has seen no images: call fit(images) first")
+        for name, then in self.fitted_settings_.items():
+            now = plain(getattr(self, name))
+            if now != then:
+                raise SettingsError(f"{name} is {now!r} but was {then!r} when this model was fitted: fit again, or set it back")
+        if self.degree > self.moments_.degree:
+            raise SettingsError(f"degree is {self.degree}, fitted were degrees up to {self.moments_.degree}: fit again")
+        return self.moments_
+
+    def merge(self, other: Self) -> Self:
+        """The estimator of both sets of images together.
+
+        Raises:
+            MomentError: the two were made with other settings, or for images of another shape.
+        """
+        merged = type(self)(**self.get_params()).fit_moments(self.fitted().merge(other.fitted()))
+        ranges = (self.pixel_range_, other.pixel_range_)
+        merged.pixel_range_ = (min(low for low, _ in ranges), max(high for _, high in ranges))
+        return merged
+
+    # ----- use -----------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def at_degrees(self, y: Tensor, noise: NoiseLevel, degrees: Sequence[int]) -> Tensor:
+        """Unclamped estimates at one noise level, ``(len(degrees), n, channels, height, width)``."""
+
+    @abstractmethod
+    def expected_mse(self, noise: NoiseLevel | float, degree: int | None = None, moments: Any = None) -> float:
+        """Exact expected MSE per pixel, before clamping, from moments alone (of other images, if they are given)."""
+
+    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        return self.at_degrees(y, noise, [int(self.degree)])[0]
+
+    def estimate_degrees(self, y: Any, noise: Any, degrees: Sequence[int]) -> Any:
+        """Unclamped estimates at several degrees at once, ``(len(degrees), n, channels, height, width)``.
+
+        The features of the highest degree hold those of the lower ones, so they are evaluated once.
+        """
+        self.fitted()
+        return self.by_level(y, noise, lambda part, level: self.at_degrees(part, level, degrees), axis=1)
+
+    def denoise_degrees(self, y: Any, noise: Any, degrees: Sequence[int], clamp: bool = True) -> Any:
+        """:meth:`denoise` at several degrees at once."""
+        self.fitted()
+
+        def one_level(part: Tensor, level: NoiseLevel) -> Tensor:
+            out = self.at_degrees(part, level, degrees)
+            return self.clamp(out) if clamp else out
+
+        return self.by_level(y, noise, one_level, axis=1)
+
+    def denoise(self, y: Any, noise: Any, clamp: bool = True) -> Any:
+        self.fitted()
+        return super().denoise(y, noise, clamp)
+
+    denoise.__doc__ = Denoiser.denoise.__doc__
+
+    def score(self, y: Any, noise: Any = None) -> Any:
+        """Score ``(alpha D(y) - y) / sigma^2`` in the shape of ``y`` (Tweedie's formula).
+
+        Without a noise level ``y`` are clean images, and the result is what scikit-learn's model selection maximises: minus
+        the exact expected MSE per pixel on them, the mean over the VE levels :data:`SCORE_SIGMAS`.
+        """
+        self.fitted()
+        if noise is not None:
+            return super().score(y, noise)
+        data = as_image_set(y)
+        moments = self.new_moments(data.shape)
+        self.accumulate(moments, data, 1000, None, None, 30.0)
+        return -float(np.mean([self.expected_mse(sigma, moments=moments) for sigma in SCORE_SIGMAS]))
+
+    def kept(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
+        """A solution from the cache, or made and kept."""
+        if key in self._solutions:
+            return self._solutions[key]
+        value = make()
+        return self._solutions.put(key, value, size(value))
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        text = super().__repr__(N_CHAR_MAX)
+        if not hasattr(self, "moments_"):
+            return text
+        low, high = self.pixel_range_
+        shape = " x ".join(map(str, self.shape_ or ()))
+        return f"{text} fitted on {self.moments_.count:,} images {shape}, pixels in [{low:g}, {high:g}]"
+
+    # ----- files ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write settings and moments (safetensors with JSON metadata), atomically."""
+        self.fitted().save(path, extra={"params": self.plain_params(), "pixel_range": list(self.pixel_range_)})
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file is truncated, of another readout, or the checkpoint of an unfinished fit.
+        """
+        moments, extra = cls.moments_class.load_with_extra(path, device)
+        if "checkpoint" in extra:
+            raise ValueError(f"{path} is the checkpoint of an unfinished fit: give it as fit(..., checkpoint=) to go on")
+        params = extra.get("params", {k: v for k, v in extra.items() if k != "pixel_range"})
+        model = cls(**{**params, "device": device}).fit_moments(moments)
+        model.pixel_range_ = tuple(extra.get("pixel_range", (0.0, 1.0)))  # files without one are of images in [0, 1]
+        return model

@@ -1,0 +1,233 @@
+"""Joint moments of all coefficients: ``E[phi phi^T]`` over the monomials of every coefficient, in one pass over the images."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from numeric.data import ImageSet
+from numeric.memory import free_memory
+from numeric.results import load_tensors, save_tensors
+from numeric.scores.contraction import CROSS_BYTES, CorrelatedNoise, WhiteNoise, conjugate, translation
+from numeric.scores.dense import add_gram, mirror
+from numeric.scores.families import Family
+from numeric.scores.moments import MomentError
+from numeric.scores.monomials import MonomialSet
+from numeric.wavelets import WaveletTransform
+
+
+class JointMoments:
+    """Gram matrix of the monomials of all clean coefficients about their mean, float64.
+
+    Args:
+        transform, family, degree, channels: what the monomials are of.
+        device: where the products of the pass run and the matrix lives.
+
+    Attributes:
+        gram: ``(P, P)``, whole, normalised by ``count``; ``gram[1 : 1 + n, 1 : 1 + n]`` is the covariance.
+        mean: ``(n,)`` of the ``channels * n_coefficients`` coefficients.
+        count: images seen.
+        monomials: the :class:`~numeric.scores.monomials.MonomialSet`.
+
+    Memory is ``8 P^2`` bytes.
+    """
+
+    def __init__(
+        self, transform: WaveletTransform, family: Family, degree: int, channels: int = 1, device: str = "cpu"
+    ) -> None:
+        self.transform, self.family, self.degree, self.channels = transform, family, degree, channels
+        self.device = torch.device(device)
+        self.monomials = MonomialSet.of_family(family, transform, degree, channels)
+        self.gram = torch.empty(0, 0, dtype=torch.float64)
+        self.mean = np.zeros(0)
+        self.count = 0
+        self._noise: WhiteNoise | CorrelatedNoise | None = None
+
+    # ----- the pass ------------------------------------------------------------------------------------------------------
+
+    def check_memory(self, squares: int = 2) -> None:
+        """Raise MemoryError unless ``squares`` matrices of the Gram's size are free, and what solving takes beside them."""
+        size, n = len(self.monomials), self.monomials.variables
+        needed = 8 * (squares * size**2 + 3 * size * n)
+        free = free_memory() if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+        if free is not None and needed > free:
+            raise MemoryError(
+                f"{size:,} shared features need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
+                "use a lower degree, a smaller family or the 'own' readout"
+            )
+
+    def fit(
+        self,
+        data: ImageSet,
+        batch_size: int = 1000,
+        bar: Any = None,
+        checkpoint: str | Path | None = None,
+        every: float = 30.0,
+    ) -> JointMoments:
+        """Two passes over the images: their mean, then the products about it (BLAS-3).
+
+        Args:
+            checkpoint: file that receives the sums, atomically, about every ``every`` seconds (less often if writing takes
+                long) and at the end; if it exists the fit takes up where it stopped, with the same bits.
+
+        Raises:
+            MomentError: the checkpoint is of other settings, data or batches.
+        """
+        size, n = len(self.monomials), self.monomials.variables
+        # Bound the feature matrix of a batch as well as the batch of images.
+        step = max(1, min(batch_size, CROSS_BYTES // (8 * size)))
+        key = None if checkpoint is None else json.loads(json.dumps({"data": data.provenance, "batch": step}))
+        seen, centre, sums = 0, None, None
+        if checkpoint is not None and Path(checkpoint).exists():
+            seen, centre, sums = self._resume(Path(checkpoint), key)
+        if centre is None:
+            centre = torch.zeros(n, dtype=torch.float64, device=self.device)
+            for batch in data.batches(batch_size):
+                centre += self.transform.forward(batch.to(self.device, torch.float64)).flatten(1).sum(0)
+                if bar is not None:
+                    bar.update(len(batch))
+            centre /= len(data)
+            sums = torch.zeros(size, size, dtype=torch.float64, device=self.device)
+        elif bar is not None:
+            bar.update(len(data) + seen)
+        assert sums is not None
+        last, pause = time.monotonic(), every
+        for start in range(seen, len(data), step):
+            batch = data[start : start + step]
+            coefficients = self.transform.forward(batch.to(self.device, torch.float64)).flatten(1)
+            add_gram(sums, self.monomials.features(coefficients - centre))
+            if bar is not None:
+                bar.update(len(batch))
+            now = time.monotonic()
+            if checkpoint is not None and (now - last >= pause or start + step >= len(data)):
+                self._checkpoint(Path(checkpoint), key, min(start + step, len(data)), centre, sums)
+                last = time.monotonic()
+                pause = max(every, 20 * (last - now))  # writing large sums stays below a twentieth of the time
+        self.gram, self.mean, self.count = mirror(sums.div_(len(data))), centre.cpu().numpy(), len(data)
+        return self
+
+    def _checkpoint(self, path: Path, key: Any, seen: int, centre: Tensor, sums: Tensor) -> None:
+        record = {"joint": self.config, "key": key, "seen": seen}
+        save_tensors(path, {"sums": sums, "centre": centre}, {"checkpoint": json.dumps(record, sort_keys=True)})
+
+    def _resume(self, path: Path, key: Any) -> tuple[int, Tensor, Tensor]:
+        tensors, metadata = load_tensors(path)
+        if "checkpoint" not in metadata:
+            raise MomentError(f"{path} is not a checkpoint of a shared fit: delete it or give another file")
+        record = json.loads(metadata["checkpoint"])
+        if record["joint"] != json.loads(json.dumps(self.config)):
+            raise MomentError(f"{path} was made with other settings ({record['joint']}): use them, or delete the file")
+        if record["key"] != key:
+            raise MomentError(f"{path} was made from other data or batches ({record['key']}, now {key}): delete it to start again")
+        return record["seen"], tensors["centre"].to(self.device), tensors["sums"].to(self.device)
+
+    # ----- moving and merging --------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What two sets of moments must share to be merged."""
+        return {
+            "transform": self.transform.config,
+            "family": self.family.config,
+            "degree": self.degree,
+            "channels": self.channels,
+        }
+
+    def _copy(self, gram: Tensor, mean: np.ndarray, count: int) -> JointMoments:
+        out = JointMoments.__new__(JointMoments)
+        out.__dict__.update(self.__dict__)
+        out.gram, out.mean, out.count = gram, mean, count
+        return out
+
+    def about(self, mean: np.ndarray) -> JointMoments:
+        """The same moments of monomials centred elsewhere: the binomial theorem in every variable."""
+        if np.array_equal(mean, self.mean):
+            return self
+        moved = conjugate(translation(self.monomials, self.mean - mean), self.gram.cpu().numpy().copy())
+        return self._copy(torch.from_numpy(moved).to(self.gram.device), mean, self.count)
+
+    def merge(self, other: JointMoments) -> JointMoments:
+        """Moments of both sets of images together: moved to the common mean and added.
+
+        Raises:
+            MomentError: the two were made with other settings, or for images of another shape.
+        """
+        if self.config != other.config:
+            different = ", ".join(
+                f"{k} {self.config[k]} and {other.config[k]}" for k in self.config if self.config[k] != other.config[k]
+            )
+            raise MomentError(f"cannot merge moments of different settings: {different}")
+        count = self.count + other.count
+        mean = (self.count * self.mean + other.count * other.mean) / count
+        gram = self.about(mean).gram * (self.count / count)
+        gram += other.about(mean).gram.to(gram.device) * (other.count / count)
+        return self._copy(gram, mean, count)
+
+    # ----- noise ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def covariance(self) -> np.ndarray | None:
+        """Covariance of the coefficients of unit pixel noise, ``(n, n)``; None: the identity."""
+        one = self.transform.noise_covariance
+        return None if one is None else np.kron(np.eye(self.channels), one)
+
+    @property
+    def noise(self) -> WhiteNoise | CorrelatedNoise:
+        """What integrates the noise; prepared once."""
+        if self._noise is None:
+            covariance = self.covariance
+            self._noise = (
+                WhiteNoise(self.monomials)
+                if covariance is None
+                else CorrelatedNoise(self.monomials, covariance, f"basis {self.transform}")
+            )
+        return self._noise
+
+    def wick_gram(self, alpha: float, sigma: float, size: int) -> Tensor:
+        """Exact ``E[:phi: :phi:^T]`` of the leading Wick-ordered noisy monomials, on and below the diagonal (at least)."""
+        clean = self.gram[:size, :size]
+        if alpha == 1.0:
+            out = clean.clone()
+        else:
+            powers = torch.as_tensor(alpha ** self.monomials.degrees[:size].astype(float), device=clean.device)
+            out = clean * powers
+            out *= powers[:, None]
+        self.noise.add_to(out, self.gram, alpha, sigma, self.monomials.degrees)
+        return out
+
+    # ----- files ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
+        """Write settings and moments (safetensors with JSON metadata), atomically; ``8 P^2`` bytes."""
+        record = {"joint": self.config, "images": self.count, "extra": extra or {}}
+        tensors = {"gram": self.gram, "mean": torch.from_numpy(self.mean)}
+        save_tensors(path, tensors, {key: json.dumps(value, sort_keys=True) for key, value in record.items()})
+
+    @classmethod
+    def load_with_extra(cls, path: str | Path, device: str = "cpu") -> tuple[JointMoments, dict[str, Any]]:
+        """Read what :meth:`save` wrote, and the ``extra`` settings saved beside.
+
+        Raises:
+            MomentError: the file holds something else.
+            ValueError: it is truncated.
+        """
+        tensors, metadata = load_tensors(path)
+        if "checkpoint" in metadata:
+            raise MomentError(f"{path} is the checkpoint of an unfinished fit: give it as fit(..., checkpoint=) to go on")
+        if "joint" not in metadata:
+            raise MomentError(f"{path} is not a file of the shared readout: WaveletScore.load reads those of the own readout")
+        config = json.loads(metadata["joint"])
+        settings = dict(config["transform"])
+        transform = WaveletTransform(tuple(settings.pop("shape")), **settings)
+        out = cls(transform, Family(**config["family"]), config["degree"], config["channels"], device)
+        out.gram, out.mean = tensors["gram"].to(out.device), tensors["mean"].numpy()
+        out.count = int(metadata["images"])
+        if out.gram.shape != (len(out.monomials),) * 2:
+            raise MomentError(f"{path} holds a Gram matrix {tuple(out.gram.shape)} for {len(out.monomials):,} features: make it again")
+        return out, json.loads(metadata["extra"])

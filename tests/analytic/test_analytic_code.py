@@ -1,0 +1,132 @@
+"""Generated source: C compiled by ``cc``, NumPy and torch executed, each against exact rationals."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from analytic import ScoreCoefficient, Sensitivity, exact_theta
+from analytic.algebra.laws import moments_of_samples
+
+CC = shutil.which("cc") or shutil.which("gcc")
+CASES = [
+    ("independent", 1, "ve", {}),
+    ("independent", 3, "vp", {}),
+    ("independent", 5, "ve", {}),
+    ("independent", 3, "general", {}),
+    ("independent", 3, "ve", {"basis": "hermite"}),
+    ("independent", 2, "vp", {"ridge": "unit"}),
+    ("independent", 2, "ve", {"ridge": "denoiser"}),
+    ("band", 2, "ve", {}),
+    ("band", 2, "vp", {"basis": "standardized"}),
+    ("band", 3, "vp", {}),
+    ("local", 2, "ve", {"neighbours": 2}),
+    ("local", 1, "vp", {"interactions": "full"}),
+]
+
+
+def problem(family: str, degree: int, noise: str, options: dict):
+    """A coefficient, exact and float64 moments, its levels and ridge, and the exact coefficients."""
+    coefficient = ScoreCoefficient(family, degree, noise, **options)
+    width = len(coefficient.variables)
+    points = [tuple(sp.Rational((7 * i + 3 * j * j + i * j) % 11 - 5, 4) for j in range(width)) for i in range(12)]
+    moments = moments_of_samples(points, coefficient.moment_exponents)
+    levels = [sp.Rational(3, 4), sp.Rational(1, 2)][: len(coefficient.noise.level)]
+    ridge = sp.Rational(1, 8) if coefficient.ridge else 0
+    exact = [float(value) for value in exact_theta(coefficient, moments, *levels, ridge=ridge)]
+    tail = [float(ridge)] if coefficient.ridge else []
+    return coefficient, [float(v) for v in moments], [*map(float, levels), *tail], np.array(exact)
+
+
+def compiled(source: str, name: str, folder) -> ctypes._CFuncPtr:
+    """Compile C source, warnings as errors, and load the function."""
+    code, library = folder / f"{name}.c", folder / f"{name}.so"
+    code.write_text(source)
+    flags = "-std=c99 -O2 -Wall -Wextra -Werror -shared -fPIC".split()
+    done = subprocess.run([CC, *flags, str(code), "-o", str(library), "-lm"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return getattr(ctypes.CDLL(str(library)), name)
+
+
+def call(function, moments: list[float], levels: list[float], size: int) -> tuple[int, np.ndarray]:
+    vector, result = (ctypes.c_double * len(moments))(*moments), (ctypes.c_double * size)()
+    status = function(vector, *map(ctypes.c_double, levels), result)
+    return status, np.array(result[:])
+
+
+@pytest.mark.skipif(CC is None, reason="no C compiler")
+@pytest.mark.parametrize("family, degree, noise, options, cse", [(*c, True) for c in CASES] + [(*CASES[1], False)])
+def test_c_compiles_and_is_the_exact_result(family, degree, noise, options, cse, tmp_path):
+    """C99 without warnings; theta to float64's accuracy (equation (21))."""
+    coefficient, moments, levels, exact = problem(family, degree, noise, options)
+    function = compiled(coefficient.code("c", cse=cse), "theta", tmp_path)
+    status, found = call(function, moments, levels, len(exact))
+    assert status == 0
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-9 * np.abs(exact).max())
+
+
+@pytest.mark.skipif(CC is None, reason="no C compiler")
+def test_c_says_where_it_is_singular(tmp_path):
+    """Two-point data at no noise: status 1 and the result untouched, no NaN."""
+    function = compiled(ScoreCoefficient("independent", 2, "clean").code("c"), "theta", tmp_path)
+    status, found = call(function, [1.0, 0.5, 0.5, 0.5, 0.5], [], 3)
+    assert status == 1 and (found == 0).all()
+
+
+@pytest.mark.skipif(CC is None, reason="no C compiler")
+def test_c_sensitivity(tmp_path):
+    """The Jacobian in C, row by row, against exact rationals."""
+    coefficient, moments, levels, _ = problem("independent", 2, "vp", {})
+    sensitivity = Sensitivity(coefficient)
+    exact = np.array(sensitivity.exact([sp.Rational(*v.as_integer_ratio()) for v in moments], levels[0]).evalf(20))
+    status, found = call(compiled(sensitivity.code("c"), "sensitivity", tmp_path), moments, levels, exact.size)
+    assert status == 0
+    np.testing.assert_allclose(found.reshape(exact.shape), exact.astype(float), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("language", ["numpy", "torch"])
+@pytest.mark.parametrize("family, degree, noise, options", CASES[1::2])
+def test_python_source_is_the_exact_result(family, degree, noise, options, language):
+    """The printed source, executed: one coefficient, and a batch of three that broadcasts."""
+    coefficient, moments, levels, exact = problem(family, degree, noise, options)
+    torch = pytest.importorskip("torch") if language == "torch" else None
+    space: dict = {}
+    exec(coefficient.code(language, name="f"), space)
+
+    def array(values):
+        return np.array(values) if torch is None else torch.as_tensor(values, dtype=torch.float64)
+
+    found = np.asarray(space["f"](array(moments), *levels))
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-9 * np.abs(exact).max())
+    batch = np.asarray(space["f"](array([[m] * 3 for m in moments]), *levels))
+    np.testing.assert_allclose(batch, np.stack([found] * 3, axis=1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("language", ["numpy", "torch"])
+def test_python_source_refuses_a_singular_system(language):
+    """The generated function raises where det G is not positive; it returns no NaN."""
+    torch = pytest.importorskip("torch") if language == "torch" else None
+    space: dict = {}
+    exec(ScoreCoefficient("independent", 2, "clean").code(language), space)
+    moments = [1.0, 0.5, 0.5, 0.5, 0.5]
+    with pytest.raises(ArithmeticError, match="singular"):
+        space["theta"](np.array(moments) if torch is None else torch.tensor(moments, dtype=torch.float64))
+
+
+def test_common_subexpressions_are_named_once():
+    """CSE shortens the source and leaves no product of three symbols that occurs twice (degree 4, VP)."""
+    coefficient = ScoreCoefficient("independent", 4, "vp")
+    with_cse, without = coefficient.program().with_cse(), coefficient.program()
+
+    def operations(program) -> int:
+        return sum(sp.count_ops(value) for _, value in program.assignments) + sum(map(sp.count_ops, program.outputs))
+
+    assert operations(with_cse) < operations(without)
+    assert len({value for _, value in with_cse.assignments if not value.is_Atom}) == len(
+        [value for _, value in with_cse.assignments if not value.is_Atom]
+    )
