@@ -97,6 +97,7 @@ class Measurements:
         self._memory: dict[tuple[Any, ...], list[Row]] = {}
         self.fit = lru_cache(maxsize=3)(self._fit)
         self.linear = lru_cache(maxsize=1)(self._fit_linear)
+        self.shared_top = lru_cache(maxsize=None)(self._shared_top)  # free memory moves; the answer must not
 
     # ----- keeping ---------------------------------------------------------------------------------------------------------
 
@@ -112,8 +113,7 @@ class Measurements:
         }
         if name == "networks":
             nets = self.trained_networks(*arguments)
-            paths = [Path(net.path) for net in nets.values() if getattr(net, "path", None) is not None]
-            content["weights"] = {"labels": list(nets), "sha256": files_hash(paths)}
+            content["weights"] = {label: _weights(net) for label, net in nets.items()}
         return json.loads(json.dumps(content))
 
     def path(self, name: str, *arguments: Any) -> Path:
@@ -198,7 +198,7 @@ class Measurements:
 
     # ----- the shared readout: what can be afforded -----------------------------------------------------------------------
 
-    def shared_top(self, size: int, family: str, n: int | None = None) -> tuple[int, dict[int, str]]:
+    def _shared_top(self, size: int, family: str, n: int | None = None) -> tuple[int, dict[int, str]]:
         """Highest degree that the limits of time and memory allow, and why not for those above.
 
         Args:
@@ -211,7 +211,7 @@ class Measurements:
         images, limit = len(self.splits[size]["train"]), config.exact_limit if n is None else config.sampled_limit
         why_not: dict[int, str] = {}
         for degree, count in sorted(self._counts(size, family, n).items(), reverse=True):
-            item = ("shared", size, family, degree)
+            item: tuple[Any, ...] = ("shared", size, family, degree)
             if n is not None:
                 item = ("sampled shared", size, family, n, config.sigmas[0], degree)
             reason = readout.too_long(count, images if n is None else n, limit, n is None)
@@ -289,9 +289,9 @@ class Measurements:
         out = {}
         for size, nets in self.networks.items():
             for label, net in nets.items():
-                record, path = _record(net), getattr(net, "path", None)
+                record = _record(net)
                 state = {"trained": record.get("trained") is True, "images": record.get("images")}
-                out[f"{label}, {size}x{size}"] = {**state, "sha256": files_hash([Path(path)]) if path is not None else None}
+                out[f"{label}, {size}x{size}"] = {**state, "sha256": _weights(net)}
         return out
 
     def untrained_text(self) -> str:
@@ -304,6 +304,12 @@ class Measurements:
 
 def _record(net: Any) -> dict[str, Any]:
     return getattr(net, "record", None) or {}
+
+
+def _weights(net: Any) -> str | None:
+    """Hash of a network's weights file."""
+    path = getattr(net, "path", None)
+    return files_hash([Path(path)]) if path is not None else None
 
 
 _feature_counts = lru_cache(maxsize=64)(readout.feature_counts)

@@ -37,8 +37,10 @@ class SharedFeatures:
         self.channels = images.shape[0]
         self.transform = WaveletTransform(images.shape[1:])
         self.monomials = MonomialSet.of_family(Family(family), self.transform, degree, self.channels)
-        total = sum(batch.double().sum(0) for batch in images.batches(1000))
-        self.mean = self.coefficients((total / len(images))[None])[0]
+        total = torch.zeros(images.shape, dtype=torch.float64)
+        for batch in images.batches(1000):
+            total += batch.double().sum(0)
+        self.mean = self.coefficients(total[None] / len(images))[0]
 
     def coefficients(self, images: Tensor) -> Tensor:
         return self.transform.forward(images).flatten(1)
