@@ -36,5 +36,6 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-clean:  ## remove the environment, caches and finished sweeps
-	rm -rf $(VENV) runs out.ipynb .pytest_cache .ruff_cache .mypy_cache
+clean:  ## remove the environment, caches and finished sweeps, not trained networks
+	find runs -mindepth 1 -maxdepth 1 ! -name train -exec rm -rf {} + 2>/dev/null || true
+	rm -rf $(VENV) out.ipynb .pytest_cache .ruff_cache .mypy_cache

@@ -7,14 +7,18 @@ import json
 
 import pytest
 import torch
+from filelock import FileLock
 from typer.testing import CliRunner
 
 import numeric.baselines.train as train_module
-from numeric.baselines.configs import NetworkConfig
+from numeric.baselines.configs import CONFIGS, TRAINING_ORDER, NetworkConfig, get_config
 from numeric.baselines.network import trained
-from numeric.baselines.train import Schedule, Trainer, check_memory, milestones, saved_bytes, step_generator, train
+from numeric.baselines.plateau import count_after, is_trained, last_doubling
+from numeric.baselines.runs import Run, all_runs, foresee, train_all
+from numeric.baselines.schedule import Schedule
+from numeric.baselines.train import Trainer, check_memory, saved_bytes, step_generator, train
 from numeric.commands.app import app
-from numeric.data import ImageSet
+from numeric.data import ImageSet, LazyImages
 from numeric.results import load_tensors
 
 SMALL = NetworkConfig("2blocks_noattn", base_channels=8, channel_mult=(1, 2))
@@ -74,6 +78,44 @@ def test_a_finished_run_can_go_further(images, tmp_path):
     assert same(further, whole)
 
 
+def test_curves_do_not_depend_on_where_a_run_was_cut(images, tmp_path):
+    """Loss and held-out curves of 70 steps in one go and of 30, then 70: the same numbers at the same image counts."""
+    path, held_out = tmp_path / "c.safetensors", images.take(5)
+    tiny = NetworkConfig("cnn", kind="cnn", base_channels=8, channel_mult=(1,), depth=1)
+    long = dataclasses.replace(SCHEDULE, steps=70, batch_size=40)
+    train(tiny, images, dataclasses.replace(long, steps=30), held_out=held_out, checkpoint=path, progress=False)
+    _, cut = train(tiny, images, long, held_out=held_out, checkpoint=path, resume=True, progress=False)
+    _, whole = train(tiny, images, long, held_out=held_out, progress=False)
+    assert cut["loss"] == whole["loss"] and len(whole["loss"]) > 10
+    counts = [point["images"] for point in cut["held_out_curve"]]
+    assert counts == [1000, 1200, 1440, 2000, 2800]  # 1200: where the first part ended
+    # Points are at or after 1000, 1414.2, 2000, the next step of 40 images; the end is always measured.
+    assert [p["mse"] for p in cut["held_out_curve"] if p["images"] != 1200] == [
+        p["mse"] for p in whole["held_out_curve"]
+    ]
+
+
+def test_another_schedule_is_taken_up_only_if_asked(images, tmp_path):
+    """The record of a rescheduled run lists both schedules and where the second began."""
+    path = tmp_path / "c.safetensors"
+    train(SMALL, images, dataclasses.replace(SCHEDULE, steps=2), checkpoint=path, progress=False)
+    other = dataclasses.replace(SCHEDULE, steps=3, batch_size=8, learning_rate=2e-3, warmup=10, decay_after=5)
+    with pytest.raises(ValueError, match=r"batch_size 4 there, 8 here.*--reschedule"):
+        train(SMALL, images, other, checkpoint=path, resume=True, progress=False)
+    trainer, record = train(SMALL, images, other, checkpoint=path, resume=True, reschedule=True, progress=False)
+    assert record["images"] == 2 * 4 + 8 == trainer.images_seen
+    assert [(p["from_images"], p["schedule"]["batch_size"]) for p in record["phases"]] == [(0, 4), (8, 8)]
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(2e-3 * (5 / 8) ** 0.5)
+
+
+def test_training_on_images_read_as_needed(images):
+    """A lazy image set gives the weights that the same images in memory give."""
+    lazy = ImageSet(LazyImages(images.raw.numpy()[:, 0]))
+    a, _ = train(SMALL, images, SCHEDULE, progress=False)
+    b, _ = train(SMALL, lazy, SCHEDULE, progress=False)
+    assert same(a, b)
+
+
 def test_other_settings_or_data_are_not_resumed(images, tmp_path):
     path = tmp_path / "c.safetensors"
     train(SMALL, images, dataclasses.replace(SCHEDULE, steps=1), checkpoint=path, progress=False)
@@ -82,7 +124,7 @@ def test_other_settings_or_data_are_not_resumed(images, tmp_path):
         (SMALL, images.take(20), SCHEDULE),
         (dataclasses.replace(SMALL, base_channels=12), images, SCHEDULE),
     ]:
-        with pytest.raises(ValueError, match="another configuration, schedule, seed or data"):
+        with pytest.raises(ValueError, match="another configuration, seed or data"):
             train(config, data, schedule, checkpoint=path, resume=True, progress=False)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="truncated or not a safetensors file"):
@@ -101,8 +143,8 @@ def test_training_lowers_the_loss(images):
     flat = ImageSet(torch.linspace(0, 1, 30)[:, None, None, None].expand(30, 1, 8, 8).contiguous())
     schedule = Schedule(steps=60, batch_size=16, learning_rate=3e-3)
     _, record = train(SMALL, flat, schedule, progress=False)
-    assert record["loss"][0][1] == pytest.approx(1, abs=0.3)
-    assert sum(v for _, v in record["loss"][-10:]) / 10 < 0.7
+    assert record["loss"][-1][1] < 0.7
+    assert record["loss"][0][0] == 960 and record["loss"][0][1] < 1.3  # mean of all 60 steps
     assert record["images_per_second"] > 0 and record["steps"] == 60 and record["parameters"] > 1000
 
 
@@ -143,9 +185,82 @@ def test_a_diverging_run_stops(images):
         trainer.advance()
 
 
-def test_milestones_double():
-    assert milestones(300) == [25, 50, 100, 200, 300]
-    assert milestones(10) == [10]
+def test_counts_are_a_factor_apart():
+    counts = [count_after(0)]
+    while counts[-1] < 8000:
+        counts.append(count_after(counts[-1]))
+    assert counts == [1000, 1415, 2000, 2829, 4000, 5657, 8000]
+    assert count_after(1500, 8) == 1543  # 1000 * 2^(5/8) = 1542.2
+
+
+def test_the_plateau():
+    """Error falling as images^-a: a doubling lowers it by 1 - 2^-a, whatever the points; trained where that is below 2 %."""
+
+    def curve(power: float, counts: list[int]) -> list[dict]:
+        return [{"images": n, "mse": {"0.1": n**-power, "1": 3 * n**-power}} for n in counts]
+
+    counts = [100_000 * 2 ** (k // 2) + 41_421 * 2 ** (k // 2) * (k % 2) for k in range(6)]
+    for power in (0.01, 0.028, 0.03, 0.3):
+        found = last_doubling(curve(power, counts))
+        assert found == pytest.approx(1 - 2**-power, rel=0.03)
+        assert is_trained(curve(power, counts)) == (power < 0.029)
+    assert last_doubling(curve(0.1, counts[:1])) is None and last_doubling([]) is None
+    assert not is_trained(curve(0.0, [1000, 2000, 4000]))  # too early to say
+    off = last_doubling(curve(0.3, [*counts, 700_000]))  # its half lies between two points
+    assert off == pytest.approx(1 - 2**-0.3, rel=0.03)
+
+
+def test_schedules():
+    """Linear rise, then one over a square root; the power average weighs step t as t^power."""
+    s = Schedule(10, 4, 1e-2, warmup=16, decay_after=100, ema_power=2.0)
+    assert [s.rate(n) for n in (0, 12, 96, 400)] == pytest.approx([2.5e-3, 1e-2, 1e-2, 5e-3])
+    assert SCHEDULE.rate(0) == SCHEDULE.rate(10**9) == 1e-3
+    weights = torch.zeros(50, dtype=torch.float64)
+    for t in range(1, 51):
+        d = s.average_decay(t)
+        weights = d * weights
+        weights[t - 1] = 1 - d
+    # The weight of step t is t^3 - (t - 1)^3 over 50^3, which is 3 t^2 to leading order.
+    t = torch.arange(1, 51, dtype=torch.float64)
+    assert torch.allclose(weights, (t**3 - (t - 1) ** 3) / 50**3, atol=1e-12)
+    printed = Schedule.printed(get_config("4blocks_noattn"))
+    assert (printed.steps, printed.batch_size, printed.learning_rate) == (10_000, 2048, 1e-3)
+    assert printed.rate(10**7) == 1e-3 and not printed.until_trained
+
+
+def test_all_of_table_1_from_checkpoints(images, tmp_path):
+    """Two rounds; a second call finds nothing to do; a longer one goes on from the checkpoints; a run taken is left alone."""
+    order = (("2blocks_noattn", 8), ("cnn", 8))
+
+    def make(steps: int, **more):
+        return all_runs(tmp_path, lambda c: Schedule(steps, 4, 1e-3, seed=c.seed, **more), order)
+
+    def go(runs, **more):
+        options = {"n_eval": 4, "n_curve": 3, "progress": False, "say": lambda text: None}
+        return [
+            (r["config"]["name"], r["images"]) for r in train_all(runs, lambda size: (images, images), **options, **more)
+        ]
+
+    assert go(make(3), rounds=[5]) == [("2blocks_noattn", 8), ("cnn", 8), ("2blocks_noattn", 12), ("cnn", 12)]
+    assert go(make(3)) == []
+    with FileLock(make(4)[0].checkpoint.with_suffix(".lock")):
+        assert go(make(4)) == [("cnn", 16)]
+    with pytest.raises(ValueError, match=r"learning_rate 0\.001 there"):
+        go(all_runs(tmp_path, lambda c: Schedule(5, 4, 2e-3, seed=c.seed), order))
+    assert list(trained(8, folder=tmp_path)) == ["U-Net 2blocks_noattn, in training (12 images)", "CNN, in training (16 images)"]
+    left = foresee(make(10)[1], images)
+    assert left.done == 16 and left.at_most == 40 and left.seconds == pytest.approx(24 / left.images_per_second)
+    assert {name for name, _ in TRAINING_ORDER} == set(CONFIGS)
+
+
+def test_runs_of_other_widths_seeds_and_data_have_their_own_files(tmp_path):
+    def stem(config, seed=0, n_train=None):
+        return Run(config, 32, Schedule(1, 1, 1.0, seed), tmp_path, n_train).stem
+
+    usual = get_config("2blocks_noattn")
+    assert stem(usual) == "2blocks_noattn_32" and stem(usual, 3) == "2blocks_noattn_32_seed3"
+    assert stem(usual.with_base_channels(8), n_train=50) == "2blocks_noattn_32_width8_50images"
+    assert stem(get_config("4blocks_noattn_denser"), 1) == "4blocks_noattn_denser_32"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +305,51 @@ def test_command_line_writes_weights_and_record(tmp_path, monkeypatch, images):
     )
     assert record["data"]["sha256"] == images.sha256 and record["versions"]["torch"] == torch.__version__
     assert set(record["errors"]) == {"train", "test"} and record["held_out_curve"][-1]["step"] == 2
-    assert list(trained(8, folder=tmp_path)) == ["U-Net 2blocks_noattn (2 steps)"]
+    assert list(trained(8, folder=tmp_path)) == ["U-Net 2blocks_noattn, in training (6 images)"]
+    more = [*options, "--n-eval", "5", "--n-curve", "3", "--device", "cpu"]
+    again = run_cli(*more)
+    assert again.exit_code == 2 and "--resume" in again.output and "--overwrite" in again.output
+    before = (tmp_path / "2blocks_noattn_8.json").read_text()
+    assert run_cli(*more, "--seed", "5").exit_code == 0 and (tmp_path / "2blocks_noattn_8_seed5.json").exists()
+    assert (tmp_path / "2blocks_noattn_8.json").read_text() == before
+    longer = [*more, "--steps", "4", "--resume"]
+    assert run_cli(*longer).exit_code == 0
+    assert json.loads((tmp_path / "2blocks_noattn_8.json").read_text())["images"] == 12
+    shipped = run_cli(*longer, "--publish", str(tmp_path / "shipped"))
+    assert shipped.exit_code == 0 and (tmp_path / "shipped" / "2blocks_noattn_8.safetensors").exists()
+    assert run_cli(*more, "--overwrite").exit_code == 0  # shorter, and asked for
+    assert json.loads((tmp_path / "2blocks_noattn_8.json").read_text())["images"] == 6
+    refused = run_cli(*more, "--publish", str(tmp_path / "shipped"))
+    assert refused.exit_code == 2 and "nothing longer is replaced" in refused.output
+
+
+def test_the_recorded_command_makes_the_same_weights(tmp_path, monkeypatch, images):
+    """A run's record names a command; run in a fresh folder it gives the same file."""
+    monkeypatch.setattr("numeric.data.load_mnist", lambda *_, size, **__: images.resized(size))
+    options = ["--config", "cnn", "--size", "8", "--steps", "3", "--batch-size", "4", "--seed", "2", "--warmup", "8",
+               "--n-eval", "4", "--n-curve", "3", "--threads", "1"]  # fmt: skip
+    assert run_cli(*options, "--output", str(tmp_path / "a")).exit_code == 0
+    record = json.loads((tmp_path / "a" / "cnn_8_seed2.json").read_text())
+    command = record["command"].removeprefix("python -m numeric train ").split()
+    result = run_cli(*command, "--n-eval", "4", "--n-curve", "3", "--threads", "1", "--output", str(tmp_path / "b"))
+    assert result.exit_code == 0, result.output
+    a, b = (load_tensors(tmp_path / x / "cnn_8_seed2.safetensors")[0] for x in "ab")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert json.loads((tmp_path / "b" / "cnn_8_seed2.json").read_text())["schedule"] == record["schedule"]
+
+
+def test_training_all_from_the_command_line(tmp_path, monkeypatch, images):
+    """Foreseen time first, then every network in order; ``--config`` beside ``--all`` is refused."""
+    monkeypatch.setattr("numeric.data.load_mnist", lambda *_, size, **__: images.resized(8))
+    monkeypatch.setattr("numeric.baselines.runs.TRAINING_ORDER", (("cnn", 8), ("1block_noattn", 8)))
+    monkeypatch.setattr("numeric.baselines.runs.all_runs.__defaults__", ((("cnn", 8), ("1block_noattn", 8)),))
+    options = ["--all", "--steps", "2", "--batch-size", "3", "--output", str(tmp_path), "--n-eval", "4", "--n-curve", "3"]
+    result = run_cli(*options)
+    assert result.exit_code == 0, result.output
+    told = result.output
+    assert told.index("foreseen for all") < told.index("CNN at 8 pixels") < told.index("U-Net 1block_noattn at 8 pixels")
+    assert "cnn_8: done" in run_cli(*options).output
+    assert run_cli("--all", "--config", "cnn").exit_code == 2
 
 
 def test_command_line_errors():
@@ -216,8 +375,9 @@ def test_table_1_on_little_data(tmp_path):
     )  # fmt: skip
     _, record, paths = make_table(config, tmp_path, progress=False)
     rows = {row["method"]: row for row in record["rows"]}
+    cnn = "CNN, in training (8 images)"
     assert {p.suffix for p in paths} == {".png", ".pdf", ".json"} and all(p.is_file() for p in paths)
-    assert rows["CNN (2 steps)"]["source"] == "trained here" and rows["CNN (2 steps)"]["parameters"] == 73_921
+    assert rows[cnn]["source"] == "trained here" and rows[cnn]["parameters"] == 73_921
     linear, shared = rows["linear"], rows["independent, shared readout, degree 1"]
     assert linear["errors"]["test"]["0.5"]["mse"] == pytest.approx(shared["errors"]["test"]["0.5"]["mse"], rel=1e-3)
     assert rows["optimal empirical"]["errors"]["train"]["0.5"]["mse"] < linear["errors"]["train"]["0.5"]["mse"]

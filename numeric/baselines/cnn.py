@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from numeric.baselines.fused import affine_silu
 from numeric.baselines.unet import NoiseEmbedding, _zero
 
 
@@ -37,6 +38,6 @@ class CNN(nn.Module):
         embedding = self.embedding(c_noise)
         x = self.input(images)
         for convolution, affine in zip(self.inner, self.affine):
-            scale, shift = torch.chunk(affine(embedding)[:, :, None, None].to(x.dtype), 2, dim=1)
-            x = x + F.silu(convolution(x) * (1 + scale) + shift)
+            scale, shift = torch.chunk(affine(embedding), 2, dim=1)
+            x = x + affine_silu(convolution(x), scale, shift, self.training)
         return self.output(F.silu(x))

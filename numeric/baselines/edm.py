@@ -105,20 +105,29 @@ class EDM:
         s = _per_image(sigma)
         return self.c_skip(s) * y + self.c_out(s) * network(self.c_in(s) * y, self.c_noise(sigma))
 
-    def loss(self, network: Network, images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    def loss(
+        self,
+        network: Network,
+        images: Tensor,
+        sigma: Tensor,
+        noise: Tensor,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> Tensor:
         """Weighted denoising loss of each image, ``(n,)``: ``lambda |D(x + sigma e; sigma) - x|^2`` per pixel.
 
         ``images`` are in data units; ``sigma`` ``(n,)`` and the standard normal ``noise`` are the network's.  Because
         ``lambda c_out^2 = 1`` this is ``|F - target|^2``, which is how it is computed.
+        ``memory_format``: layout of what the network is given.
         """
         x = self.scale * (images - self.shift)
         y = x + _per_image(sigma) * noise
-        output = network(self.c_in(_per_image(sigma)) * y, self.c_noise(sigma))
+        inputs = (self.c_in(_per_image(sigma)) * y).contiguous(memory_format=memory_format)
+        output = network(inputs, self.c_noise(sigma))
         return (output.float() - self.target(x, y, sigma)).square().flatten(1).mean(1)
 
     # Data units again.
 
-    def denoise(self, network: Network, y: Tensor, sigma: float) -> Tensor:
-        """``E[x | y]`` for VE images ``y = x + sigma e`` in data units."""
-        level = torch.full((len(y),), self.scale * sigma, dtype=y.dtype, device=y.device)
+    def denoise(self, network: Network, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """``E[x | y]`` for VE images ``y = x + sigma e`` in data units; ``sigma`` a number, or ``(n,)``."""
+        level = (self.scale * torch.as_tensor(sigma, dtype=y.dtype, device=y.device)).expand(len(y))
         return self.precondition(network, self.scale * (y - self.shift), level) / self.scale + self.shift

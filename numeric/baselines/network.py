@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from numeric.baselines.configs import NetworkConfig, get_config
+from numeric.baselines.configs import CONFIGS, NetworkConfig, get_config
 from numeric.baselines.edm import EDM
+from numeric.baselines.plateau import state
 from numeric.denoiser import Denoiser
-from numeric.noise import NoiseLevel
+from numeric.noise import NoiseLevel, as_levels
 from numeric.results import load_tensors, read_json, save_tensors
 
 WEIGHTS = Path(__file__).with_name("weights")
 """Shipped networks: ``<name>_<size>.safetensors`` with ``<name>_<size>.json`` (the training record) beside each."""
 
 
+@dataclass(frozen=True)
+class _Levels:
+    """A noise level for every image: what :class:`NoiseLevel` holds, as tensors ``(n, 1, 1, 1)``."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+    @property
+    def effective_sigma(self) -> Tensor:
+        return self.sigma / self.alpha
+
+
 class NetworkDenoiser(Denoiser):
     """``D(y; sigma)`` of an EDM network; any VE or VP level comes in by its effective sigma, at ``y / alpha``.
+
+    Differentiable with respect to ``y``, also by ``torch.func``; float64 images are denoised in float64.  Noise levels that
+    differ from image to image cost what one level does.
 
     Args:
         network: ``(images, c_noise) -> images``, or None to read ``path`` at first use.
@@ -65,15 +82,32 @@ class NetworkDenoiser(Denoiser):
         assert self._edm is not None
         return self._edm
 
-    @torch.no_grad()
-    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
-        network = self.network.to(y.device).eval()
-        context = torch.autocast(y.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-        with context:
-            parts = [
-                self.edm.denoise(network, part / noise.alpha, noise.effective_sigma).to(y.dtype)
-                for part in y.float().split(self.batch_size)
-            ]
+    def by_level(self, y: Any, noise: Any, use: Callable[..., Tensor], axis: int = 0) -> Any:
+        """As every denoiser's, but images of different levels go through the network together."""
+        count = len(y) if hasattr(y, "__len__") else 1
+        levels = as_levels(noise, count)
+        if isinstance(levels, NoiseLevel) or axis != 0:
+            return super().by_level(y, noise, use, axis)
+
+        def together(part: Tensor, _: NoiseLevel) -> Tensor:
+            table = torch.tensor([[level.alpha, level.sigma] for level in levels], dtype=part.dtype, device=part.device)
+            return use(part, _Levels(*table.T[:, :, None, None, None]))
+
+        return super().by_level(y, levels[0], together)
+
+    def estimate(self, y: Tensor, noise: NoiseLevel | _Levels) -> Tensor:
+        network = self.network.eval()
+        # The weights as constants, of the images' type and on their device: gradients flow to the images only.
+        weights = {k: v.detach().to(y.device, y.dtype) for k, v in network.named_parameters()}
+
+        def call(images: Tensor, c_noise: Tensor) -> Tensor:
+            return torch.func.functional_call(network, weights, (images, c_noise))
+
+        bf16 = self.bf16 and y.dtype != torch.float64
+        sigma = torch.as_tensor(noise.effective_sigma, dtype=y.dtype, device=y.device).reshape(-1).expand(len(y))
+        pairs = zip((y / noise.alpha).split(self.batch_size), sigma.split(self.batch_size))
+        with torch.autocast(y.device.type, torch.bfloat16) if bf16 else nullcontext():
+            parts = [self.edm.denoise(call, part, level).to(y.dtype) for part, level in pairs]
         return torch.cat(parts) if parts else y.clone()
 
 
@@ -107,39 +141,70 @@ def load_network(path: str | Path, label: str = "network", record: dict[str, Any
     config = get_config(meta["config"]).with_base_channels(int(meta["base_channels"]))
     network = config.build(int(meta["channels"]))
     network.load_state_dict({k: v.float() for k, v in tensors.items()})
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout
     return NetworkDenoiser(network.eval(), EDM(**json.loads(meta["edm"])), label, record, Path(path))
 
 
-def trained_label(config: NetworkConfig, steps: int) -> str:
-    """``U-Net 4blocks_noattn (1,500 steps)``: no shipped network is shown without its steps."""
-    return f"{config.title} ({steps:,} steps)"
+def trained_label(config: NetworkConfig, record: dict[str, Any]) -> str:
+    """``U-Net 4blocks_noattn, in training (300,000 images)``: no network is shown without what it has seen."""
+    return f"{config.title}, {state(record)}"
 
 
 def trained(
-    size: int, names: Sequence[str] | None = None, folder: str | Path | None = None
+    size: int, names: str | Sequence[str] | None = None, folder: str | Path | None = None
 ) -> dict[str, NetworkDenoiser]:
-    """Shipped networks for images of ``size`` pixels a side: label -> denoiser; empty where there are none.
+    """Trained networks for images of ``size`` pixels a side: label -> denoiser; empty where there are none.
 
     Only the small records are read here; weights are read when a network is first used.
 
     Args:
-        names: configurations to take (all). folder: where to look (default: inside the package).
+        names: which to take (None: all), by the one rule of :func:`choose`. folder: where to look (None: inside the package).
 
     Raises:
-        ValueError: a name that no configuration has.
+        ValueError: a name that no network there has (the message lists those there are), or no such folder.
     """
     place = Path(folder) if folder is not None else WEIGHTS
-    wanted = [get_config(name).name for name in names] if names is not None else None
+    if not place.is_dir():
+        raise ValueError(f"there is no folder of weights {str(place)!r}: give one that `python -m numeric train` wrote")
     out: dict[str, NetworkDenoiser] = {}
-    order = {name: i for i, name in enumerate(_order())}
+    order = list(CONFIGS)
     records = [(read_json(p), p.with_suffix(".safetensors")) for p in sorted(place.glob("*.json"))]
     records = [(r, p) for r, p in records if "config" in r and r.get("size") == size and p.is_file()]
-    for record, path in sorted(records, key=lambda item: order[item[0]["config"]["name"]]):
-        name = record["config"]["name"]
-        if wanted is None or name in wanted:
-            label = trained_label(get_config(name), record["steps"])
-            out[label] = NetworkDenoiser(None, None, label, record, path)
-    return out
+    for record, path in sorted(records, key=lambda item: order.index(item[0]["config"]["name"])):
+        label = trained_label(get_config(record["config"]["name"]), record)
+        if label in out:  # another width or seed
+            label = f"{label} [{path.stem}]"
+        out[label] = NetworkDenoiser(None, None, label, record, path)
+    return choose(out, names, f"networks for {size} x {size} images")
+
+
+def choose(
+    networks: Mapping[str, NetworkDenoiser], names: str | Sequence[str] | None, what: str = "networks"
+) -> dict[str, NetworkDenoiser]:
+    """Those networks that ``names`` name, in the order they have; all for None.
+
+    The one rule: a name matches a configuration's name, the title (``U-Net 4blocks_noattn``), the whole label or the stem of the
+    weights file, in capitals or not.  ``names`` may be one name.
+
+    Raises:
+        ValueError: a name that matches nothing; the message lists the names there are.
+    """
+    if names is None:
+        return dict(networks)
+    chosen: set[str] = set()
+    for name in [names] if isinstance(names, str) else names:
+        found = {label for label, network in networks.items() if name.lower() in _names(label, network)}
+        if not found:
+            there = ", ".join(network.record["config"]["name"] for network in networks.values())
+            raise ValueError(f"no network is called {name!r}: the {what} there are: {there or 'none'}")
+        chosen |= found
+    return {label: network for label, network in networks.items() if label in chosen}
+
+
+def _names(label: str, network: NetworkDenoiser) -> set[str]:
+    config = get_config(network.record["config"]["name"])
+    stem = network.path.stem if network.path is not None else label
+    return {text.lower() for text in (label, config.name, config.title, stem)}
 
 
 def overlap_caution(sources: Mapping[str, str | None], held_out: str) -> list[str]:
@@ -162,9 +227,3 @@ def overlap_caution(sources: Mapping[str, str | None], held_out: str) -> list[st
 def data_source(denoiser: Denoiser) -> str | None:
     """Where a network's training images came from, by its record."""
     return getattr(denoiser, "record", {}).get("data", {}).get("source")
-
-
-def _order() -> list[str]:
-    from numeric.baselines.configs import CONFIGS
-
-    return list(CONFIGS)

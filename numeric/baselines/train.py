@@ -1,8 +1,8 @@
 """Train the networks of Table 1: ``python -m numeric train --config 4blocks_noattn``.
 
-Adam, constant learning rate, EDM loss (:mod:`numeric.baselines.edm`).  Every step's images, noise levels and noise are a
-function of (seed, step), so a run that is killed and resumed gives the numbers of a run that was not: the checkpoint
-holds the weights, their running average, Adam's moments and the step.
+Adam on the EDM loss (:mod:`numeric.baselines.edm`) by a :class:`~numeric.baselines.schedule.Schedule`.  Every step's images,
+noise levels and noise are a function of (seed, step), so a run that is killed and resumed gives the numbers of a run that was
+not: the checkpoint holds the weights, their running average, Adam's moments, the step and both curves.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,46 +24,13 @@ from torch import Tensor, nn
 from numeric.baselines.configs import CONFIGS, NetworkConfig, parameter_count
 from numeric.baselines.edm import EDM
 from numeric.baselines.network import NetworkDenoiser
-from numeric.data import ImageSet
+from numeric.baselines.plateau import SIGMAS, count_after, is_trained, last_doubling
+from numeric.baselines.schedule import Schedule
+from numeric.data import ImageSet, LazyImages
 from numeric.evaluation.sweep import evaluate
 from numeric.memory import free_memory
 from numeric.progress import progress_bar
 from numeric.results import load_tensors, save_tensors
-
-SIGMAS = (0.1, 0.25, 0.5, 1.0)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a network is trained.
-
-    Attributes:
-        steps: in all. batch_size, learning_rate: Adam's, constant. seed: of weights and draws.
-        ema: decay of the running average of the weights that is evaluated and shipped, ``min(ema, (1 + t) / (10 + t))``
-            after step t; 0 for the last weights themselves.  With a constant learning rate the last weights are noisy.
-        bf16: forward and backward in bfloat16, weights in float32. compile: torch.compile. device: torch device.
-        max_minutes: stop early after so long (the record says how many steps were run).
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    seed: int = 0
-    ema: float = 0.995
-    bf16: bool = False
-    compile: bool = False
-    device: str = "cpu"
-    max_minutes: float = math.inf
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch size must be >= 1, got {self.steps} and {self.batch_size}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
-        if not self.learning_rate > 0 or not self.max_minutes > 0:
-            raise ValueError(f"learning rate and max minutes must be > 0, got {self.learning_rate}, {self.max_minutes}")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"device {self.device!r} was asked for but torch sees no GPU: use --device cpu")
 
 
 def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator:
@@ -106,56 +74,101 @@ def check_memory(network: nn.Module, edm: EDM, shape: tuple[int, int, int], batc
         )
 
 
+class Batches:
+    """Images by index, on a device: resized and kept there if they fit into a quarter of its free memory, else read as asked."""
+
+    def __init__(self, images: ImageSet, device: str) -> None:
+        self.images, self.device, self.kept = images, device, None
+        free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else free_memory()
+        needed = 4 * len(images) * math.prod(images.shape)
+        if not isinstance(images.raw, LazyImages) and needed < min((free or 0) / 4, 2**30):
+            self.kept = torch.empty(len(images), *images.shape, device=device)
+            start = 0
+            for part in images.batches(1000):
+                self.kept[start : start + len(part)] = part.to(device)
+                start += len(part)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        if self.kept is not None:
+            return self.kept[index]
+        return self.images[index.cpu()].to(self.device)
+
+
 class Trainer:
-    """One network in training: :meth:`run` to a step, :meth:`save` and :meth:`restore` its whole state."""
+    """One network in training: :meth:`advance` by a step, :meth:`save` and :meth:`restore` its whole state.
+
+    Attributes:
+        step, images_seen, seconds: so far.
+        phases: schedules so far, ``{"schedule", "from_images", "from_step"}``; more than one if a checkpoint was taken up
+            with another schedule.
+    """
 
     def __init__(self, config: NetworkConfig, images: ImageSet, schedule: Schedule, edm: EDM | None = None) -> None:
         self.config, self.images, self.schedule = config, images, schedule
         device = schedule.device
         self.edm = edm if edm is not None else EDM.measured(images)
-        self.network = config.build(images.shape[0], schedule.seed).to(device)
-        self.average = config.build(images.shape[0], schedule.seed).to(device).requires_grad_(False)
+        self.network = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average.requires_grad_(False).eval()
         check_memory(self.network, self.edm, images.shape, schedule.batch_size, device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=schedule.learning_rate)
-        self.step = 0
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=schedule.learning_rate, fused=True)
+        self.step = self.images_seen = 0
         self.seconds = 0.0
-        self._device_images = ImageSet(images.raw.to(device), size=images.size)
+        self.phases: list[dict[str, Any]] = [{"schedule": schedule.to_dict(), "from_step": 0, "from_images": 0}]
+        self.batches = Batches(images, device)
         self._forward: Any = torch.compile(self.network) if schedule.compile else self.network
+        self._every = 1 if device == "cpu" else 50  # a look at the loss waits for the device
 
-    def advance(self) -> float:
-        """One training step; returns its loss."""
+    def advance(self) -> Tensor:
+        """One training step; returns its loss (a scalar on the device).
+
+        Raises:
+            FloatingPointError: the loss is not finite (looked at every 50 steps on a GPU).
+        """
         s = self.schedule
         generator = step_generator(s.seed, self.step, s.device)
         index = torch.randint(len(self.images), (s.batch_size,), generator=generator, device=s.device)
-        x = self._device_images[index]
+        x = self.batches[index]
         sigma = self.edm.sample_sigma(s.batch_size, generator)
         noise = torch.randn(x.shape, generator=generator, device=s.device)
         with torch.autocast(s.device.split(":")[0], torch.bfloat16) if s.bf16 else nullcontext():
-            loss = self.edm.loss(self._forward, x, sigma, noise).mean()
-        value = float(loss.detach())
-        if not math.isfinite(value):
+            loss = self._loss(x, sigma, noise)
+        if self.step % self._every == 0 and not math.isfinite(float(loss.detach())):
             raise FloatingPointError(
-                f"the loss is {value} at step {self.step}: lower --learning-rate, or train without --bf16"
+                f"the loss is {float(loss.detach())} at step {self.step}: lower --learning-rate, or train without --bf16"
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.rate(self.images_seen)
         self.optimizer.step()
         self.step += 1
-        decay = min(s.ema, (1 + self.step) / (10 + self.step)) if s.ema else 0.0
+        self.images_seen += s.batch_size
         with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.network.parameters()):
-                mean.lerp_(now, 1.0 - decay)
-        return value
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.network.parameters()), 1.0 - s.average_decay(self.step)
+            )
+        return loss.detach()
+
+    def _loss(self, x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        try:
+            return self.edm.loss(self._forward, x, sigma, noise, torch.channels_last).mean()
+        except Exception as error:
+            if self._forward is self.network:
+                raise
+            name = type(error).__name__
+            warnings.warn(f"torch.compile does not work here ({name}): training goes on without it", stacklevel=2)
+            self._forward = self.network
+            return self._loss(x, sigma, noise)
 
     def denoiser(self, label: str = "network") -> NetworkDenoiser:
         """The running average under the denoiser interface."""
         return NetworkDenoiser(self.average, self.edm, label, bf16=self.schedule.bf16)
 
     def fingerprint(self) -> str:
-        """What must agree for a checkpoint to be taken up."""
-        s = self.schedule
-        key = [asdict(self.config), self.edm.to_dict(), s.batch_size, s.learning_rate, s.seed, s.ema, s.bf16]
-        return hashlib.sha256(json.dumps([key, self.images.shape, self.images.sha256]).encode()).hexdigest()
+        """What must agree for a checkpoint to be taken up under any schedule."""
+        key = [asdict(self.config), self.edm.to_dict(), self.schedule.seed, self.images.shape, self.images.sha256]
+        return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
     def save(self, path: Path, extra: dict[str, Any] | None = None) -> None:
         """Write the whole state atomically."""
@@ -165,23 +178,37 @@ class Trainer:
             tensors |= {f"adam.{number}.{k}": v.clone() for k, v in state.items()}
         meta = {
             "step": str(self.step),
+            "images": str(self.images_seen),
             "seconds": repr(self.seconds),
             "fingerprint": self.fingerprint(),
+            "phases": json.dumps(self.phases),
             "extra": json.dumps(extra or {}),
         }
         save_tensors(path, tensors, meta)
 
-    def restore(self, path: Path) -> dict[str, Any]:
+    def restore(self, path: Path, reschedule: bool = False) -> dict[str, Any]:
         """Take up a checkpoint; returns what :meth:`save` was given as ``extra``.
+
+        Args:
+            reschedule: go on with this trainer's schedule even where it differs from the checkpoint's; the record lists both.
 
         Raises:
             ValueError: truncated, or made with other settings or data.
         """
         tensors, meta = load_tensors(path)
-        if meta.get("fingerprint") != self.fingerprint():
+        phases = json.loads(meta.get("phases", "null"))
+        if meta.get("fingerprint") != self.fingerprint() or not phases:
             raise ValueError(
-                f"{path} was made with another configuration, schedule, seed or data: delete it, or run with its settings"
+                f"{path} was made with another configuration, seed or data: give another output folder, or run with its settings"
             )
+        new: dict[str, Any] = {"schedule": self.schedule.to_dict(), "from_step": int(meta["step"]), "from_images": int(meta["images"])}
+        if differences := _differences(phases[-1]["schedule"], new["schedule"]):
+            if not reschedule:
+                raise ValueError(
+                    f"{path} was made with another schedule ({differences}): run with its settings, or go on with the new ones by "
+                    "--reschedule"
+                )
+            phases.append(new)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -189,12 +216,25 @@ class Trainer:
         self.network.load_state_dict(part("network."))
         self.average.load_state_dict(part("average."))
         state: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.network.parameters())
         for key, value in part("adam.").items():
             number, name = key.split(".", 1)
+            if value.ndim:  # in the memory layout of its parameter, which the fused optimiser relies on
+                value = torch.empty_like(parameters[int(number)], requires_grad=False).copy_(value)
             state.setdefault(int(number), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+        self.step, self.images_seen, self.seconds = int(meta["step"]), int(meta["images"]), float(meta["seconds"])
+        self.phases = phases
         return json.loads(meta["extra"])
+
+
+_NOT_THE_NUMBERS = ("steps", "device", "compile")
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """Where two schedules differ in what the numbers depend on (not in length or machine)."""
+    keys = [k for k in b if k not in _NOT_THE_NUMBERS and a.get(k) != b[k]]
+    return ", ".join(f"{k} {a.get(k)} there, {b[k]} here" for k in keys)
 
 
 def measure(denoiser: NetworkDenoiser, images: ImageSet, sigmas: Iterable[float], seed: int = 0) -> dict[str, Any]:
@@ -206,13 +246,36 @@ def measure(denoiser: NetworkDenoiser, images: ImageSet, sigmas: Iterable[float]
     return out
 
 
-def milestones(steps: int) -> list[int]:
-    """Steps at which the held-out error is measured: 25, 50, 100, ... doubling, and the last."""
-    out, step = [], 25
-    while step < steps:
-        out.append(step)
-        step *= 2
-    return [*out, steps]
+class Curves:
+    """Training loss and held-out error at image counts that do not depend on how long the training will be.
+
+    Attributes:
+        losses: ``[images, mean loss since the entry before]`` at counts a factor 2^(1/8) apart.
+        errors: ``{"images", "step", "seconds", "mse"}`` at counts a factor sqrt(2) apart, and at the end.
+    """
+
+    def __init__(self, stored: dict[str, Any] | None = None) -> None:
+        stored = stored or {}
+        self.losses: list[list[float]] = stored.get("losses", [])
+        self.errors: list[dict[str, Any]] = stored.get("errors", [])
+        self.total: float | Tensor = stored.get("total", 0.0)
+        self.count: int = stored.get("count", 0)
+
+    def stored(self) -> dict[str, Any]:
+        return {"losses": self.losses, "errors": self.errors, "total": float(self.total), "count": self.count}
+
+    def add(self, loss: Tensor, images: int) -> bool:
+        """One step's loss; returns whether an entry was made."""
+        self.total, self.count = self.total + loss.double(), self.count + 1
+        if images < count_after(int(self.losses[-1][0]) if self.losses else 0, 8):
+            return False
+        self.losses.append([images, float(self.total) / self.count])
+        self.total, self.count = 0.0, 0
+        return True
+
+    def due(self, images: int) -> bool:
+        """Whether the held-out error is to be measured now."""
+        return images >= count_after(self.errors[-1]["images"] if self.errors else 0)
 
 
 def train(
@@ -225,74 +288,85 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     resume: bool = False,
+    reschedule: bool = False,
+    stop_at: float = math.inf,
     progress: bool = True,
 ) -> tuple[Trainer, dict[str, Any]]:
-    """Train to ``schedule.steps``; returns the trainer and the record (steps, seconds, images/s, loss and error curves).
+    """Train to ``schedule.steps``, or to the plateau; returns the trainer and the record (images, seconds, both curves).
 
     Args:
-        held_out: images on which the error is followed (a few hundred are enough).
+        held_out: images on which the error is followed (a thousand are enough).
         checkpoint: file for the state, written every ``checkpoint_seconds`` and at the end. resume: take it up if it is there.
+        reschedule: take it up with another schedule. stop_at: images after which to pause.
     """
     trainer = Trainer(config, images, schedule)
-    losses: list[list[float]] = []
-    curve: list[dict[str, Any]] = []
+    curves = Curves()
     if resume and checkpoint is not None and checkpoint.exists():
-        extra = trainer.restore(checkpoint)
-        losses, curve = extra["losses"], extra["curve"]
+        curves = Curves(trainer.restore(checkpoint, reschedule)["curves"])
     sigmas = list(sigmas)
-    stops = milestones(schedule.steps)
-    every = max(schedule.steps // 200, 1)
     saved = time.perf_counter()
-    total, count = 0.0, 0
-    if losses and trainer.step % every:  # an unfinished mean of the loss curve is part of the checkpoint
-        total, count = losses.pop()[1] * (trainer.step % every), trainer.step % every
-
-    def state() -> dict[str, Any]:
-        pending = [[trainer.step, total / count]] if count else []
-        return {"losses": losses + pending, "curve": curve}
 
     def follow() -> None:
-        if held_out is not None and (not curve or curve[-1]["step"] != trainer.step):
+        if held_out is not None and (not curves.errors or curves.errors[-1]["images"] != trainer.images_seen):
             error = measure(trainer.denoiser(), held_out, sigmas)
-            curve.append(
-                {"step": trainer.step, "seconds": trainer.seconds, "mse": {k: v["mse"] for k, v in error.items()}}
-            )
+            point = {"images": trainer.images_seen, "step": trainer.step, "seconds": trainer.seconds}
+            curves.errors.append({**point, "mse": {k: v["mse"] for k, v in error.items()}})
 
-    with progress_bar(schedule.steps * schedule.batch_size, f"train {config.name}", progress) as bar:
-        bar.update(trainer.step * schedule.batch_size)
-        while trainer.step < schedule.steps and trainer.seconds < 60 * schedule.max_minutes:
+    def save() -> None:
+        if checkpoint is not None:
+            trainer.save(checkpoint, {"curves": curves.stored(), "record": record_of(trainer, curves, held_out)})
+
+    def goes_on() -> bool:
+        return (
+            trainer.step < schedule.steps
+            and trainer.images_seen < stop_at
+            and trainer.seconds < 60 * schedule.max_minutes
+            and not (schedule.until_trained and is_trained(curves.errors))
+        )
+
+    total = min(schedule.steps * schedule.batch_size, stop_at)
+    with progress_bar(int(total), f"train {config.name} {images.shape[-1]}", progress) as bar:
+        bar.update(trainer.images_seen)
+        while goes_on():
             start = time.perf_counter()
             loss = trainer.advance()
             trainer.seconds += time.perf_counter() - start
-            total, count = total + loss, count + 1
-            if trainer.step % every == 0:
-                losses.append([trainer.step, total / count])
-                bar.set_postfix_str(f"loss {total / count:.4f}")
-                total, count = 0.0, 0
+            if curves.add(loss, trainer.images_seen):
+                bar.set_postfix_str(f"loss {curves.losses[-1][1]:.4f}", refresh=False)
             bar.update(schedule.batch_size)
-            if trainer.step in stops:
+            if held_out is not None and curves.due(trainer.images_seen):
                 follow()
-            if checkpoint is not None and time.perf_counter() - saved > checkpoint_seconds:
-                trainer.save(checkpoint, state())
+                save()
+                saved = time.perf_counter()
+            elif time.perf_counter() - saved > checkpoint_seconds:
+                save()
                 saved = time.perf_counter()
     follow()
-    if checkpoint is not None:
-        trainer.save(checkpoint, state())
-    record = {
-        "config": asdict(config),
-        "schedule": {k: v for k, v in asdict(schedule).items() if k != "max_minutes"},
+    save()
+    return trainer, record_of(trainer, curves, held_out)
+
+
+def record_of(trainer: Trainer, curves: Curves, held_out: ImageSet | None) -> dict[str, Any]:
+    """What is recorded of a training, finished or not."""
+    pending = [[trainer.images_seen, float(curves.total) / curves.count]] if curves.count else []
+    return {
+        "config": asdict(trainer.config),
+        "schedule": trainer.schedule.to_dict(),
+        "phases": trainer.phases,
         "edm": trainer.edm.to_dict(),
-        "size": images.shape[-1],
+        "size": trainer.images.shape[-1],
         "parameters": parameter_count(trainer.network),
         "steps": trainer.step,
+        "images": trainer.images_seen,
         "seconds": trainer.seconds,
-        "images_per_second": trainer.step * schedule.batch_size / max(trainer.seconds, 1e-9),
-        "data": images.provenance,
-        "loss": losses,
-        "held_out_curve": curve,
+        "images_per_second": trainer.images_seen / max(trainer.seconds, 1e-9),
+        "data": trainer.images.provenance,
+        "loss": curves.losses + pending,
+        "held_out_curve": curves.errors,
         "held_out_curve_images": len(held_out) if held_out is not None else 0,
+        "last_doubling": last_doubling(curves.errors),
+        "trained": is_trained(curves.errors),
     }
-    return trainer, record
 
 
 def configuration_table() -> None:

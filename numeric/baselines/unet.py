@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from numeric.baselines.fused import norm_silu
+
 
 def positional_embedding(values: Tensor, channels: int, longest: float = 10_000.0) -> Tensor:
     """Cosines and sines ``(n, channels)`` of ``values`` ``(n,)`` at geometric frequencies from 1 to ``1 / longest``."""
     half = channels // 2
-    powers = torch.arange(half, device=values.device, dtype=torch.float32) / max(half - 1, 1)
-    angles = values.float()[:, None] * longest ** (-powers)
+    values = values if values.dtype == torch.float64 else values.float()
+    powers = torch.arange(half, device=values.device, dtype=values.dtype) / max(half - 1, 1)
+    angles = values[:, None] * longest ** (-powers)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -66,14 +69,14 @@ class ResidualLayer(nn.Module):
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
     def _resampled(self, x: Tensor) -> Tensor:
-        if self.resample == "down":
-            return F.avg_pool2d(x, 2)
-        return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resample == "up" else x
+        with torch.autocast(x.device.type, enabled=False):  # which computes both of these in float32
+            if self.resample == "down":
+                return F.avg_pool2d(x, 2)
+            return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resample == "up" else x
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(self._resampled(F.silu(self.norm1(x))))
-        h = h + self.affine(embedding)[:, :, None, None].to(h.dtype)
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(self._resampled(norm_silu(self.norm1, x)))
+        h = self.conv2(norm_silu(self.norm2, h, self.affine(embedding)))
         return (h + self.shortcut(self._resampled(x))) * math.sqrt(0.5)
 
 
@@ -141,4 +144,4 @@ class UNet(nn.Module):
             x = layer(x, embedding)
         for layer, joined in zip(self.decoder, self.takes_skip):
             x = layer(torch.cat([x, skips.pop()], dim=1) if joined else x, embedding)
-        return self.output(F.silu(self.norm(x)))
+        return self.output(norm_silu(self.norm, x))

@@ -108,9 +108,10 @@ def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = Tru
 
 
 def chosen_networks(config: GenerateConfig) -> dict[str, Denoiser]:
-    """Shipped networks of this size whose label holds one of ``config.networks`` as a word (any case)."""
+    """Shipped networks of this size called one of ``config.networks`` (any case)."""
     wanted = {name.lower() for name in config.networks}
-    return {k: v for k, v in numeric.baselines.trained(config.size).items() if wanted & set(k.lower().split())}
+    networks = numeric.baselines.trained(config.size)
+    return {k: v for k, v in networks.items() if v.record["config"]["name"].lower() in wanted}
 
 
 def kept_samples(

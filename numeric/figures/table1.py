@@ -14,9 +14,11 @@ import torch
 from numeric.baselines import trained
 from numeric.baselines.configs import CONFIGS, get_config, parameter_count
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.locality import LocalityDenoiser
 from numeric.baselines.network import overlap_caution, trained_label
 from numeric.baselines.optimal import OptimalDenoiser
-from numeric.baselines.patches import LocalityDenoiser, LocalScoreMachine
+from numeric.baselines.patches import LocalScoreMachine
+from numeric.baselines.plateau import images_seen
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.baselines.train import Schedule, train
 from numeric.data import load_mnist
@@ -42,6 +44,7 @@ class Table1Config:
         sigmas: VE levels. families: ``family:degree`` of the ``own`` readout; shared: of the ``shared`` one.
         networks: configurations to show (None: all eight); those not shipped are trained for ``steps`` steps here, or left
             out where ``steps`` is 0. batch_size: of that training.
+        weights: folder of trained networks (None: those shipped).
         slow: include the optimal empirical, local and shrinkage denoisers.
     """
 
@@ -57,6 +60,7 @@ class Table1Config:
     networks: Sequence[str] | None = None
     steps: int = 0
     batch_size: int = 32
+    weights: str | None = None
     slow: bool = True
     seed: int = 0
     name: str = "table1"
@@ -139,7 +143,7 @@ def _theta_count(model: WaveletScore, sigma: float) -> int:
 
 def _networks(config: Table1Config, train_images: Any, progress: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Label -> denoiser and facts of every network shown."""
-    shipped = {d.record["config"]["name"]: d for d in trained(config.size).values()}
+    shipped = {d.record["config"]["name"]: d for d in trained(config.size, folder=config.weights).values()}
     models: dict[str, Denoiser] = {}
     facts: dict[str, dict[str, Any]] = {}
     for name in config.networks or CONFIGS:
@@ -165,13 +169,16 @@ def _networks(config: Table1Config, train_images: Any, progress: bool) -> tuple[
             parameters = parameter_count(row.build(train_images.shape[0]))
             facts[label] = {"kind": "network", **printed, "parameters": parameters, "source": "not trained"}
             continue
-        label = trained_label(row, record["steps"])
+        label = trained_label(row, record)
         models[label] = denoiser
         facts[label] = {
             "kind": "network",
             **printed,
             "parameters": record["parameters"],
             "steps": record["steps"],
+            "images": images_seen(record),
+            "trained": bool(record.get("trained")),
+            "last_doubling": record.get("last_doubling"),
             "batch": record["schedule"]["batch_size"],
             "learning_rate": record["schedule"]["learning_rate"],
             "ema": record["schedule"]["ema"],
@@ -233,7 +240,8 @@ def frame(record: dict[str, Any], split: str = "test") -> Any:
             "method": row["method"],
             "kind": row["kind"],
             "parameters": f"{row['parameters']:,}" if row.get("parameters") else "",
-            "steps": f"{row['steps']:,} of {row['printed_steps']:,}" if row.get("steps") else "",
+            "images seen": f"{row['images']:,} of {row['printed_steps'] * row['printed_batch']:,}" if row.get("steps") else "",
+            "plateau": ("yes" if row["trained"] else "not yet") if row.get("steps") else "",
             "batch": row.get("batch", ""),
             "LR": row.get("learning_rate", ""),
             "fit or training, s": f"{row['fit_seconds']:.1f}" if row.get("fit_seconds") is not None else "",
@@ -259,7 +267,7 @@ def draw(record: dict[str, Any]) -> Any:
         )
         text.axis("off")
         text.set_xlim(0, 1)
-        columns = [(0.0, "method"), (0.62, "parameters"), (0.78, "steps × batch"), (0.87, "LR"), (1.0, "time")]
+        columns = [(0.0, "method"), (0.62, "parameters"), (0.78, "images seen"), (0.87, "LR"), (1.0, "time")]
         for x, title in columns:
             text.text(x, len(rows) - 0.1, title, fontsize=9, weight="bold", ha="left" if x == 0 else "right")
         for row in rows:
@@ -268,7 +276,7 @@ def draw(record: dict[str, Any]) -> Any:
             cells = [
                 row["method"],
                 f"{row['parameters']:,}" if row.get("parameters") else "",
-                f"{row['steps']:,} × {row['batch']:,}" if row.get("steps") else "",
+                f"{row['images']:,}" if row.get("steps") else "",
                 f"{row['learning_rate']:g}" if row.get("steps") else "",
                 "" if seconds is None else (f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"),
             ]
@@ -339,7 +347,7 @@ def findings(record: dict[str, Any]) -> list[str]:
             f"of the shortest training shown ({fastest['method']}: {fastest['fit_seconds']:.0f} s)"
         )
     short = [
-        f"{CONFIGS_BY_TITLE[r['method'].split(' (')[0]]} {100 * r['steps'] * r['batch'] / (r['printed_steps'] * r['printed_batch']):.2g}%"
+        f"{CONFIGS_BY_TITLE[r['method'].split(',')[0]]} {100 * r['images'] / (r['printed_steps'] * r['printed_batch']):.2g}%"
         for r in networks
     ]
     lines.append(

@@ -104,7 +104,7 @@ def test_results_hold_no_nan(small_run, tmp_path):
 
 def test_settings_a_b_a_keep_each_other_s_rows(small_run, monkeypatch):
     """Another seed is another file: going back to the first settings measures nothing."""
-    config, record = small_run
+    config, _ = small_run
     first = Measurements(config, progress=False)
     other = Measurements(dataclasses.replace(config, sigmas=(0.5, 1.0)), progress=False)
     assert other.rows("linear", 8) != first.rows("linear", 8)

@@ -1,0 +1,217 @@
+"""Training runs in a folder: file names, publishing weights with their record, and all of Table 1 one after the other.
+
+A run's files are ``checkpoints/STEM.safetensors`` (the whole state) and, once published, ``STEM.safetensors`` (averaged weights)
+with ``STEM.json`` (the record).  Nothing is replaced unless asked for, and nothing published by something shorter.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from numeric.baselines.configs import CONFIGS, TRAINING_ORDER, NetworkConfig
+from numeric.baselines.edm import EDM
+from numeric.baselines.network import load_network, save_network
+from numeric.baselines.plateau import SIGMAS, images_seen
+from numeric.baselines.schedule import Schedule
+from numeric.baselines.train import Trainer, measure, train
+from numeric.data import ImageSet
+from numeric.results import load_tensors, provenance, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network in training, in a folder.
+
+    Attributes:
+        config, size, schedule: what is trained. output: the folder. n_train: training images (None: all).
+    """
+
+    config: NetworkConfig
+    size: int
+    schedule: Schedule
+    output: Path
+    n_train: int | None = None
+
+    @property
+    def stem(self) -> str:
+        """``NAME_SIZE``, with width, seed and number of images where they are not the usual ones."""
+        usual = CONFIGS[self.config.name]
+        text = f"{self.config.name}_{self.size}"
+        if self.config.base_channels != usual.base_channels:
+            text += f"_width{self.config.base_channels}"
+        if self.schedule.seed != usual.seed:
+            text += f"_seed{self.schedule.seed}"
+        return text + (f"_{self.n_train}images" if self.n_train is not None else "")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.output / "checkpoints" / f"{self.stem}.safetensors"
+
+    @property
+    def weights(self) -> Path:
+        return self.output / f"{self.stem}.safetensors"
+
+    @property
+    def record(self) -> Path:
+        return self.output / f"{self.stem}.json"
+
+    def command(self, steps: int) -> str:
+        """The command that makes the same run from its start."""
+        usual = CONFIGS[self.config.name]
+        text = f"python -m numeric train --config {self.config.name} --size {self.size} --steps {steps} {self.schedule.options()}"
+        if self.config.base_channels != usual.base_channels:
+            text += f" --base-channels {self.config.base_channels}"
+        return text + (f" --n-train {self.n_train}" if self.n_train is not None else "")
+
+    def prepare(self, resume: bool, overwrite: bool) -> None:
+        """Before a run starts: what an earlier one left is taken up, removed, or in the way.
+
+        Raises:
+            ValueError: there is something and neither ``resume`` nor ``overwrite`` was said.
+        """
+        there = [path for path in (self.checkpoint, self.weights, self.record) if path.exists()]
+        if overwrite:
+            for path in there:
+                path.unlink()
+        elif self.weights.exists() and not self.checkpoint.exists():
+            raise ValueError(f"{self.weights} is there without its checkpoint: choose another --output, or give --overwrite")
+        elif there and not resume:
+            raise ValueError(f"{there[0]} holds an earlier run: --resume goes on with it, --overwrite starts anew")
+
+
+def checkpoint_record(path: Path) -> dict[str, Any] | None:
+    """The record inside a checkpoint, or None where there is no checkpoint."""
+    return json.loads(load_tensors(path)[1]["extra"])["record"] if path.exists() else None
+
+
+def publish(
+    run: Run, images: ImageSet, test: ImageSet, command: str | None = None, folder: Path | None = None
+) -> dict[str, Any]:
+    """Write the averaged weights of a run's checkpoint, in half precision, with their record and errors.
+
+    Args:
+        images, test: on which the errors are measured, of the file as it is read back.
+        command: as recorded (default: the one that makes the run again). folder: where to (default: the run's).
+
+    Raises:
+        ValueError: what is there was trained on more images.
+    """
+    tensors, meta = load_tensors(run.checkpoint)
+    record = json.loads(meta["extra"])["record"]
+    target = run if folder is None else replace(run, output=folder)
+    if target.record.exists() and images_seen(read_json(target.record)) > record["images"]:
+        raise ValueError(
+            f"{target.record} was trained on {images_seen(read_json(target.record)):,} images, this run on "
+            f"{record['images']:,}: nothing longer is replaced (delete it first if that is meant)"
+        )
+    network = run.config.build(record["data"]["shape"][0])
+    network.load_state_dict({k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")})
+    save_network(target.weights, network, run.config, EDM(**record["edm"]), record["data"]["shape"][0])
+    shipped = load_network(target.weights)
+    record = {
+        **provenance(command or run.command(record["steps"]), run.schedule.seed),
+        "device": torch.cuda.get_device_name() if run.schedule.device.startswith("cuda") else "CPU",
+        **record,
+        "errors": {"train": measure(shipped, images, SIGMAS), "test": measure(shipped, test, SIGMAS)},
+        "weights_dtype": "float16",
+    }
+    write_json(target.record, record)
+    return record
+
+
+def finished(record: dict[str, Any] | None, schedule: Schedule) -> bool:
+    """Whether a run has nothing left to do."""
+    return record is not None and (
+        record["steps"] >= schedule.steps or (schedule.until_trained and bool(record["trained"]))
+    )
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What is left of one run: images so far and at most, images a second now, seconds at most."""
+
+    run: Run
+    done: int
+    at_most: int
+    images_per_second: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.at_most - self.done, 0) / self.images_per_second
+
+
+def foresee(run: Run, images: ImageSet, steps: int = 3) -> Foreseen:
+    """Time a few steps of a fresh network of the run's kind (without torch.compile, so rather too long than too short)."""
+    schedule = replace(run.schedule, compile=False)
+    trainer = Trainer(run.config, images.take(4 * schedule.batch_size), schedule)
+    trainer.advance()
+    _synchronise(schedule.device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        trainer.advance()
+    _synchronise(schedule.device)
+    rate = steps * schedule.batch_size / (time.perf_counter() - start)
+    record = checkpoint_record(run.checkpoint)
+    return Foreseen(run, record["images"] if record else 0, schedule.steps * schedule.batch_size, rate)
+
+
+def _synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def all_runs(
+    output: Path, make: Callable[[NetworkConfig], Schedule], order: Sequence[tuple[str, int]] = TRAINING_ORDER
+) -> list[Run]:
+    """Every network of Table 1 at its sizes, in the order in which they are trained."""
+    return [Run(CONFIGS[name], size, make(CONFIGS[name]), output) for name, size in order]
+
+
+def train_all(
+    runs: Sequence[Run],
+    data: Callable[[int], tuple[ImageSet, ImageSet]],
+    *,
+    rounds: Sequence[float] = (),
+    n_eval: int = 2000,
+    n_curve: int = 1000,
+    checkpoint_seconds: float = 60.0,
+    reschedule: bool = False,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> Iterator[dict[str, Any]]:
+    """Train the runs one after the other, each from its checkpoint; yields the record of each that was published.
+
+    Several processes may work in one folder: each takes the next run that no other is at.
+
+    Args:
+        data: size -> (training images, held-out images).
+        rounds: image counts to which all runs are brought before any goes on to its end.
+    """
+    for limit in [*sorted(rounds), float("inf")]:
+        for run in runs:
+            lock = FileLock(run.checkpoint.with_suffix(".lock"), blocking=False)
+            run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with lock:
+                    before = checkpoint_record(run.checkpoint)
+                    if finished(before, run.schedule) or (before is not None and before["images"] >= limit):
+                        continue
+                    images, test = data(run.size)
+                    say(f"{run.stem}: {before['images'] if before else 0:,} images so far")
+                    train(
+                        run.config, images, run.schedule, held_out=test.take(n_curve), checkpoint=run.checkpoint,
+                        checkpoint_seconds=checkpoint_seconds, resume=True, reschedule=reschedule, stop_at=limit, progress=progress,
+                    )  # fmt: skip
+                    yield publish(run, images.take(n_eval), test.take(n_eval))
+            except Timeout:
+                continue
+            except FloatingPointError as error:
+                say(f"{run.stem}: {error}")

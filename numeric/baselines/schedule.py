@@ -1,0 +1,112 @@
+"""How a network is trained: the printed schedule, for a GPU, and one for a CPU; recorded with the weights either way."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from numeric.baselines.configs import NetworkConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a network is trained.
+
+    Attributes:
+        steps: in all. batch_size: images a step. learning_rate: Adam's, the highest. seed: of weights and draws.
+        ema: decay of the running average of the weights that is evaluated and shipped, ``min(ema, (1 + t) / (10 + t))``
+            after step t; 0 for the last weights themselves.  With a constant learning rate the last weights are noisy.
+        bf16: forward and backward in bfloat16, weights in float32. compile: torch.compile. device: torch device.
+        max_minutes: stop early after so long (the record says how many steps were run).
+        warmup: images over which the learning rate rises linearly from 0.
+        decay_after: images after which it falls as one over the square root of the images seen; 0: never.
+        ema_power: instead of ``ema``, average with weights proportional to ``t^ema_power`` over all steps t so far: the average
+            keeps to the last part, about ``1 / (ema_power + 2)``, of however long the training is; 0: use ``ema``.
+            (Both after Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models", section 3.)
+        until_trained: stop at the plateau (:mod:`numeric.baselines.plateau`) before all steps are run.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int = 0
+    ema: float = 0.995
+    bf16: bool = False
+    compile: bool = False
+    device: str = "cpu"
+    max_minutes: float = math.inf
+    warmup: int = 0
+    decay_after: int = 0
+    ema_power: float = 0.0
+    until_trained: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch size must be >= 1, got {self.steps} and {self.batch_size}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        if not self.learning_rate > 0 or not self.max_minutes > 0:
+            raise ValueError(f"learning rate and max minutes must be > 0, got {self.learning_rate}, {self.max_minutes}")
+        if self.warmup < 0 or self.decay_after < 0 or self.ema_power < 0:
+            raise ValueError(
+                f"warmup, decay_after and ema_power must be >= 0, got {self.warmup}, {self.decay_after}, {self.ema_power}"
+            )
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"device {self.device!r} was asked for but torch sees no GPU: use --device cpu")
+
+    @classmethod
+    def printed(cls, config: NetworkConfig, device: str = "cpu", **changes: Any) -> Schedule:
+        """The paper's: batches of 2,048, constant learning rate; on a GPU in bf16 and compiled."""
+        gpu = device.startswith("cuda")
+        values: dict[str, Any] = {"steps": config.steps, "batch_size": config.batch_size, "learning_rate": config.learning_rate}
+        return cls(**values | {"seed": config.seed, "device": device, "bf16": gpu, "compile": gpu} | changes)
+
+    @classmethod
+    def cpu(cls, config: NetworkConfig, **changes: Any) -> Schedule:
+        """For a CPU: the printed number of images at most, in small batches, at twice the printed learning rate.
+
+        Small batches make the most of each image.  Neither the falling learning rate nor the average depends on how long
+        the training will be, so that it can stop at the plateau.
+        """
+        batch = 32
+        values: dict[str, Any] = {
+            "steps": config.steps * config.batch_size // batch,
+            "batch_size": batch,
+            "learning_rate": 2 * config.learning_rate,
+            "seed": config.seed,
+            "bf16": True,
+            "warmup": 5_000,
+            "decay_after": 100_000,
+            "ema_power": 7.0,
+            "until_trained": True,
+        }
+        return cls(**values | changes)
+
+    def rate(self, images: int) -> float:
+        """Learning rate when so many images have been seen."""
+        rise = min((images + self.batch_size) / self.warmup, 1.0) if self.warmup else 1.0
+        fall = math.sqrt(self.decay_after / max(images, self.decay_after)) if self.decay_after else 1.0
+        return self.learning_rate * rise * fall
+
+    def average_decay(self, step: int) -> float:
+        """Decay of the averaged weights after ``step`` steps (>= 1)."""
+        if self.ema_power:
+            return (1 - 1 / step) ** (self.ema_power + 1)
+        return min(self.ema, (1 + step) / (10 + step)) if self.ema else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a record states: all but limits and the machine's matters."""
+        return {k: v for k, v in asdict(self).items() if k not in ("max_minutes", "until_trained")}
+
+    def options(self) -> str:
+        """The command line's options for this schedule."""
+        text = f"--batch-size {self.batch_size} --learning-rate {self.learning_rate:g} --ema {self.ema:g} --seed {self.seed}"
+        text += "".join(
+            f" --{name} {value:g}"
+            for name, value in (("warmup", self.warmup), ("decay-after", self.decay_after), ("ema-power", self.ema_power))
+            if value
+        )
+        return text + (" --bf16" if self.bf16 else "") + (" --compile" if self.compile else "") + f" --device {self.device}"
