@@ -17,8 +17,9 @@ from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.scores.base import WaveletEstimator
-from numeric.scores.moments import CentralMoments, CleanMoments, monomials
+from numeric.scores.moments import CentralMoments, CleanMoments
 from numeric.scores.solve import BlockSolution, held_out_error, solve_block
+from numeric.scores.tables import monomials
 
 EVALUATION_BYTES = 24 * 2**20
 """Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
