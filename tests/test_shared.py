@@ -11,8 +11,8 @@ import torch
 from sklearn.linear_model import Ridge
 
 from numeric.noise import vp
-from numeric.scores.own import WaveletScore
 from numeric.scores.contraction import CorrelatedNoise, pairings, permanents
+from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.wavelets import WaveletTransform
 
