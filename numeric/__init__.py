@@ -12,6 +12,7 @@ from typing import Any
 
 _NAMES = {
     "numeric.data": ("ImageSet", "as_image_set", "load_mnist"),
+    "numeric.pictures": ("load_images", "load_natural"),
     "numeric.denoiser": ("Denoiser",),
     "numeric.noise": ("NoiseLevel", "ddpm_alpha_bars", "ve", "vp"),
     "numeric.wavelets": ("WaveletTransform",),
@@ -22,7 +23,8 @@ _NAMES = {
     "numeric.baselines.linear": ("LinearDenoiser",),
     "numeric.baselines.optimal": ("OptimalDenoiser",),
     "numeric.baselines.shrinkage": ("WaveletShrinkage",),
-    "numeric.baselines.patches": ("LocalityDenoiser", "LocalScoreMachine"),
+    "numeric.baselines.locality": ("LocalityDenoiser",),
+    "numeric.baselines.patches": ("LocalScoreMachine",),
     "numeric.baselines.network": ("NetworkDenoiser", "load_network", "trained"),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}

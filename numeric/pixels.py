@@ -78,6 +78,17 @@ def _divided(picture: Image.Image, white: float, name: str) -> np.ndarray:
     return (pixels / white).astype(np.float32)
 
 
+def opaque(picture: Image.Image) -> Image.Image:
+    """A transparent picture laid on white, ``L`` or ``RGB``; others as they are."""
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    if picture.mode not in ("LA", "PA", "RGBA", "RGBa") and "transparency" not in picture.info:
+        return picture
+    grey, picture = picture.mode in ("L", "LA"), picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, picture).convert("L" if grey else "RGB")
+
+
 def picture_array(picture: Image.Image, name: str = "the picture") -> np.ndarray:
     """A PIL picture as ``(channels, height, width)``: 1 channel if its mode is grey, else 3.
 
@@ -93,13 +104,8 @@ def picture_array(picture: Image.Image, name: str = "the picture") -> np.ndarray
         return _divided(picture, 65535.0, name)[None]
     if mode == "F":
         return _divided(picture, 255.0, name)[None]
-    if mode == "La":
-        picture = picture.convert("LA")
-    grey = picture.mode in ("1", "L", "LA")
-    if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
+    picture = opaque(picture)
+    grey = picture.mode in ("1", "L")
     try:
         pixels = np.asarray(picture.convert("L" if grey else "RGB"))
     except ValueError as error:

@@ -13,10 +13,19 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from numeric.imageset import ImageSet, LazyImages, image_set_of
-from numeric.pixels import IMAGE_KEYS, DataError, check_layout, native_tensor
+from numeric.pixels import IMAGE_KEYS, DataError, check_layout, native_tensor, opaque
 
 LABEL_KEYS = ("labels", "label", "y")
 """Names of the labels in an ``.npz`` file."""
+
+
+def fitted(picture: Image.Image, size: int | None = None, channels: int | None = None) -> Image.Image:
+    """A picture with so many channels (1 or 3; 16 bits and floating ones stay grey), its centre square resized to ``size``."""
+    if channels is not None and picture.mode[0] not in "IF":
+        picture = opaque(picture).convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+    return picture
 
 
 class PictureFiles(Sequence[Image.Image]):
@@ -44,15 +53,7 @@ class PictureFiles(Sequence[Image.Image]):
                 picture.load()
         except Exception as error:  # Pillow's readers raise what they meet: OSError, SyntaxError, ValueError, struct.error
             raise DataError(f"{path} is truncated or not a picture ({error}): remove it or fetch it again") from error
-        if self.channels is not None and picture.mode[0] not in "IF":
-            transparent = picture.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in picture.info
-            if transparent:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255,) * 4), picture)
-            picture = picture.convert("L" if self.channels == 1 else "RGB")
-        if self.size is not None:
-            picture = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.BILINEAR)
-        return picture
+        return fitted(picture, self.size, self.channels)
 
 
 def picture_paths(folder: Path) -> list[Path]:

@@ -134,13 +134,27 @@ class _Apply(torch.autograd.Function):
     """A matrix applied to the rows of an array, whose gradient is its transpose applied; both are given as functions."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, apply: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.matrix, ctx.transpose = apply, adjoint
+    def forward(flat: Tensor, apply: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor]) -> Tensor:
         return apply(flat)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.matrix, ctx.transpose = inputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return _Apply.apply(gradients[0], ctx.transpose, ctx.matrix), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _Apply.apply(tangents[0], ctx.matrix, ctx.transpose)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, flat: Tensor, apply: Any, adjoint: Any) -> tuple[Tensor, int]:
+        """Rows are independent: a batch of arrays is one array with more rows."""
+        stacked = flat.movedim(in_dims[0], 0)
+        out = _Apply.apply(stacked.flatten(0, 1).contiguous(), apply, adjoint)
+        return out.unflatten(0, stacked.shape[:2]), 0
 
 
 def default_levels(size: int) -> int:

@@ -372,14 +372,17 @@ class Measurements:
         mean, vectors, spectrum = linear.mean_, linear.eigenvectors_, linear.eigenvalues_
         for split, images in self.splits[size].items():
             second = torch.zeros(self.config.folds, len(spectrum), dtype=torch.float64)
+            energy = torch.zeros(self.config.folds, dtype=torch.float64)
             for k, (low, high) in enumerate(fold_edges(len(images), self.config.folds)):
                 for start in range(low, high, 1000):
                     x = images[start : min(start + 1000, high)].double().flatten(1) - mean
                     second[k] += (x @ vectors).square().sum(0) / (high - low)
+                    energy[k] += x.square().sum() / (high - low)
             for sigma in self.config.sigmas:
                 s2 = sigma**2
                 bias, noise = (s2 / (spectrum + s2)) ** 2, s2 * (spectrum / (spectrum + s2)) ** 2
-                units = (second @ bias + noise.sum()) / len(spectrum)
+                outside = energy - second.sum(1)  # of directions in which no training image varies: gain 0
+                units = (second @ bias + noise.sum() + outside) / len(mean)
                 rows.append(
                     {
                         "size": size,
@@ -387,10 +390,10 @@ class Measurements:
                         "sigma": sigma,
                         "family": "linear",
                         "error": "expected",
-                        "units": units,
+                        "units": units.tolist(),
                     }
                 )
-        return [{**r, "units": r["units"].tolist()} for r in rows]
+        return rows
 
     def _ridges(self) -> list[Row]:
         """Independent and band at the smaller size with the paper's ridge on raw features, on either side."""

@@ -14,9 +14,10 @@ import torch
 from numeric.baselines import trained
 from numeric.baselines.configs import CONFIGS, get_config, parameter_count
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.locality import LocalityDenoiser
 from numeric.baselines.network import overlap_caution, trained_label
 from numeric.baselines.optimal import OptimalDenoiser
-from numeric.baselines.patches import LocalityDenoiser, LocalScoreMachine
+from numeric.baselines.patches import LocalScoreMachine
 from numeric.baselines.plateau import images_seen
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.baselines.train import Schedule, train

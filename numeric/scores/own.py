@@ -248,7 +248,7 @@ class WaveletScore(WaveletEstimator):
             centre = widest.centre.T[:, :, None].to(v)
             inverse = (1.0 / widest.scale).T[:, :, None].to(v)
             variables = torch.as_tensor(block.block.variables, device=v.device)
-            step = max(1, EVALUATION_BYTES // (v.element_size() * v.shape[1] * (size + variables.shape[1])))
+            step = max(1, EVALUATION_BYTES // (v.element_size() * max(v.shape[1], 1) * (size + variables.shape[1])))
             for start in range(0, len(variables), step):
                 part_ = slice(start, start + step)
                 u = (v[variables[part_]] - centre[part_]) * inverse[part_]
@@ -261,7 +261,7 @@ class WaveletScore(WaveletEstimator):
                     out[:, variables[part_, 0]] = values
         if out is None:
             out = torch.cat(pieces, 1).index_select(1, torch.cat(targets).argsort())
-        images = out.transpose(1, 2).reshape(len(degrees) * y.shape[0], moments.channels, -1)
+        images = out.transpose(1, 2).reshape(len(degrees) * y.shape[0], moments.channels, self.transform_.n_coefficients)
         return self.transform_.inverse(images).reshape(len(degrees), *y.shape)
 
     def expected_mse(

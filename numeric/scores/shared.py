@@ -416,7 +416,8 @@ class SharedWaveletScore(WaveletEstimator):
         out = []
         for solution in solutions:
             phi = features[: len(solution.scale)] / solution.scale[:, None].to(y)
-            out.append(self.transform_.inverse((phi.T @ solution.readout.to(y)).reshape(len(y), self.channels_, -1)))
+            w = (phi.T @ solution.readout.to(y)).reshape(len(y), self.channels_, self.transform_.n_coefficients)
+            out.append(self.transform_.inverse(w))
         return torch.stack(out)
 
 

@@ -24,7 +24,7 @@ from numeric.scores.own import WaveletScore
 from numeric.scores.solve import averaged_gram, normal_system
 from numeric.wavelets import WaveletError, WaveletTransform
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FAMILIES = st.sampled_from(["independent", "band", "local"])
 SEEDS = st.integers(0, 10**6)
 
