@@ -109,7 +109,7 @@ def _closed_forms(config: Table1Config, train_images: Any) -> tuple[dict[str, De
     for item in config.shared:
         name, degree = item.split(":")
         shared = SharedWaveletScore(name, int(degree))
-        add(f"{shared.label}, degree {degree}", shared, lambda m: int(m.solve(_ve(config.sigmas[0]))[0].numel()), n)
+        add(f"{shared.label}, degree {degree}", shared, lambda m: int(m.solve(_ve(config.sigmas[0])).readout.numel()), n)
     if config.slow:
         machine = LocalScoreMachine(9, False, n_train=config.n_local)
         locality = LocalityDenoiser(n_train=config.n_local)
