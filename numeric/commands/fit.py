@@ -32,6 +32,9 @@ def main(
     wavelet: Annotated[str, typer.Option(help="any PyWavelets wavelet")] = "db2",
     levels: Annotated[int | None, typer.Option(help="levels of the transform")] = None,
     mode: Annotated[str, typer.Option(help="boundary mode; all but periodization are over-complete")] = "periodization",
+    synthesis: Annotated[
+        str, typer.Option(help="of an over-complete basis: pseudo-inverse (W^+) or per-level")
+    ] = "pseudo-inverse",
     basis: Annotated[str, typer.Option(help="monomial or hermite")] = "monomial",
     readout: Annotated[str, typer.Option(help="own (a coefficient sees its features) or shared (all features)")] = "own",
     ridge: Annotated[str | None, typer.Option(help="a number, gcv or gcv-band (default: the readout's)")] = None,
@@ -53,8 +56,8 @@ def main(
         raise ValueError(f"unknown readout {readout!r}: use own or shared")
     settings: dict[str, Any] = {
         "family": family, "degree": degree, "radius": radius, "interactions": interactions,
-        "channels_coupled": channels_coupled, "wavelet": wavelet, "levels": levels, "mode": mode, "basis": basis,
-        "device": device,
+        "channels_coupled": channels_coupled, "wavelet": wavelet, "levels": levels, "mode": mode,
+        "synthesis": synthesis, "basis": basis, "device": device,
     }  # fmt: skip
     if ridge is not None:
         settings["ridge"] = ridge if ridge.startswith("gcv") else float(ridge)

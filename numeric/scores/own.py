@@ -51,7 +51,7 @@ class WaveletScore(WaveletEstimator):
         degree: polynomial degree; lower ones can be asked of the fitted object too.
         radius, interactions: of the local family.
         channels_coupled: couple colour channels at one atom.
-        wavelet, levels, mode: of the transform.
+        wavelet, levels, mode, synthesis: of the :class:`~numeric.wavelets.WaveletTransform`.
         basis: ``monomial`` or ``hermite`` features (one space, two conditionings).
         ridge, ridge_side, ridge_scaling: see :class:`numeric.scores.solve.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
             level and coefficient by generalised cross-validation from the moments, ``"gcv-band"`` one per band.
@@ -75,6 +75,7 @@ class WaveletScore(WaveletEstimator):
         wavelet: str = "db2",
         levels: int | None = None,
         mode: str = "periodization",
+        synthesis: str = "pseudo-inverse",
         basis: str = "monomial",
         ridge: float | str = 1e-10,
         ridge_side: str = "score",
@@ -83,7 +84,7 @@ class WaveletScore(WaveletEstimator):
     ) -> None:
         self.family, self.degree, self.radius, self.interactions = family, degree, radius, interactions
         self.channels_coupled = channels_coupled
-        self.wavelet, self.levels, self.mode = wavelet, levels, mode
+        self.wavelet, self.levels, self.mode, self.synthesis = wavelet, levels, mode, synthesis
         self.basis, self.ridge, self.ridge_side, self.ridge_scaling = basis, ridge, ridge_side, ridge_scaling
         self.device = device
 
@@ -177,12 +178,11 @@ class WaveletScore(WaveletEstimator):
         ]
 
     def _covariance(self, variables: Any) -> Tensor | None:
-        full = self.transform_.noise_covariance
-        if full is None:
+        if self.transform_.is_orthonormal:
             return None
         size = self.transform_.n_coefficients
         local, channel = variables % size, variables // size
-        k = full[local[:, :, None], local[:, None, :]] * (channel[:, :, None] == channel[:, None, :])
+        k = self.transform_.covariance(local[:, :, None], local[:, None, :]) * (channel[:, :, None] == channel[:, None, :])
         return torch.as_tensor(k, dtype=torch.float64, device=self.device).permute(1, 2, 0)
 
     def _bands(self, targets: Any) -> np.ndarray:
