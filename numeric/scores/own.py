@@ -53,7 +53,7 @@ class WaveletScore(WaveletEstimator):
         channels_coupled: couple colour channels at one atom.
         wavelet, levels, mode, synthesis: of the :class:`~numeric.wavelets.WaveletTransform`.
         basis: ``monomial`` or ``hermite`` features (one space, two conditionings).
-        ridge, ridge_side, ridge_scaling: see :class:`numeric.scores.solve.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
+        ridge, ridge_side, ridge_scaling: see :class:`numeric.scores.crossval.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
             level and coefficient by generalised cross-validation from the moments, ``"gcv-band"`` one per band.
         device: torch device of the moments and solves.
 
