@@ -20,6 +20,7 @@ import yaml
 
 from numeric.arguments import as_list
 from numeric.data import ImageSet, load_mnist
+from numeric.fingerprint import code_hash
 from numeric.results import provenance, read_json, save_figure
 from numeric.scores.families import FAMILIES
 
@@ -141,7 +142,8 @@ def figure_maker(
         with torch.random.fork_rng(devices=[]):  # nothing here depends on, or moves, the global generator
             measured = measure(config, progress)
         record, *pictures = measured if isinstance(measured, tuple) else (measured,)
-        record = {**provenance(config.command, config.seed), "parameters": config.settings, **record}
+        about = provenance(config.command, config.seed, code=code_hash(measure.__module__))
+        record = {**about, "parameters": config.settings, **record}
         record["findings"] = findings(record)
         figure = draw(record, *pictures)
         plt.close(figure)  # a notebook shows it once, as the value of its cell

@@ -1,7 +1,8 @@
 """Run the notebooks and build an HTML gallery of what they wrote: ``python -m numeric figures --help``.
 
 A notebook is run again only if something it depends on has changed: its own source, its parameters, the modules behind
-its imports (:mod:`numeric.fingerprint`), the data, shipped weights, or the results it wrote last time.
+its imports (:mod:`numeric.fingerprint`), the data, the weights, or the results it wrote last time.  What made each figure is
+kept beside the figures (``state.json``), with those that are shipped too: a fresh clone need not make them again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +28,7 @@ import yaml
 from numeric.data import FallbackDataWarning, load_mnist
 from numeric.fingerprint import code_hash, imports, modules_behind, weights_hash
 from numeric.progress import progress_bar
-from numeric.results import atomic_path, read_json, versions, write_json
+from numeric.results import atomic_path, read_json, write_json
 
 FULL: dict[str, dict[str, Any]] = {
     "fig5": {"n_eval": None, "n_trained": 500},
@@ -38,6 +40,8 @@ FULL: dict[str, dict[str, Any]] = {
 }
 """What ``--full`` sets beyond the defaults (which already fit on all the images there are)."""
 SUFFIXES = (".png", ".pdf", ".json", ".md")
+SHIPPED = Path(__file__).parents[2] / "paper_figures"
+STATE = "state.json"
 
 
 class GalleryError(ValueError):
@@ -112,9 +116,10 @@ def data_identity() -> str:
 def run_key(notebook: Notebook, parameters: dict[str, Any], data: str) -> str:
     """Hash of everything a run depends on."""
     code = code_hash(*sorted(notebook.modules))
-    weights = weights_hash() if "numeric.baselines" in modules_behind(notebook.modules) else ""
+    networks = "numeric.baselines.network" in modules_behind(notebook.modules)
+    weights = weights_hash(parameters.get("weights")) if networks else ""
     cells = [(c["cell_type"], "".join(c["source"])) for c in notebook.content["cells"] if c["cell_type"] == "code"]
-    parts = [cells, parameters, data, code, weights, versions()]
+    parts = [cells, parameters, data, code, weights]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -157,7 +162,7 @@ def available_cores() -> int:
 
 def written_by(output: Path) -> dict[str, float]:
     """Result files below a folder with their time stamps."""
-    return {str(p.relative_to(output)): p.stat().st_mtime for p in output.rglob("*.json")} if output.is_dir() else {}
+    return {str(p.relative_to(output)): p.stat().st_mtime for p in output.rglob("*.json") if p.name != STATE} if output.is_dir() else {}
 
 
 def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, work: Path, threads: int) -> dict[str, Any]:
@@ -191,6 +196,27 @@ def file_hashes(output: Path, files: Sequence[str]) -> dict[str, str]:
     return {f: hashlib.sha256((output / f).read_bytes()).hexdigest() for f in files if (output / f).is_file()}
 
 
+def read_state(folder: Path) -> dict[str, dict[str, Any]]:
+    """What made the figures of a folder, by notebook; of none, where nothing is said."""
+    return read_json(folder / STATE) if (folder / STATE).exists() else {}
+
+
+def up_to_date(last: dict[str, Any], key: str, folder: Path) -> bool:
+    """Was a notebook's last run of this key, and do its results lie in the folder as it wrote them?"""
+    unchanged = bool(last.get("hashes")) and file_hashes(folder, list(last["hashes"])) == last["hashes"]
+    return bool(last.get("ok")) and last.get("key") == key and unchanged
+
+
+def copy_results(last: dict[str, Any], source: Path, target: Path) -> None:
+    """Copy what a notebook wrote, with the figures beside its results files."""
+    for name in last["hashes"]:
+        for path in ((source / name).with_suffix(suffix) for suffix in SUFFIXES):
+            if path.is_file():
+                target.mkdir(parents=True, exist_ok=True)
+                with atomic_path(target / path.name) as temporary:
+                    shutil.copyfile(path, temporary)
+
+
 def run_all(
     notebooks: Sequence[Notebook],
     output: Path,
@@ -201,26 +227,30 @@ def run_all(
     jobs: int = 1,
     force: bool = False,
     progress: bool = True,
+    shipped: Path = SHIPPED,
 ) -> dict[str, dict[str, Any]]:
     """Run the notebooks that are out of date; returns the state of each: ok, skipped, seconds, files, message.
 
-    The state is written after every notebook (``work/state.json``), so that an interrupted run takes up where it stopped.
+    The state is written after every notebook (``output/state.json``), so that an interrupted run takes up where it stopped.
+    A figure that is shipped, and was made from what a run would be made from now, is copied.
     """
     given = given or {}
     unknown = sorted(set(given) - {n.name for n in notebooks} - {"all"})
     if unknown:
         raise GalleryError(f"--parameters names {unknown[0]!r}, which is not among the notebooks to run")
-    path = work / "state.json"
-    state: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
+    state, there = read_state(output), read_state(shipped)
     data = data_identity()
     chosen = {n.name: parameters_for(n, given, full) for n in notebooks}
     keys = {n.name: run_key(n, chosen[n.name], data) for n in notebooks}
     waiting = []
     for notebook in notebooks:
-        last = state.get(notebook.name, {})
-        unchanged = last.get("hashes") and file_hashes(output, list(last["hashes"])) == last["hashes"]
-        if not force and last.get("ok") and last.get("key") == keys[notebook.name] and unchanged:
+        last, other, key = state.get(notebook.name, {}), there.get(notebook.name, {}), keys[notebook.name]
+        if not force and up_to_date(last, key, output):
             last["skipped"] = True
+        elif not force and up_to_date(other, key, shipped):
+            copy_results(other, shipped, output)
+            state[notebook.name] = {**other, "skipped": True}
+            write_json(output / STATE, state)
         else:
             waiting.append(notebook)
     threads = max(1, available_cores() // max(jobs, 1))
@@ -241,7 +271,7 @@ def run_all(
                 "skipped": False,
             }
             state[notebook.name] = outcome
-            write_json(path, state)
+            write_json(output / STATE, state)
             bar.update(1)
             bar.write(f"{notebook.name}: {'ok' if outcome['ok'] else 'FAILED'}, {outcome['seconds']:.0f} s")
             if not outcome["ok"]:
@@ -364,7 +394,7 @@ def build_page(output: Path, notebooks: Sequence[Notebook], state: dict[str, dic
     """Write ``output/index.html`` from every results file below ``output``; links are relative."""
     titles = {n.name: n.title for n in notebooks}
     records = {}
-    for path in sorted(output.rglob("*.json")):
+    for path in sorted(p for p in output.rglob("*.json") if p.name != STATE):
         record = read_json(path)
         if isinstance(record, dict) and ("findings" in record or path.with_suffix(".png").exists()):
             records[str(path.relative_to(output).with_suffix(""))] = record
