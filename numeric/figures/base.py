@@ -20,6 +20,7 @@ import yaml
 
 from numeric.arguments import as_list
 from numeric.data import ImageSet, load_mnist
+from numeric.figures.foresee import Work, foresee
 from numeric.fingerprint import code_hash
 from numeric.results import provenance, read_json, save_figure
 from numeric.scores.families import FAMILIES
@@ -75,6 +76,10 @@ class Parameters:
 
     def check(self) -> None:
         """Raise ValueError for parameters that do not go together (before anything long starts)."""
+
+    def work(self, train: int) -> list[Work]:
+        """What is ahead, for :func:`numeric.figures.foresee.foresee`, with so many images to fit on; empty: seconds."""
+        return []
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -139,6 +144,10 @@ def figure_maker(
     """
 
     def make_figure(config: Any, output: str | Path, progress: bool = True) -> Made:
+        count = getattr(config, "n_train", 0)
+        work = config.work(count if count is not None else len(config.images("train", 32)))
+        if progress:
+            foresee(work)
         with torch.random.fork_rng(devices=[]):  # nothing here depends on, or moves, the global generator
             measured = measure(config, progress)
         record, *pictures = measured if isinstance(measured, tuple) else (measured,)

@@ -17,6 +17,7 @@ from numeric.baselines.network import data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.sweep import FittedLater, Methods, sweep
 from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import (
     STYLE,
     bar_of,
@@ -97,6 +98,19 @@ class SweepConfig(Parameters):
         return out
 
 
+    def work(self, train: int) -> list[Work]:
+        levels, images = len(self.sigmas) * self.seeds, 2 * (self.n_eval or 10_000)
+        solved, shared = len(self.sigmas), [(f, d) for (r, f), d in self.wanted().items() if r == "shared"]
+        out = [linear_work(self.size, train, levels, images), own_work(self.size, train, len(self.families), levels, images)]
+        out += [shared_work(f, d, self.size, train, solved, self.seeds * images, self.radius) for f, d in shared]
+        if self.n_optimal:
+            out.append(optimal_work(self.size, train, levels, 2 * self.n_optimal))
+        if self.n_trained:
+            networks = trained(self.size, self.networks, self.weights).values()
+            out.append(network_work(self.size, list(networks), levels, 2 * self.n_trained))
+        return out
+
+
 def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     """Fit every method, evaluate on training and held-out images; returns the record that the figure is drawn from.
 
@@ -111,14 +125,14 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     expected: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
 
-    def run(methods: Methods, code: Sequence[str], count: int | None = None, **settings: Any) -> None:
+    def run(name: str, methods: Methods, code: Sequence[str], count: int | None = None, **settings: Any) -> None:
         found = sweep(
             {linear.label: (linear, None), **methods},
             splits if count is None else {name: split.take(count) for name, split in splits.items()},
             config.sigmas,
             seed=config.seed, seeds=config.seeds, batch_size=config.batch_size, reference=linear.label, device=config.device,
-            progress=progress, checkpoint=Path(config.cache) / "sweeps" / f"{config.name}.json",
-            settings={**settings, "fitted_on": train.provenance, "code": code_hash(__name__, "numeric.evaluation.sweep", *code)},
+            progress=progress, checkpoint=Path(config.cache) / "sweeps" / f"{name}.json",
+            settings={**settings, "fitted_on": train.provenance, "code": code_hash("numeric.evaluation.sweep", *code)},
         )  # fmt: skip
         known = {r["method"] for r in records}
         records.extend(r for r in found if r["method"] in methods or r["method"] not in known)
@@ -133,7 +147,7 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         model = READOUTS[readout](family, max(degrees), **options)
         panels.setdefault(family, {})[readout] = model.label
         later = FittedLater(model.label, partial(model.fit, train, progress=progress))
-        run({model.label: (later, degrees)}, [f"numeric.scores.{readout}"], **options, readout=readout, family=family)
+        run(f"{family}-{readout}", {model.label: (later, degrees)}, [f"numeric.scores.{readout}"], **options, readout=readout, family=family)
         if readout == "own":
             expected += [
                 {"method": model.label, "degree": d, "sigma": s, "expected_mse_unclamped": later.model.expected_mse(s, d)}
@@ -143,11 +157,11 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         later.forget()
     if config.n_optimal:
         optimal = FittedLater(OptimalDenoiser.label, lambda: OptimalDenoiser().fit(train))
-        run({optimal.label: (optimal, None)}, ["numeric.baselines.optimal"], config.n_optimal)
+        run("optimal", {optimal.label: (optimal, None)}, ["numeric.baselines.optimal"], config.n_optimal)
     networks = trained(config.size, config.networks, config.weights) if config.n_trained else {}
     for label, network in networks.items():
         weights = weights_hash(network.path)
-        run({label: (network, None)}, ["numeric.baselines.network"], config.n_trained, weights=weights)
+        run("network", {label: (network, None)}, ["numeric.baselines.network"], config.n_trained, weights=weights)
     return {
         "data": {"fit": train.provenance, **{k: v.provenance for k, v in splits.items()}},
         "panels": panels,
