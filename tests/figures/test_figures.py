@@ -50,8 +50,8 @@ from numeric.figures.table1 import Table1Config
 from numeric.fingerprint import code_hash, imports, meaning, modules_behind
 from numeric.noise import ve
 from numeric.results import read_json, write_json
-from numeric.scores.moments import monomials
 from numeric.scores.own import WaveletScore
+from numeric.scores.tables import monomials
 from numeric.wavelets import WaveletTransform
 
 matplotlib.use("Agg")
