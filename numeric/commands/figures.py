@@ -31,6 +31,7 @@ def main(
 ) -> None:
     """Run the notebooks that are out of date and build the gallery; exit code 1 if any notebook failed."""
     from numeric.figures import gallery
+    from numeric.figures.page import build_page
 
     if ship:
         output = gallery.SHIPPED
@@ -39,7 +40,7 @@ def main(
     state: dict[str, dict[str, Any]] = {}
     if not page_only:
         state = gallery.run_all(found, output, work, given=gallery.read_parameters(parameters), full=full, jobs=jobs, force=force)
-    page = gallery.build_page(output, gallery.find_notebooks(notebooks), gallery.read_state(output))
+    page = build_page(output, gallery.find_notebooks(notebooks), gallery.read_state(output))
     skipped = sorted((n for n, s in state.items() if s.get("skipped")), key=gallery.order)
     failed = sorted((n for n, s in state.items() if not s["ok"]), key=gallery.order)
     if not page_only:

@@ -37,6 +37,8 @@ from numeric.fingerprint import code_hash, weights_hash
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 
+FEW = 20_000
+"""Fewer images than this (the fall-back digits): the shared local family stops at degree 2, unless ``"local:3"`` is asked for."""
 READOUTS: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore}
 
 
@@ -47,7 +49,8 @@ class SweepConfig(Parameters):
     Attributes:
         size: image side. n_train, n_eval: images to fit on, and to evaluate on per split (None for all).
         sigmas: VE noise levels. degrees: polynomial degrees.
-        families: with the own readout; shared: with the shared one. ``"local:2"`` stops at degree 2.
+        families: with the own readout; shared: with the shared one. ``"local:2"`` stops at degree 2, as the shared local one does
+            where there are fewer than 20,000 images to fit on.
         shared_degree: highest degree of the shared readout (None: as the others). Its memory grows with the square of the
             feature count: at 64 x 64 independent degree 2 takes 2.3 GiB, degree 3 3.7 GiB.
         radius, interactions, basis, ridge: of the estimators (the shared one has its own ridge).
@@ -72,7 +75,7 @@ class SweepConfig(Parameters):
     basis: str = "monomial"
     ridge: float = 1e-10
     n_optimal: int = 1000
-    n_trained: int = 100
+    n_trained: int = 50
     networks: Sequence[str] | None = None
     weights: str | None = None
     seeds: int = 3
@@ -86,12 +89,14 @@ class SweepConfig(Parameters):
         if self.n_trained:
             trained(self.size, self.networks, self.weights)
 
-    def wanted(self) -> dict[tuple[str, str], list[int]]:
-        """(readout, family) -> degrees."""
+    def wanted(self, train: int) -> dict[tuple[str, str], list[int]]:
+        """(readout, family) -> degrees, with so many images to fit on."""
         out = {}
         for readout, families in (("own", self.families), ("shared", self.shared)):
             for text in families:
                 family, highest = family_degree(text, self.shared_degree if readout == "shared" else None)
+                if (readout, text) == ("shared", "local") and train < FEW:
+                    highest = min(highest or 2, 2)
                 degrees = [d for d in sorted(set(self.degrees)) if highest is None or d <= highest]
                 if degrees:
                     out[readout, family] = degrees
@@ -100,7 +105,7 @@ class SweepConfig(Parameters):
 
     def work(self, train: int) -> list[Work]:
         levels, images = len(self.sigmas) * self.seeds, 2 * (self.n_eval or 10_000)
-        solved, shared = len(self.sigmas), [(f, d) for (r, f), d in self.wanted().items() if r == "shared"]
+        solved, shared = len(self.sigmas), [(f, d) for (r, f), d in self.wanted(train).items() if r == "shared"]
         out = [linear_work(self.size, train, levels, images), own_work(self.size, train, len(self.families), levels, images)]
         out += [shared_work(f, d, self.size, train, solved, self.seeds * images, self.radius) for f, d in shared]
         if self.n_optimal:
@@ -141,7 +146,7 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
                 seconds[model.label] = model.seconds
 
     panels: dict[str, dict[str, str]] = {}
-    for (readout, family), degrees in config.wanted().items():
+    for (readout, family), degrees in config.wanted(len(train)).items():
         options: dict[str, Any] = {"radius": config.radius, "interactions": config.interactions, "basis": config.basis}
         options |= {"device": config.device, **({"ridge": config.ridge} if readout == "own" else {})}
         model = READOUTS[readout](family, max(degrees), **options)
@@ -162,7 +167,9 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     for label, network in networks.items():
         weights = weights_hash(network.path)
         run("network", {label: (network, None)}, ["numeric.baselines.network"], config.n_trained, weights=weights)
+    few = len(train) < FEW and "local" in config.shared and max(config.degrees) > 2
     return {
+        "notes": [f"shared local to degree 2 only: fewer than {FEW:,} images"] if few else [],
         "data": {"fit": train.provenance, **{k: v.provenance for k, v in splits.items()}},
         "panels": panels,
         "trained": list(networks),
@@ -242,7 +249,7 @@ def findings(result: dict[str, Any]) -> list[str]:
                 f"{split}, sigma {sigma:g}: lowest family {family['method']} at degree {family['degree']}, "
                 f"{plus_minus(family['mse'], family['se'])}; {beside or 'no baseline'}"
             )
-    return lines + trained_findings(result) + result.get("cautions", [])
+    return lines + trained_findings(result) + result.get("notes", []) + result.get("cautions", [])
 
 
 def best_of(records: Sequence[dict[str, Any]], readout: str) -> tuple[str, int] | None:
@@ -328,6 +335,7 @@ def draw(result: dict[str, Any]) -> Any:
         title = f"Denoising MSE, {p['size']}x{p['size']}, {fitted_on(result)}, {p['basis']} basis"
         figure.suptitle(title, y=1 - 0.1 / height, fontsize=11.5)
         note = error_bar_text(error_bar, drawn[0]["seeds"]) + "; changes and ratios are paired; best: on training images"
+        note = "; ".join([note, *result["notes"]])
         legend_figure(figure, sigma_handles(sigmas) + split_handles(), note)
     return figure
 
