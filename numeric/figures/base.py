@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import matplotlib.pyplot as plt
 import torch
 import yaml
 
@@ -155,7 +154,6 @@ def figure_maker(
         record = {**about, "parameters": config.settings, **record}
         record["findings"] = findings(record)
         figure = draw(record, *pictures)
-        plt.close(figure)  # a notebook shows it once, as the value of its cell
         return figure, record, save_figure(figure, Path(output) / config.name, record)
 
     return make_figure
