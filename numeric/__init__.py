@@ -23,7 +23,8 @@ _NAMES = {
     "numeric.baselines.linear": ("LinearDenoiser",),
     "numeric.baselines.optimal": ("OptimalDenoiser",),
     "numeric.baselines.shrinkage": ("WaveletShrinkage",),
-    "numeric.baselines.patches": ("LocalityDenoiser", "LocalScoreMachine"),
+    "numeric.baselines.locality": ("LocalityDenoiser",),
+    "numeric.baselines.patches": ("LocalScoreMachine",),
     "numeric.baselines.network": ("NetworkDenoiser", "load_network", "trained"),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}

@@ -84,6 +84,16 @@ class Denoiser:
         """Keep shape and pixel range of an :class:`~numeric.data.ImageSet`, at the end of a fit."""
         self.shape_, self.pixel_range_ = tuple(images.shape), tuple(images.pixel_range)
 
+    def learned(self, name: str) -> Any:
+        """The attribute ``name`` that ``fit`` sets.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+        """
+        if name not in self.__dict__:
+            raise NotFittedError(f"this {type(self).__name__} has seen no images: call fit(images) first")
+        return self.__dict__[name]
+
     def by_level(self, y: Any, noise: Any, use: Callable[[Tensor, NoiseLevel], Tensor], axis: int = 0) -> Any:
         """``use(images, level)`` for each distinct noise level once, put together again in the order of the images.
 

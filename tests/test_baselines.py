@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
-import pywt
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,19 +12,13 @@ from torch import nn
 
 from numeric.baselines import trained
 from numeric.baselines.cnn import CNN
-from numeric.baselines.configs import CONFIGS, get_config, parameter_count
+from numeric.baselines.configs import CONFIGS, parameter_count
 from numeric.baselines.edm import EDM
-from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import NetworkDenoiser, load_network, save_network
-from numeric.baselines.optimal import OptimalDenoiser
-from numeric.baselines.patches import LocalityDenoiser, LocalScoreMachine
 from numeric.baselines.plateau import images_seen
-from numeric.baselines.shrinkage import WaveletShrinkage
-from numeric.baselines.unet import UNet
 from numeric.data import ImageSet
 from numeric.evaluation.sweep import noise_like
-from numeric.noise import NoiseLevel, ve, vp
-from numeric.scores.shared import SharedWaveletScore
+from numeric.noise import NoiseLevel, ve
 
 
 @pytest.fixture
@@ -37,230 +29,6 @@ def images(generator) -> ImageSet:
 def noisy(images: ImageSet, sigma: float, count: int = 4) -> torch.Tensor:
     x = images[:count]
     return x + sigma * noise_like(x, 7)
-
-
-# ----- linear ----------------------------------------------------------------------------------------------------------
-
-
-def test_linear_is_the_gaussian_posterior_mean(images):
-    """(25), (26) against ``mu + C (C + s^2 I)^-1 (y - mu)`` with C from NumPy; one fit serves every noise level."""
-    model = LinearDenoiser().fit(images)
-    x = images[:].double().flatten(1).numpy()
-    mean, covariance = x.mean(0), np.cov(x.T, bias=True)
-    for sigma in (0.05, 0.4, 3.0):
-        y = noisy(images, sigma).double()
-        flat = y.flatten(1).numpy()
-        direct = mean + (flat - mean) @ np.linalg.solve(covariance + sigma**2 * np.eye(len(mean)), covariance)
-        assert np.allclose(model.estimate(y, ve(sigma)).flatten(1).numpy(), direct, atol=1e-10)
-        trace = np.trace(
-            covariance - covariance @ np.linalg.solve(covariance + sigma**2 * np.eye(len(mean)), covariance)
-        )
-        assert model.expected_mse(sigma) == pytest.approx(trace / len(mean), rel=1e-9)
-
-
-def test_linear_in_chunks_is_linear_at_once(images):
-    one, many = LinearDenoiser().fit(images), LinearDenoiser().fit(images, batch_size=5)
-    assert torch.allclose(one.eigenvalues_, many.eigenvalues_, atol=1e-12)
-
-
-def test_shared_readout_at_degree_one_is_linear(images):
-    """Lemma C.1: the shared readout at degree 1 is the Wiener denoiser."""
-    data = ImageSet(torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
-    shared = SharedWaveletScore("independent", 1, levels=1, ridge=1e-12).fit(data)
-    y = noisy(data, 0.3)
-    assert torch.allclose(
-        shared.estimate(y.double(), ve(0.3)), LinearDenoiser().fit(data).estimate(y.double(), ve(0.3)), atol=1e-6
-    )
-
-
-# ----- optimal and local -----------------------------------------------------------------------------------------------
-
-
-def direct_posterior(x: torch.Tensor, y: torch.Tensor, sigma: float) -> torch.Tensor:
-    d2 = (y.flatten(1)[:, None] - x.flatten(1)[None]).square().sum(2)
-    return (torch.softmax(-d2 / (2 * sigma**2), 1) @ x.flatten(1)).reshape(y.shape)
-
-
-@pytest.mark.parametrize("sigma", [0.05, 0.5, 5.0])
-def test_chunks_change_nothing(images, sigma):
-    """Running softmax against softmax over all images at once, for every machine that sums in chunks."""
-    y = noisy(images, sigma).double()
-    data = ImageSet(images[:].double())
-    assert torch.allclose(
-        OptimalDenoiser(chunk=5).fit(data).estimate(y, ve(sigma)),
-        direct_posterior(data[:].double(), y, sigma),
-        atol=1e-6,
-    )
-    for make in (
-        lambda c: LocalScoreMachine(3, False, chunk=c),
-        lambda c: LocalScoreMachine(3, True, chunk=c),
-        lambda c: LocalityDenoiser(0.1, chunk=c),
-    ):
-        one, many = make(100).fit(data).estimate(y, ve(sigma)), make(5).fit(data).estimate(y, ve(sigma))
-        assert torch.allclose(one, many, atol=1e-10)
-
-
-def test_a_window_as_wide_as_the_image_is_the_optimal_denoiser(images):
-    """Kamb and Ganguli: the LS machine at full patch size is the ideal score machine; so is ELS with broken borders."""
-    y, sigma = noisy(images, 0.4).double(), 0.4
-    expected = direct_posterior(images[:].double(), y, sigma)
-    for machine in (
-        LocalScoreMachine(11, False, "zeros"),
-        LocalScoreMachine(11, True, "broken"),  # every pixel is a border class of its own: nothing is pooled
-        LocalityDenoiser(threshold=0.0),
-    ):
-        assert torch.allclose(machine.fit(images).estimate(y, ve(sigma)), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("border", ["circular", "zeros", "broken"])
-@pytest.mark.parametrize("equivariant", [True, False])
-def test_local_machine_against_its_definition(images, border, equivariant):
-    """The sum over training windows written out with loops."""
-    y, sigma, side = noisy(images, 0.5, 1).double()[0, 0], 0.5, 3
-    x = images[:4].double()[:, 0]
-    machine = LocalScoreMachine(side, equivariant, border, chunk=3).fit(images.take(4))
-    got = machine.estimate(y[None, None], ve(sigma))[0, 0]
-
-    def window(image, i, j):
-        rows = [[(i + a, j + b) for b in (-1, 0, 1)] for a in (-1, 0, 1)]
-
-        def value(r, c):
-            if border == "circular":
-                return float(image[r % 6, c % 6])
-            return float(image[r, c]) if 0 <= r < 6 and 0 <= c < 6 else 0.0
-
-        return np.array([[value(r, c) for r, c in row] for row in rows])
-
-    def place(i):
-        return "low" if i == 0 else "high" if i == 5 else "inside"
-
-    for i, j in [(0, 0), (0, 3), (2, 4), (5, 5)]:
-        weights, values = [], []
-        for image in x:
-            for k in range(6) if equivariant else [i]:
-                for l in range(6) if equivariant else [j]:
-                    if border == "broken" and equivariant and (place(i), place(j)) != (place(k), place(l)):
-                        continue
-                    distance = np.square(window(y, i, j) - window(image, k, l)).sum()
-                    weights.append(-distance / (2 * sigma**2))
-                    values.append(float(image[k, l]))
-        weights = np.exp(np.array(weights) - max(weights))
-        assert float(got[i, j]) == pytest.approx(float(weights @ values / weights.sum()), abs=1e-6)
-
-
-@given(st.integers(0, 5), st.integers(0, 5))
-@settings(max_examples=10, deadline=None)
-def test_circular_machine_is_translation_equivariant(down, right):
-    """Shifting the noisy image shifts the output (ELS, periodic border)."""
-    x = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(3))
-    machine = LocalScoreMachine(3, True, "circular").fit(x)
-    y = (x[:2] + 0.3 * noise_like(x[:2], 1)).double()
-    shifted = machine.estimate(y.roll((down, right), (2, 3)), ve(0.3))
-    assert torch.allclose(shifted, machine.estimate(y, ve(0.3)).roll((down, right), (2, 3)), atol=1e-10)
-
-
-def test_one_pixel_window_forgets_neighbours(images):
-    """p = 1 pools single pixels: on two-valued pixels the ELS machine is the posterior mean of a two-point prior."""
-    binary = (images[:] > 0.5).float()
-    q, sigma = float(binary.mean()), 0.7
-    y = (binary[:2] + sigma * noise_like(binary[:2], 2)).double()
-    on = q * torch.exp(-((y - 1) ** 2) / (2 * sigma**2))
-    off = (1 - q) * torch.exp(-(y**2) / (2 * sigma**2))
-    got = LocalScoreMachine(1, True, "circular").fit(binary).estimate(y, ve(sigma))
-    assert torch.allclose(got, on / (on + off), atol=1e-6)
-
-
-def test_locality_mask_of_independent_pixels_is_the_pixel_itself():
-    """With a diagonal covariance the Wiener matrix is diagonal: each pixel listens to itself only."""
-    generator = torch.Generator().manual_seed(0)
-    data = ImageSet(torch.randn(50, 1, 4, 4, generator=generator))
-    linear = LinearDenoiser()
-    linear.mean_, linear.eigenvalues_ = torch.zeros(16).double(), torch.linspace(1, 2, 16).double()
-    linear.eigenvectors_ = torch.eye(16).double()
-    model = LocalityDenoiser().fit(data, linear=linear)
-    assert torch.equal(model.mask(0.5), torch.eye(16))
-    x = data[:].double().flatten(1)
-    y = x[:3] + 0.5
-    weight = torch.softmax(-((y[:, None] - x[None]) ** 2) / (2 * 0.25), 1)
-    got = model.estimate(y.reshape(3, 1, 4, 4), ve(0.5)).flatten(1)
-    assert torch.allclose(got, (weight * x[None]).sum(1), atol=1e-6)
-
-
-# ----- shrinkage -------------------------------------------------------------------------------------------------------
-
-
-def test_soft_threshold_by_hand(generator):
-    """One level: the details of the orthonormal transform shrink by ``factor sigma``, the approximation is kept."""
-    y = torch.rand(2, 1, 8, 8, generator=generator).double()
-    out = WaveletShrinkage("soft", levels=1, factor=1.5).estimate(y, ve(0.2)).numpy()
-    a, details = pywt.dwt2(y.numpy(), "db2", "periodization")
-    a2, details2 = pywt.dwt2(out, "db2", "periodization")
-    assert np.allclose(a, a2)
-    for before, after in zip(details, details2):
-        assert np.allclose(after, np.sign(before) * np.maximum(np.abs(before) - 0.3, 0))
-
-
-def test_no_threshold_changes_nothing(generator):
-    y = torch.rand(2, 3, 16, 16, generator=generator).double()
-    assert torch.allclose(WaveletShrinkage("hard", factor=0.0).estimate(y, ve(0.3)), y)
-
-
-def test_shrinkage_denoises_mnist(mnist32_test):
-    x = mnist32_test[:50]
-    y = x + 0.25 * noise_like(x, 0)
-    before = float((y.clamp(0, 1) - x).square().mean())
-    for method in ("bayes", "soft"):
-        model = WaveletShrinkage(method)
-        after = float((model.denoise(y, 0.25) - x).square().mean())
-        assert after < before, (method, before, after)
-
-
-# ----- one interface ---------------------------------------------------------------------------------------------------
-
-
-def all_denoisers(images: ImageSet) -> list:
-    net = get_config("2blocks_noattn").build(seed=1)
-    nn.init.normal_(net.output.weight, std=0.1, generator=torch.Generator().manual_seed(0))
-    return [
-        LinearDenoiser().fit(images),
-        OptimalDenoiser().fit(images),
-        LocalScoreMachine(3, False).fit(images),
-        LocalScoreMachine(3, True).fit(images),
-        LocalityDenoiser().fit(images),
-        WaveletShrinkage("bayes"),
-        WaveletShrinkage("soft"),
-        NetworkDenoiser(net, EDM.measured(images)),
-    ]
-
-
-def test_vp_is_ve_at_the_effective_sigma(images):
-    """Equation (1): dividing by alpha turns a VP level into the VE level sigma / alpha, for every baseline."""
-    level = vp(0.7)
-    for model in all_denoisers(images):
-        y = images[:3] * level.alpha + level.sigma * noise_like(images[:3], 5)
-        ours = model.estimate(y, level)
-        theirs = model.estimate(y / level.alpha, ve(level.effective_sigma))
-        assert torch.allclose(ours, theirs, atol=2e-5), type(model).__name__
-        score = model.score(y, level)
-        assert torch.allclose((y + level.sigma**2 * score) / level.alpha, ours, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: LocalScoreMachine(4), "odd"),
-        (lambda: LocalScoreMachine(3, border="mirror"), "unknown border 'mirror'"),
-        (lambda: LocalityDenoiser(threshold=2), r"threshold must be in \[0, 1\], got 2"),
-        (lambda: WaveletShrinkage("sure"), "unknown shrinkage 'sure'"),
-        (lambda: get_config("5blocks"), "4blocks_noattn"),
-        (lambda: EDM(sigma_data=0.0), "sigma_data must be > 0"),
-        (lambda: UNet()(torch.zeros(1, 1, 12, 12), torch.zeros(1)), "multiples of 8"),
-        (lambda: EDM.measured(ImageSet(torch.ones(3, 1, 4, 4))), "same value"),
-    ],
-)
-def test_bad_input_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 # ----- preconditioning -------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from numeric.data import as_image_set
+from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import Denoiser
+from numeric.memory import need
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 
@@ -16,40 +18,99 @@ from numeric.progress import progress_bar
 class LinearDenoiser(Denoiser):
     """Wiener denoiser of the data's mean and covariance; one eigendecomposition serves every noise level.
 
-    Fitting is one streaming pass: memory is ``pixels^2`` plus a batch.
+    The covariance of n images has rank below n.  With at least as many images as pixels it is summed in one streaming pass and
+    diagonalised (memory ``pixels^2``); with fewer, the images themselves are decomposed, through their n x n Gram matrix
+    (memory ``n x pixels``), and only the directions that they span are kept: all others have eigenvalue zero, and a gain of
+    zero, so both ways give the same denoiser.
+
+    Attributes:
+        mean_: ``(pixels,)`` float64. eigenvalues_: ``(rank,)``, ascending, >= 0. eigenvectors_: ``(pixels, rank)``, orthonormal.
     """
 
     label = "linear"
 
     def fit(self, images: Any, y: None = None, *, batch_size: int = 1000, progress: bool = False) -> LinearDenoiser:
-        """Accumulate mean and covariance of ``(n, channels, height, width)`` images, then diagonalise."""
+        """Mean and eigenpairs of the covariance (divided by n) of ``(n, channels, height, width)`` images.
+
+        Raises:
+            MemoryError: more is needed than is free; foreseen, with the amount and the ways out.
+        """
         data = as_image_set(images)
-        pixels = data.shape[0] * data.shape[1] * data.shape[2]
-        shift = data[:1].double().flatten(1)[0]
-        total, second = (
-            torch.zeros(pixels, dtype=torch.float64),
-            torch.zeros(pixels, pixels, dtype=torch.float64),
-        )
-        with progress_bar(len(data), "covariance", progress) as bar:
-            for batch in data.batches(batch_size):
-                x = batch.double().flatten(1) - shift
-                total += x.sum(0)
-                second.addmm_(x.T, x)
-                bar.update(len(x))
-        mean = total / len(data)
-        covariance = second / len(data) - torch.outer(mean, mean)
-        self.mean_ = mean + shift
-        eigenvalues, self.eigenvectors_ = torch.linalg.eigh(covariance)
-        self.eigenvalues_ = eigenvalues.clamp_min_(0.0)
+        pixels = math.prod(data.shape)
+        if len(data) < pixels:
+            mean, eigenvalues, vectors = _from_images(data, pixels, batch_size, progress)
+        else:
+            mean, eigenvalues, vectors = _from_covariance(data, pixels, batch_size, progress)
+        self.mean_, self.eigenvalues_, self.eigenvectors_ = mean, eigenvalues, vectors
+        self.remember(data)
         return self
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        eigenvalues = self.learned("eigenvalues_")
         mean, vectors = self.mean_.to(y), self.eigenvectors_.to(y)
-        gain = (self.eigenvalues_ / (self.eigenvalues_ + noise.effective_sigma**2)).to(y)
+        gain = (eigenvalues / (eigenvalues + noise.effective_sigma**2)).to(y)
         centred = y.flatten(1) / noise.alpha - mean
         return (((centred @ vectors) * gain) @ vectors.T + mean).reshape(y.shape)
 
     def expected_mse(self, noise: NoiseLevel | float) -> float:
-        """Exact expected MSE per pixel on the fitted data, before clamping: ``mean_i l_i s^2 / (l_i + s^2)``."""
-        s2 = as_noise(noise).effective_sigma ** 2
-        return float((self.eigenvalues_ * s2 / (self.eigenvalues_ + s2)).mean())
+        """Exact expected MSE per pixel on the fitted data, before clamping: ``sum_i l_i s^2 / (l_i + s^2) / pixels``."""
+        eigenvalues, s2 = self.learned("eigenvalues_"), as_noise(noise).effective_sigma ** 2
+        return float((eigenvalues * s2 / (eigenvalues + s2)).sum()) / len(self.mean_)
+
+    def gaussian_state(self, e: Tensor, noise: NoiseLevel) -> Tensor:
+        """The noisy state ``N(alpha mu, alpha^2 C + s^2 I)`` that the flow of Gaussian data brings white noise ``e`` to.
+
+        Every eigencoordinate of the probability flow keeps ``(y - alpha mu) / sqrt(alpha^2 l + s^2)``, so that from infinite
+        noise, where that ratio is ``e``'s own coordinate, it comes to ``alpha mu + sqrt(alpha^2 C + s^2 I) e`` exactly.
+
+        Args:
+            e: standard normal ``(n, channels, height, width)``.
+        """
+        eigenvalues = self.learned("eigenvalues_")
+        mean, vectors = self.mean_.to(e), self.eigenvectors_.to(e)
+        # The part outside the kept directions has variance s^2: add only what the others have beyond it.
+        more = ((noise.alpha**2 * eigenvalues + noise.sigma**2).sqrt() - noise.sigma).to(e)
+        flat = e.flatten(1)
+        return (noise.alpha * mean + noise.sigma * flat + ((flat @ vectors) * more) @ vectors.T).reshape(e.shape)
+
+
+def _from_covariance(data: ImageSet, pixels: int, batch_size: int, progress: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, eigenvalues, eigenvectors from the ``pixels x pixels`` covariance, summed in one pass."""
+    advice = f"give fewer images than pixels (fit(images.take({max(1, pixels // 8)}))), or resize them"
+    need(8 * 5 * pixels**2, f"the covariance of {pixels:,} pixels and its eigenvectors", advice)
+    shift = data[:1].double().flatten(1)[0]
+    total = torch.zeros(pixels, dtype=torch.float64)
+    second = torch.zeros(pixels, pixels, dtype=torch.float64)
+    with progress_bar(len(data), "covariance", progress) as bar:
+        for batch in data.batches(batch_size):
+            x = batch.double().flatten(1) - shift
+            total += x.sum(0)
+            second.addmm_(x.T, x)
+            bar.update(len(x))
+        bar.set_description("eigenvectors")
+        mean = total / len(data)
+        covariance = second.div_(len(data)).sub_(torch.outer(mean, mean))
+        eigenvalues, vectors = torch.linalg.eigh(covariance)
+    return mean + shift, eigenvalues.clamp_min_(0.0), vectors
+
+
+def _from_images(data: ImageSet, pixels: int, batch_size: int, progress: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The same from the n centred images X, through ``X X^T = Q diag(n l) Q^T`` and ``U = X^T Q / sqrt(n l)``."""
+    n = len(data)
+    advice = f"give fewer images (fit(images.take({max(1, n // 4)}))), or resize them"
+    need(8 * (2 * n * pixels + 5 * n**2), f"{n:,} images of {pixels:,} pixels and as many eigenvectors", advice)
+    x = torch.empty(n, pixels, dtype=torch.float64)
+    with progress_bar(n, "reading", progress) as bar:
+        start = 0
+        for batch in data.batches(batch_size):
+            x[start : start + len(batch)] = batch.flatten(1)
+            start += len(batch)
+            bar.update(len(batch))
+        bar.set_description("eigenvectors")
+        mean = x.mean(0)
+        x -= mean
+        gram, q = torch.linalg.eigh(x @ x.T)
+        kept = gram > n * torch.finfo(torch.float64).eps * gram[-1].clamp_min(torch.finfo(torch.float64).tiny)
+        gram, q = gram[kept], q[:, kept]
+        vectors = x.T @ (q / gram.sqrt())
+    return mean, gram / n, vectors

@@ -1,48 +1,28 @@
-"""Local analytic denoisers: the score machines of Kamb and Ganguli (2024) and the PCA locality of Lukoianov et al. (2025).
+"""Local analytic denoisers: the local and the equivariant local score machine of Kamb and Ganguli (2024).
 
-Both replace the optimal empirical denoiser's distance between whole images by one over a window that belongs to each
-output pixel, so that pixels of one output may come from different training images.  All sums run over all chosen
-training images exactly, in chunks; memory is one chunk.
+They replace the optimal empirical denoiser's distance between whole images by one over a window around each output
+pixel, so that pixels of one output may come from different training images.  All sums run over all chosen training
+images exactly, in chunks; memory is one chunk (all chunks' weights while a gradient is taken).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.softmax import RunningSoftmax, weighted_sum
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel
 
 BORDERS = ("circular", "zeros", "broken")
 BLOCK = 2**25
-"""Window pairs held in memory at a time by the equivariant machine (128 MiB in float32)."""
-
-
-class _Softmax:
-    """Running softmax-weighted mean: exponents and values arrive in chunks, the result is as if all were there at once."""
-
-    def __init__(self, like: Tensor) -> None:
-        self.top = torch.full_like(like, -torch.inf)
-        self.weight = torch.zeros_like(like)
-        self.total = torch.zeros_like(like)
-
-    def add(self, top: Tensor, weight: Tensor, total: Tensor) -> None:
-        """A chunk's largest exponent, its sum of ``exp(exponent - top)``, and the same sum weighted by the values."""
-        new = torch.maximum(self.top, top)
-        old_scale, scale = (self.top - new).exp(), (top - new).exp()
-        self.weight = self.weight * old_scale + weight * scale
-        self.total = self.total * old_scale + total * scale
-        self.top = new
-
-    @property
-    def mean(self) -> Tensor:
-        return self.total / self.weight
+"""Weights held in memory at a time (128 MiB in float32)."""
 
 
 class LocalScoreMachine(Denoiser):
@@ -107,137 +87,104 @@ class LocalScoreMachine(Denoiser):
     def fit(self, images: Any, y: None = None, **_: Any) -> LocalScoreMachine:
         """Keep a reference to the images; nothing is computed."""
         self.data_: ImageSet = as_image_set(images).take(self.n_train)
+        self.remember(self.data_)
         return self
+
+    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        self.learned("data_")
+        x, precision = y / noise.alpha, 1.0 / noise.effective_sigma**2
+        side = self.patch_at(noise.effective_sigma)
+        return (self._equivariant if self.equivariant else self._local)(x, side, precision)
+
+    # ----- LS: every pixel against the same pixel ------------------------------------------------------------------------
+
+    def _local(self, y: Tensor, side: int, precision: float) -> Tensor:
+        """Squared distances of windows are a box filter of squared differences: a product with a banded 0-1 matrix an axis.
+
+        Zero padding and the border's own windows agree here: both images have nothing outside.
+        """
+        height, width = y.shape[-2:]
+        rows, columns = (_box(length, side, self.border == "circular").to(y) for length in (height, width))
+        chunk = max(1, min(self.chunk, BLOCK // (height * width)))
+        block = max(1, BLOCK // (chunk * height * width))
+        queries = y.split(block)
+        states = [RunningSoftmax() for _ in queries]
+        for clean in self.data_.batches(chunk):
+            clean = clean.to(y)
+            for query, state in zip(queries, states):
+                d2 = (query[:, None] - clean[None]).square().sum(2)
+                logits = (rows @ (d2 @ columns)).mul_(-0.5 * precision)
+                state.add(logits, 1, partial(_pixelwise, clean))
+        return torch.cat([state.mean for state in states]).permute(0, 3, 1, 2)
+
+    # ----- ELS: every pixel against all pixels of its kind ---------------------------------------------------------------
 
     def _windows(self, x: Tensor, side: int) -> Tensor:
         """Windows around every pixel, ``(n, pixels, channels * side^2)``; beyond the image zero or repeated."""
         reach = side // 2
         if self.border == "circular":
-            if reach >= min(x.shape[-2:]):
-                raise ValueError(f"a {side} pixel window wraps a {x.shape[-1]} pixel image more than once: lower patch")
+            if side > min(x.shape[-2:]):
+                raise ValueError(
+                    f"a {side} pixel window wraps a {x.shape[-2]} x {x.shape[-1]} image onto itself and would count pixels "
+                    "twice: lower patch, or use border='broken' or 'zeros'"
+                )
             x = F.pad(x, (reach,) * 4, mode="circular")
             return F.unfold(x, side).transpose(1, 2)
         return F.unfold(x, side, padding=reach).transpose(1, 2)
 
     def _classes(self, shape: tuple[int, int], side: int) -> list[Tensor]:
-        """Pixels grouped by how their windows overlap the border; one group where borders are not told apart."""
+        """Pixels grouped by how their windows overlap the border, classes of equal size together.
+
+        Returns: tensors ``(classes, pixels of each)``; one class of all pixels where borders are not told apart.
+        """
         height, width = shape
         if self.border != "broken":
-            return [torch.arange(height * width)]
+            return [torch.arange(height * width)[None]]
         inside = F.unfold(torch.ones(1, 1, height, width), side, padding=side // 2)[0].T
-        _, group = torch.unique(inside, dim=0, return_inverse=True)
-        return [torch.nonzero(group == g).flatten() for g in range(int(group.max()) + 1)]
-
-    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
-        x, precision = y / noise.alpha, 1.0 / noise.effective_sigma**2
-        side = self.patch_at(noise.effective_sigma)
-        return (self._equivariant if self.equivariant else self._local)(x, side, precision)
-
-    def _local(self, y: Tensor, side: int, precision: float) -> Tensor:
-        """LS: squared distances of windows are a box filter of squared differences."""
-        n, _, height, width = y.shape
-        reach, ones = side // 2, torch.ones(1, 1, side, 1).to(y)
-        state = _Softmax(y)
-        for clean in self.data_.batches(self.chunk):
-            clean = clean.to(y)
-            d2 = (y[:, None] - clean[None]).square().sum(2).flatten(0, 1)[:, None]
-            # Zero padding and the border's own windows agree here: both images have nothing outside.
-            mode = "circular" if self.border == "circular" else "constant"
-            d2 = F.conv2d(F.conv2d(F.pad(d2, (reach,) * 4, mode=mode), ones), ones.transpose(2, 3))
-            logits = -0.5 * precision * d2.reshape(n, len(clean), 1, height, width)
-            top = logits.amax(1)
-            p = (logits - top[:, None]).exp()
-            state.add(top.expand_as(y), p.sum(1).expand_as(y), (p * clean[None]).sum(1))
-        return state.mean
+        _, group, size = torch.unique(inside, dim=0, return_inverse=True, return_counts=True)
+        by_class = torch.argsort(group, stable=True).split(size.tolist())
+        return [torch.stack([c for c in by_class if len(c) == m]) for m in sorted(set(size.tolist()))]
 
     def _equivariant(self, y: Tensor, side: int, precision: float) -> Tensor:
-        """ELS: every window of ``y`` against every training window of its border class, by one matrix product a class."""
+        """Every window of ``y`` against every training window of its border class, by batched matrix products.
+
+        Windows of the training images are cut once a chunk, for all noisy images.
+        """
         height, width = y.shape[-2:]
-        classes = self._classes((height, width), side)
-        queries, out = self._windows(y, side), torch.empty_like(y).flatten(2)
+        queries, groups = self._windows(y, side), self._classes((height, width), side)
         chunk = max(1, min(self.chunk, BLOCK // (height * width) ** 2))
-        for image, query in enumerate(queries):
-            states = [_Softmax(out[0][:, pixels]) for pixels in classes]
-            for clean in self.data_.batches(chunk):
-                windows, centres = self._windows(clean.to(y), side), clean.to(y).flatten(2)
-                for pixels, state in zip(classes, states):
-                    keys = windows[:, pixels].flatten(0, 1)
-                    logits = (query[pixels] @ keys.T - 0.5 * keys.square().sum(1)).mul_(precision)
-                    top = logits.amax(1)
-                    p = logits.sub_(top[:, None]).exp_()
-                    values = centres[:, :, pixels].transpose(0, 1).flatten(1)
-                    state.add(top, p.sum(1), values @ p.T)
-            for pixels, state in zip(classes, states):
-                out[image][:, pixels] = state.mean
-        return out.reshape(y.shape)
+        states: list[list[RunningSoftmax]] = [[] for _ in groups]
+        for clean in self.data_.batches(chunk):
+            clean = clean.to(y)
+            windows, centres = self._windows(clean, side), clean.flatten(2).transpose(1, 2)
+            for pixels, group in zip(groups, states):
+                keys, values = (t[:, pixels].transpose(0, 1).flatten(1, 2) for t in (windows, centres))
+                own = keys.square().sum(2)[:, None]
+                block = max(1, BLOCK // (own.numel() * pixels.shape[1]))
+                for number, query in enumerate(queries.split(block)):
+                    if number == len(group):
+                        group.append(RunningSoftmax())
+                    q = query[:, pixels].transpose(0, 1).flatten(1, 2)
+                    logits = torch.baddbmm(own, q, keys.transpose(1, 2), beta=-0.5 * precision, alpha=precision)
+                    group[number].add(logits, 2, partial(weighted_sum, values))
+        # (classes, noisy images x pixels of a class, channels), put back in the order of the pixels.
+        parts = []
+        for pixels, group in zip(groups, states):
+            means = [state.mean.unflatten(1, (-1, pixels.shape[1])) for state in group]
+            parts.append(torch.cat(means, 1).transpose(0, 1).flatten(1, 2))
+        order = torch.cat([pixels.flatten() for pixels in groups]).argsort().to(y.device)
+        return torch.cat(parts, 1)[:, order].transpose(1, 2).reshape(y.shape)
 
 
-class LocalityDenoiser(Denoiser):
-    """Empirical posterior under a mask per output pixel that is read off the data's Wiener filter.
+def _box(length: int, side: int, circular: bool) -> Tensor:
+    """``(length, length)`` 0-1 matrix of the pixels within a window; one that wraps onto itself counts each pixel once."""
+    place = torch.arange(length)
+    distance = (place[:, None] - place[None]).abs()
+    if circular:
+        distance = torch.minimum(distance, length - distance)
+    return (distance <= side // 2).double()
 
-    Lukoianov et al. (arXiv 2509.09672).  The optimal linear denoiser has the matrix ``A = U diag(l / (l + sigma^2)) U^T``;
-    row m says which input pixels n the output pixel m listens to.  Normalised by its diagonal and cut at a share
-    ``threshold`` of the row's largest entry, it becomes the mask of output pixel m:
 
-        D(y)_m = sum_i softmax_i(-sum_n M_mn (y_n - x_in)^2 / (2 sigma^2)) x_im,   M_mn = [|A_mn / A_mm| >= threshold max_n'|A_mn' / A_mm|].
-
-    Our readings, each a parameter or stated here: the mask is binary (``binary=False`` keeps ``|A_mn / A_mm|`` as weights),
-    ``threshold`` is 0.02 of the row's own maximum (the authors' program cuts at a share of the matrix's, which MNIST's almost
-    constant border pixels inflate until every other pixel is left alone with itself), and pixels whose row of A is zero (constant in the data) have only themselves in the mask.
-
-    Args:
-        threshold: share of the largest normalised entry below which a pixel is not listened to; 0 keeps all (the optimal
-            empirical denoiser, if binary). n_train: use the first so many images (None: all). chunk: images at a time.
-
-    Raises:
-        ValueError: threshold outside [0, 1].
-    """
-
-    def __init__(
-        self, threshold: float = 0.02, binary: bool = True, n_train: int | None = None, chunk: int = 500
-    ) -> None:
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {threshold}")
-        if chunk < 1:
-            raise ValueError(f"chunk must be >= 1 image, got {chunk}")
-        self.threshold, self.binary, self.n_train, self.chunk = threshold, binary, n_train, chunk
-
-    label = "PCA locality"
-
-    def fit(self, images: Any, y: None = None, *, linear: LinearDenoiser | None = None, **_: Any) -> LocalityDenoiser:
-        """Covariance of all images (or that of a fitted ``linear``); the sums run over the first ``n_train``."""
-        data = as_image_set(images)
-        self.linear_ = linear if linear is not None else LinearDenoiser().fit(data)
-        self.data_: ImageSet = data.take(self.n_train)
-        return self
-
-    def mask(self, sigma: float) -> Tensor:
-        """``M`` ``(pixels, pixels)`` float32: row m is the mask of output pixel m (channels are pixels too)."""
-        gain = self.linear_.eigenvalues_ / (self.linear_.eigenvalues_ + sigma**2)
-        vectors = self.linear_.eigenvectors_
-        wiener = (vectors * gain) @ vectors.T
-        diagonal = wiener.diagonal()
-        quiet = diagonal <= 1e-12 * diagonal.max()
-        relative = (wiener / torch.where(quiet, 1.0, diagonal)[:, None]).abs()
-        relative[quiet] = 0.0
-        keep = relative >= self.threshold * relative.amax(1, keepdim=True)
-        out = keep.double() if self.binary else relative * keep
-        if self.threshold > 0:
-            out[quiet] = 0.0
-        out[torch.arange(len(out)), torch.arange(len(out))] = 1.0
-        return out.float()
-
-    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
-        query, precision = (y / noise.alpha).flatten(1), 1.0 / noise.effective_sigma**2
-        mask = self.mask(noise.effective_sigma).to(y)
-        states = [_Softmax(image) for image in query]
-        for batch in self.data_.batches(self.chunk):
-            x = batch.to(y).flatten(1)
-            own = 0.5 * x.square() @ mask.T
-            # One noisy image at a time: memory is chunk x pixels, and each step is one matrix product.
-            for image, state in zip(query, states):
-                logits = ((image * x) @ mask.T - own).mul_(precision)
-                top = logits.amax(0)
-                p = logits.sub_(top).exp_()
-                state.add(top, p.sum(0), (p * x).sum(0))
-        return torch.stack([state.mean for state in states]).reshape(y.shape)
+def _pixelwise(values: Tensor, p: Tensor) -> Tensor:
+    """Weights ``(q, n, height, width)`` against values ``(n, channels, height, width)``: ``(q, height, width, channels)``."""
+    return torch.einsum("qnhw,nchw->qhwc", p, values)

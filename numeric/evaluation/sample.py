@@ -1,9 +1,12 @@
-"""Sampling with any denoiser: reverse SDE (equation (2), Euler-Maruyama) and probability-flow ODE (Heun), VE and VP.
+"""Sampling with any denoiser: reverse SDE (equation (2), Euler-Maruyama), probability-flow ODE (Heun, with EDM's churn), DDIM.
 
 Both processes run down one schedule of noise-to-signal ratios ``sigma``.  VE is ``y = x + sigma e``; VP is the same path
 divided by ``sqrt(1 + sigma^2)``, that is ``alpha = 1 / sqrt(1 + sigma^2)``, ``s = sigma alpha``, whose
 own clock is ``tau = log(1 + sigma^2)``.  The exact flows agree up to that factor; their discretisations agree as the steps
 shrink.  The last step of every sampler is the denoiser at the smallest sigma, the posterior mean ``E[x | y]``.
+
+A sampler starts from the state that the flow of Gaussian data reaches at the largest sigma, not from the noise alone: that
+forgets the data's mean, and what the flow then loses of it it never regains (:meth:`Sampler.start`).
 """
 
 from __future__ import annotations
@@ -11,18 +14,20 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from numeric.denoiser import Denoiser
-from numeric.noise import NoiseLevel, ve
+from numeric.noise import NoiseLevel, ddpm_alpha_bars, ve
 from numeric.progress import progress_bar
 
-METHODS = ("ode", "sde")
+METHODS = ("ode", "sde", "ddim")
 PROCESSES = ("ve", "vp")
+STARTS = ("gaussian", "noise")
 
 
 class SamplingError(ValueError):
@@ -34,7 +39,8 @@ def edm_sigmas(steps: int = 40, sigma_min: float = 0.02, sigma_max: float = 20.0
 
     Args:
         sigma_min, sigma_max: first and last level, noise standard deviation per pixel of images in [0, 1]. Images of
-            values in [0, 1] are half the width of those in [-1, 1] for which Karras et al. take 80; 20 to 40 is ample.
+            values in [0, 1] are half the width of those in [-1, 1] for which Karras et al. take 80. From the default
+            start 20 is ample; from the noise alone it is not (see :meth:`Sampler.start`).
 
     Raises:
         SamplingError: ``steps < 1``, ``rho <= 0``, or not ``0 < sigma_min < sigma_max < inf``.
@@ -48,6 +54,23 @@ def edm_sigmas(steps: int = 40, sigma_min: float = 0.02, sigma_max: float = 20.0
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     out = [(high + i / steps * (low - high)) ** rho for i in range(steps + 1)]
     return [sigma_max, *out[1:-1], sigma_min]
+
+
+def ddpm_sigmas(steps: int = 50, train_steps: int = 1000) -> list[float]:
+    """Decreasing noise-to-signal ratios ``(steps,)`` on DDPM's linear-beta schedule, as DDIM walks it.
+
+    Every ``train_steps / steps``-th time of the schedule from its end down to its first (Song, Meng and Ermon, 2021, Appendix
+    D.3, "linear"); ``sigma_t = sqrt((1 - abar_t) / abar_t)``. For images in [0, 1] these levels lie somewhat high: the schedule
+    was made for [-1, 1].
+
+    Raises:
+        SamplingError: not ``2 <= steps <= train_steps``.
+    """
+    if not 2 <= steps <= train_steps:
+        raise SamplingError(f"steps must be between 2 and train_steps={train_steps}, got {steps}")
+    bars = ddpm_alpha_bars(train_steps)
+    times = [round((train_steps - 1) * (1 - i / (steps - 1))) for i in range(steps)]
+    return [math.sqrt((1 - bars[t]) / bars[t]) for t in times]
 
 
 def level(process: str, sigma: float) -> NoiseLevel:
@@ -89,12 +112,32 @@ class NoiseStream:
         return sum(self.counts)
 
     def draw(self, shape: tuple[int, int, int], dtype: torch.dtype, device: str | torch.device) -> Tensor:
-        """``(len(self), channels, height, width)``; drawn on the CPU, so that a GPU sees the same numbers."""
+        """``(len(self), channels, height, width)``; the same numbers for every type and device.
+
+        They are drawn in float32 on the generator's device (the CPU, unless it was made elsewhere) and then converted.
+        """
         parts = [
-            torch.randn(n, *shape, generator=generator, dtype=dtype, device=generator.device).cpu()
+            torch.randn(n, *shape, generator=generator, dtype=torch.float32, device=generator.device).cpu()
             for generator, n in zip(self.generators, self.counts)
         ]
-        return torch.cat(parts).to(device)
+        return torch.cat(parts).to(device, dtype)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A run with what lies between.
+
+    Attributes:
+        sigmas: the levels, as many as steps + 1.
+        states: ``(levels, n, channels, height, width)``, the state at every level.
+        denoised: the same shape, the denoiser's image of every state; with churn, of the state as it was stirred.
+        samples: ``(n, channels, height, width)``, what :meth:`Sampler.run` returns.
+    """
+
+    sigmas: tuple[float, ...]
+    states: Tensor
+    denoised: Tensor
+    samples: Tensor
 
 
 @dataclass(frozen=True)
@@ -102,15 +145,22 @@ class Sampler:
     """How to go from noise to images.
 
     Attributes:
-        sigmas: decreasing noise-to-signal ratios, such as :func:`edm_sigmas` gives.
-        method: ``"ode"``, the probability-flow ODE by Heun's method (order 2, two evaluations a step), or ``"sde"``, the
-            reverse SDE by Euler-Maruyama (weak order 1).
-        process: ``"ve"`` or ``"vp"``.
-        clip_denoised: clamp every denoised image to [0, 1] before stepping. A polynomial denoiser extrapolates without
-            bound where no training image with noise lies; clipping keeps it in range, at the price of not being the
-            family's own score there. Off by default.
+        sigmas: decreasing noise-to-signal ratios, such as :func:`edm_sigmas` or :func:`ddpm_sigmas` gives.
+        method: ``"ode"``, the probability-flow ODE by Heun's method (order 2, two evaluations a step); ``"sde"``, the
+            reverse SDE by Euler-Maruyama (weak order 1); ``"ddim"``, Song, Meng and Ermon's (2021) step, one evaluation
+            (order 1; with ``eta`` noise, 1 being DDPM's ancestral sampling).
+        process: ``"ve"`` or ``"vp"``. DDIM's steps are the same in both.
+        clip_denoised: clamp every denoised image to the range of the denoiser's pixels before stepping. A polynomial denoiser
+            extrapolates without bound where no training image with noise lies; clipping keeps it in range, at the price of
+            not being the family's own score there. Off by default.
         denoise_last: end with the posterior mean at the smallest sigma; else return the state there.
-        dtype, device: of the state.
+        dtype, device: of the state (half precision is worked out in float32).
+        start_from: ``"gaussian"`` or ``"noise"``, see :meth:`start`.
+        gaussian: a fitted :class:`~numeric.baselines.linear.LinearDenoiser` (or anything with its ``gaussian_state``) to
+            start from exactly, at any sigma, such as ``edm_sigmas(40, sigma_max=3)``; None: see :meth:`start`.
+        eta: noise of DDIM, 0 (none) to 1 (DDPM).
+        churn, churn_range, churn_noise: the noise that EDM's sampler adds and takes away again at each step of the ODE:
+            ``S_churn``, ``(S_tmin, S_tmax)`` and ``S_noise`` of Karras et al. (2022), Algorithm 2.
     """
 
     sigmas: Sequence[float]
@@ -120,12 +170,26 @@ class Sampler:
     denoise_last: bool = True
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+    start_from: str = "gaussian"
+    gaussian: Any = None
+    eta: float = 0.0
+    churn: float = 0.0
+    churn_range: tuple[float, float] = (0.0, math.inf)
+    churn_noise: float = 1.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise SamplingError(f"unknown method {self.method!r}: use 'ode' (Heun) or 'sde' (Euler-Maruyama)")
+            raise SamplingError(f"unknown method {self.method!r}: use 'ode' (Heun), 'sde' (Euler-Maruyama) or 'ddim'")
         if self.process not in PROCESSES:
             raise SamplingError(f"unknown process {self.process!r}: use 've' or 'vp'")
+        if self.start_from not in STARTS:
+            raise SamplingError(f"unknown start_from {self.start_from!r}: use 'gaussian' or 'noise'")
+        if self.gaussian is not None and not hasattr(self.gaussian, "gaussian_state"):
+            raise SamplingError(f"gaussian must be a fitted LinearDenoiser, got {type(self.gaussian).__name__}")
+        if not 0 <= self.eta <= 1 or (self.eta and self.method != "ddim"):
+            raise SamplingError(f"eta must be in [0, 1] and belongs to method='ddim', got {self.eta} with {self.method!r}")
+        if not 0 <= self.churn < math.inf or (self.churn and self.method != "ode"):
+            raise SamplingError(f"churn must be >= 0 and belongs to method='ode', got {self.churn} with {self.method!r}")
         levels = list(self.sigmas)
         if len(levels) < 2:
             raise SamplingError(f"need at least two noise levels, got {levels}: use edm_sigmas(steps)")
@@ -133,6 +197,10 @@ class Sampler:
             raise SamplingError(f"noise levels must be finite and > 0, got {levels}")
         if any(b >= a for a, b in itertools.pairwise(levels)):
             raise SamplingError(f"noise levels must decrease, got {levels}: reverse or sort them")
+
+    @property
+    def _work(self) -> torch.dtype:
+        return self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
 
     # ----- one evaluation ------------------------------------------------------------------------------------------------
 
@@ -145,20 +213,31 @@ class Sampler:
 
         VE: ``-sigma score``; VP: ``-(y + score) / 2`` per unit of ``tau = log(1 + sigma^2)``, times ``dtau / dsigma``.
         """
-        noise, x = level(self.process, sigma), self._denoised(denoiser, y, sigma)
+        return self._velocity(y, self._denoised(denoiser, y, sigma), sigma)
+
+    def _velocity(self, y: Tensor, x: Tensor, sigma: float) -> Tensor:
+        noise = level(self.process, sigma)
         score = (noise.alpha * x - y) / noise.sigma**2
         if self.process == "ve":
             return -sigma * score
         return -(sigma / (1.0 + sigma**2)) * (y + score)
 
-    def _ode_step(self, denoiser: Denoiser, y: Tensor, sigma: float, below: float) -> Tensor:
-        h = below - sigma
-        first = self.velocity(denoiser, y, sigma)
+    def _stirred(self, y: Tensor, sigma: float, draw: Any) -> tuple[Tensor, float]:
+        """Churn: the state at a higher sigma, the difference filled up with fresh noise (in VE, then scaled as the process)."""
+        low, high = self.churn_range
+        if not self.churn or not low <= sigma <= high:
+            return y, sigma
+        more = sigma * (1 + min(self.churn / (len(self.sigmas) - 1), math.sqrt(2) - 1))
+        before, after = level(self.process, sigma).alpha, level(self.process, more).alpha
+        return after * (y / before + math.sqrt(more**2 - sigma**2) * self.churn_noise * draw()), more
+
+    def _ode_step(self, denoiser: Denoiser, y: Tensor, x: Tensor, sigma: float, below: float) -> Tensor:
+        h, first = below - sigma, self._velocity(y, x, sigma)
         second = self.velocity(denoiser, y + h * first, below)
         return y + (h / 2) * (first + second)
 
-    def _sde_step(self, denoiser: Denoiser, y: Tensor, sigma: float, below: float, z: Tensor) -> Tensor:
-        noise, x = level(self.process, sigma), self._denoised(denoiser, y, sigma)
+    def _sde_step(self, y: Tensor, x: Tensor, sigma: float, below: float, z: Tensor) -> Tensor:
+        noise = level(self.process, sigma)
         score = (noise.alpha * x - y) / noise.sigma**2
         if self.process == "ve":  # the clock is sigma^2
             dt = sigma**2 - below**2
@@ -166,13 +245,40 @@ class Sampler:
         dt = math.log1p(sigma**2) - math.log1p(below**2)
         return y + dt * (y / 2 + score) + math.sqrt(dt) * z
 
+    def _ddim_step(self, y: Tensor, x: Tensor, sigma: float, below: float, draw: Any) -> Tensor:
+        """Song, Meng and Ermon (2021), equation (12), in VE units: the predicted noise at the lower level, ``eta^2`` of it fresh."""
+        now, then = level(self.process, sigma).alpha, level(self.process, below).alpha
+        fresh = self.eta**2 * below**2 * (sigma**2 - below**2) / sigma**2
+        out = x + math.sqrt(below**2 - fresh) / sigma * (y / now - x)
+        return then * (out + math.sqrt(fresh) * draw() if fresh else out)
+
     # ----- whole runs ----------------------------------------------------------------------------------------------------
 
-    def start(self, noise: NoiseStream, shape: tuple[int, int, int]) -> Tensor:
-        """The state at the largest sigma, ``s e``: the noise alone, the image neglected beside it."""
+    def start(self, noise: NoiseStream, shape: tuple[int, int, int], denoiser: Denoiser | None = None) -> Tensor:
+        """The state at the largest sigma.
+
+        With ``start_from="gaussian"`` the flow of Gaussian data is followed from infinite noise: with ``gaussian`` (or a linear
+        denoiser) exactly, ``alpha mu + sqrt(alpha^2 C + s^2 I) e``. Without, from the denoiser's own response at that sigma:
+        its fixed point m is the mean, and ``alpha m + s e + alpha (D(alpha m + s e) - m) / 2`` agrees with the exact state up
+        to ``3 l^2 / (8 s^4)`` of the noise in a direction of variance l: three evaluations, no data.
+
+        With ``"noise"``, ``s e`` alone: a direction of mean ``mu`` and variance l then loses ``sqrt(l / (l + s^2))`` of its mean
+        in the ODE, for good.
+        """
         if len(shape) != 3 or min(shape) < 1:
             raise SamplingError(f"shape must be (channels, height, width), got {tuple(shape)}")
-        return level(self.process, self.sigmas[0]).sigma * noise.draw(shape, self.dtype, self.device)
+        e, top = noise.draw(shape, self._work, self.device), level(self.process, self.sigmas[0])
+        gaussian = self.gaussian or (denoiser if hasattr(denoiser, "gaussian_state") else None)
+        if self.start_from == "noise" or (gaussian is None and denoiser is None):
+            return top.sigma * e
+        if gaussian is not None:
+            return gaussian.gaussian_state(e, top)
+        assert denoiser is not None
+        mean = torch.zeros(1, *shape, dtype=e.dtype, device=e.device)
+        for _ in range(2):
+            mean = self._denoised(denoiser, top.alpha * mean, self.sigmas[0])
+        y = top.alpha * mean + top.sigma * e
+        return y + 0.5 * top.alpha * (self._denoised(denoiser, y, self.sigmas[0]) - mean)
 
     def run(self, denoiser: Denoiser, noise: NoiseStream, shape: tuple[int, int, int], progress: bool = True) -> Tensor:
         """Samples ``(len(noise), channels, height, width)``, not clamped.
@@ -180,22 +286,51 @@ class Sampler:
         Raises:
             SamplingError: bad shape, or the state became infinite (the message names the step).
         """
-        y = self.start(noise, shape)
+        for _, y, x in self.steps(denoiser, noise, shape, progress):
+            last = y if x is None else x
+        return last.to(self.dtype)
+
+    def trajectory(
+        self, denoiser: Denoiser, noise: NoiseStream, shape: tuple[int, int, int], progress: bool = True
+    ) -> Trajectory:
+        """The same run with every state and denoised image kept; raises as :meth:`run` does."""
+        sigmas, states, denoised = zip(*self.steps(denoiser, noise, shape, progress))
+        samples = states[-1] if denoised[-1] is None else denoised[-1]
+        if denoised[-1] is None:
+            denoised = (*denoised[:-1], self._denoised(denoiser, states[-1], sigmas[-1]))
+        parts = (torch.stack(states), torch.stack(denoised), samples)
+        return Trajectory(tuple(sigmas), *(part.to(self.dtype) for part in parts))
+
+    def steps(
+        self, denoiser: Denoiser, noise: NoiseStream, shape: tuple[int, int, int], progress: bool = True
+    ) -> Iterator[tuple[float, Tensor, Tensor | None]]:
+        """``(sigma, state, denoised)`` at every level, as the run goes; the last ``denoised`` is None without ``denoise_last``."""
+
+        def draw() -> Tensor:
+            return noise.draw(shape, self._work, self.device)
+
+        y = self.start(noise, shape, denoiser)
         title = f"{self.method} {self.process} {_name(denoiser)}"
         with progress_bar(len(self.sigmas), title, progress, "step") as bar:
-            for sigma, below in zip(self.sigmas, self.sigmas[1:]):
+            for sigma, below in itertools.pairwise(self.sigmas):
+                state = y
+                y, from_ = self._stirred(y, sigma, draw)
+                x = self._denoised(denoiser, y, from_)
+                yield sigma, state, x
                 if self.method == "ode":
-                    y = self._ode_step(denoiser, y, sigma, below)
+                    y = self._ode_step(denoiser, y, x, from_, below)
+                elif self.method == "sde":
+                    y = self._sde_step(y, x, sigma, below, draw())
                 else:
-                    z = noise.draw(shape, self.dtype, self.device)
-                    y = self._sde_step(denoiser, y, sigma, below, z)
+                    y = self._ddim_step(y, x, sigma, below, draw)
                 _check_finite(y, denoiser, f"between sigma={sigma:g} and {below:g}")
                 bar.update()
+            final = None
             if self.denoise_last:
-                y = self._denoised(denoiser, y, self.sigmas[-1])
-                _check_finite(y, denoiser, f"at sigma={self.sigmas[-1]:g}")
+                final = self._denoised(denoiser, y, self.sigmas[-1])
+                _check_finite(final, denoiser, f"at sigma={self.sigmas[-1]:g}")
             bar.update()
-        return y
+            yield self.sigmas[-1], y, final
 
 
 def _name(denoiser: Denoiser) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -29,11 +30,13 @@ from numeric.evaluation.metrics import (
     nearest_training_image,
     seed_agreement,
 )
-from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, compare, edm_sigmas, level
+from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, compare, ddpm_sigmas, edm_sigmas, level
+from numeric.evaluation.sweep import FittedLater
 from numeric.figures.fig11 import GenerateConfig, findings, kept_samples
+from numeric.noise import ddpm_alpha_bars, ve
 from numeric.scores.own import WaveletScore
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPE = (1, 2, 2)
 
 
@@ -64,7 +67,9 @@ def test_heun_converges_to_the_exact_flow_with_order_two(gaussian, process):
     """Halving the step divides the error by four (between 3.4 and 4.6), down to 2e-4 of the exact flow."""
     errors = []
     for steps in (40, 80, 160, 320):
-        sampler = Sampler(edm_sigmas(steps, 0.05, 10), "ode", process, denoise_last=False, dtype=torch.float64)
+        sampler = Sampler(
+            edm_sigmas(steps, 0.05, 10), "ode", process, denoise_last=False, dtype=torch.float64, start_from="noise"
+        )
         start = sampler.start(NoiseStream.from_seeds(range(20)), SHAPE)
         end = sampler.run(gaussian, NoiseStream.from_seeds(range(20)), SHAPE, progress=False)
         exact = exact_flow(gaussian, start / level(process, 10).alpha, 10, 0.05) * level(process, 0.05).alpha
@@ -110,7 +115,7 @@ def euler_maruyama(gaussian: LinearDenoiser, sigmas: list[float], process: str) 
 def test_reverse_sde_on_gaussian_data(gaussian, process):
     """Sample mean and covariance within 4.5 standard errors of the exact ones of the discretised SDE; that bias is O(h)."""
     n, sigmas = 20_000, edm_sigmas(60, 0.05, 10)
-    sampler = Sampler(sigmas, "sde", process, denoise_last=False, dtype=torch.float64)
+    sampler = Sampler(sigmas, "sde", process, denoise_last=False, dtype=torch.float64, start_from="noise")
     generator = torch.Generator().manual_seed(5)
     y = sampler.run(gaussian, NoiseStream.from_generator(n, generator), SHAPE, progress=False)
     alpha = level(process, 0.05).alpha
@@ -142,6 +147,142 @@ def test_samples_have_the_data_mean_and_covariance(gaussian, method):
     assert ((u.var(0) / target - 1).abs() < 4.5 * math.sqrt(2 / n) + 0.04).all()
 
 
+class Plain(Denoiser):
+    """The same denoiser, without the linear one's knowledge of its mean and covariance."""
+
+    def __init__(self, model: Denoiser) -> None:
+        self.model = model
+
+    def estimate(self, y, noise):
+        return self.model.estimate(y, noise)
+
+
+class Silent(NoiseStream):
+    """Noise that is zero: the run's mean, for a linear denoiser."""
+
+    def draw(self, shape, dtype, device):
+        return torch.zeros(len(self), *shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("process", ["ve", "vp"])
+def test_the_start_keeps_the_mean_of_the_data(gaussian, process):
+    """From ``s e`` alone the ODE loses ``sqrt((l + low^2) / (l + high^2))`` of a direction's mean; from the default start nothing.
+
+    Without the linear denoiser's knowledge the start errs by a term in ``(l / s^2)^2``.
+    """
+    high, low = 4.0, 0.02
+    mean = gaussian.mean_ @ gaussian.eigenvectors_
+
+    def kept(model: Denoiser, **more) -> torch.Tensor:
+        sampler = Sampler(edm_sigmas(200, low, high), process=process, dtype=torch.float64, denoise_last=False, **more)
+        y = sampler.run(model, Silent.from_seeds([0]), SHAPE, progress=False) / level(process, low).alpha
+        return (y.flatten(1) @ gaussian.eigenvectors_)[0]
+
+    lost = mean * (1 - ((gaussian.eigenvalues_ + low**2) / (gaussian.eigenvalues_ + high**2)).sqrt())
+    assert torch.allclose(kept(gaussian, start_from="noise"), lost, atol=1e-3)
+    assert torch.allclose(kept(gaussian), mean, atol=1e-6)
+    assert torch.allclose(kept(Plain(gaussian)), mean, atol=0.01) and float((lost - mean).abs().max()) > 0.05
+    assert torch.allclose(kept(Plain(gaussian), gaussian=gaussian), mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 20.0])
+def test_the_gaussian_state_is_the_flow_from_infinite_noise(gaussian, sigma):
+    """At any sigma it has the law ``N(mu, C + s^2)`` and lies on the flow of the state at a far larger sigma."""
+    noise = NoiseStream.from_seeds(range(20))
+    e = noise.draw(SHAPE, torch.float64, "cpu")
+    far = exact_flow(gaussian, gaussian.gaussian_state(e, ve(1e6)), 1e6, sigma)
+    assert torch.allclose(gaussian.gaussian_state(e, ve(sigma)), far, atol=1e-8 * 1e6)
+    plain = Sampler([sigma, 0.1], dtype=torch.float64).start(NoiseStream.from_seeds(range(20)), SHAPE, Plain(gaussian))
+    if sigma == 20.0:  # 3 l^2 / (8 s^4) of s e, and (l / s^2)^3 of the mean
+        assert torch.allclose(plain, gaussian.gaussian_state(e, ve(sigma)), atol=1e-4)
+        assert not torch.allclose(plain, sigma * e, atol=0.1)
+
+
+def test_gaussian_start_at_a_low_sigma_gives_the_data(gaussian):
+    """One step below the start, the whole law is there: covariance of the state within 4.5 standard errors."""
+    n = 20_000
+    noise = NoiseStream.from_generator(n, torch.Generator().manual_seed(4))
+    y = Sampler([0.5, 0.1], dtype=torch.float64, gaussian=gaussian).start(noise, SHAPE)
+    u, target = coordinates(gaussian, y), gaussian.eigenvalues_ + 0.25
+    assert (u.mean(0).abs() < 4.5 * (target / n).sqrt()).all()
+    assert ((u.var(0) / target - 1).abs() < 4.5 * math.sqrt(2 / n)).all()
+
+
+def test_ddim_is_the_exact_flow_to_first_order_and_the_same_in_ve_and_vp(gaussian):
+    """Equation (12) of Song, Meng and Ermon: halving the step halves the error; the process changes nothing."""
+    errors = []
+    for steps in (50, 100, 200):
+        ends = []
+        for process in ("ve", "vp"):
+            sampler = Sampler(edm_sigmas(steps, 0.05, 10), "ddim", process, denoise_last=False, dtype=torch.float64)
+            ends.append(sampler.run(gaussian, NoiseStream.from_seeds(range(5)), SHAPE, progress=False))
+        ends[1] /= level("vp", 0.05).alpha
+        assert torch.allclose(ends[0], ends[1], atol=1e-10)
+        start = sampler.start(NoiseStream.from_seeds(range(5)), SHAPE, gaussian) / level("vp", 10).alpha
+        errors.append(float((ends[0] - exact_flow(gaussian, start, 10, 0.05)).abs().max()))
+    assert all(1.8 < a / b < 2.2 for a, b in itertools.pairwise(errors)), errors
+
+
+def test_ddpm_step_has_the_posterior_variance(gaussian):
+    """``eta = 1``: one DDIM step's noise is DDPM's ``(1 - abar') / (1 - abar) (1 - abar / abar')`` (Ho et al., 2020, (7))."""
+    high, low, n = 2.0, 1.0, 20_000
+    sampler = Sampler([high, low], "ddim", "vp", eta=1.0, dtype=torch.float64)
+    y, z = torch.zeros(n, *SHAPE, dtype=torch.float64), NoiseStream.from_generator(n, torch.Generator().manual_seed(1))
+    out = sampler._ddim_step(y, y, high, low, lambda: z.draw(SHAPE, torch.float64, "cpu"))
+    bar, bar_below = level("vp", high).alpha ** 2, level("vp", low).alpha ** 2
+    target = (1 - bar_below) / (1 - bar) * (1 - bar / bar_below)
+    assert float(out.var()) == pytest.approx(target, rel=4.5 * math.sqrt(2 / (4 * n)))
+    bars = ddpm_alpha_bars()
+    sigmas = ddpm_sigmas(50)
+    assert len(sigmas) == 50 and sigmas[-1] == pytest.approx(math.sqrt(1 / bars[0] - 1))
+    assert sigmas[0] == pytest.approx(math.sqrt(1 / bars[-1] - 1))
+
+
+@pytest.mark.parametrize("process", ["ve", "vp"])
+def test_churn_keeps_the_law(gaussian, process):
+    """Karras et al., Algorithm 2: noise added and taken away leaves ``N(mu, C)``: 10,000 samples, 4.5 standard errors and 4 %."""
+    n = 10_000
+    sampler = Sampler(edm_sigmas(100, 0.02, 20), process=process, churn=30.0, dtype=torch.float64, denoise_last=False)
+    x = sampler.run(gaussian, NoiseStream.from_generator(n, torch.Generator().manual_seed(2)), SHAPE, progress=False)
+    u, target = coordinates(gaussian, x / level(process, 0.02).alpha), gaussian.eigenvalues_ + 0.02**2
+    assert (u.mean(0).abs() < 4.5 * (target / n).sqrt() + 0.01).all()
+    assert ((u.var(0) / target - 1).abs() < 4.5 * math.sqrt(2 / n) + 0.04).all()
+    plain = Sampler(edm_sigmas(100, 0.02, 20), process=process, dtype=torch.float64, denoise_last=False)
+    same = plain.run(gaussian, NoiseStream.from_generator(n, torch.Generator().manual_seed(2)), SHAPE, progress=False)
+    assert not torch.allclose(x, same, atol=0.1)
+
+
+@pytest.mark.parametrize("method", ["ode", "sde", "ddim"])
+def test_intermediates(gaussian, method):
+    """States and denoised images of every level, of the very run that :meth:`run` does."""
+    sampler = Sampler(edm_sigmas(7), method, dtype=torch.float64)
+    path = sampler.trajectory(gaussian, NoiseStream.from_seeds([0, 1]), SHAPE, progress=False)
+    end = sampler.run(gaussian, NoiseStream.from_seeds([0, 1]), SHAPE, progress=False)
+    assert torch.equal(path.samples, end) and torch.equal(path.denoised[-1], end)
+    assert path.states.shape == path.denoised.shape == (8, 2, *SHAPE) and path.sigmas == tuple(edm_sigmas(7))
+    for sigma, y, x in zip(path.sigmas, path.states, path.denoised):
+        assert torch.allclose(x, gaussian.estimate(y, ve(sigma)))
+
+
+def test_the_noise_of_a_seed_does_not_depend_on_the_type(gaussian):
+    draws = [NoiseStream.from_seeds([5]).draw((1, 8, 8), d, "cpu") for d in (torch.float64, torch.float32, torch.bfloat16)]
+    assert torch.equal(draws[0].float(), draws[1]) and torch.equal(draws[1].bfloat16(), draws[2])
+    runs = [
+        Sampler(edm_sigmas(10), dtype=d).run(gaussian, NoiseStream.from_seeds([5]), SHAPE, progress=False)
+        for d in (torch.float64, torch.float32, torch.bfloat16)
+    ]
+    assert [r.dtype for r in runs] == [torch.float64, torch.float32, torch.bfloat16]
+    assert torch.allclose(runs[0].float(), runs[1], atol=1e-4) and torch.equal(runs[1].bfloat16(), runs[2])
+
+
+def test_clipping_is_to_the_range_of_the_pixels(gaussian):
+    """Images in [-1, 1]: a clipped sample may be negative (issue: it was clamped to [0, 1])."""
+    x = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    model = LinearDenoiser().fit(x)
+    out = Sampler(edm_sigmas(10), clip_denoised=True).run(model, NoiseStream.from_seeds(range(9)), (1, 4, 4), progress=False)
+    assert -1 <= float(out.min()) < -0.3 and 0.3 < float(out.max()) <= 1
+
+
 def test_same_seed_same_samples_whatever_the_batch(gaussian):
     sampler = Sampler(edm_sigmas(10), "sde")
     all_ = sampler.run(gaussian, NoiseStream.from_seeds([3, 4, 5]), SHAPE, progress=False)
@@ -170,7 +311,7 @@ class Exploding(Denoiser):
 
 
 def test_a_state_that_blows_up_is_named_and_clipping_helps():
-    with pytest.raises(SamplingError, match=r"exploding: the state became infinite between sigma=20 .*clip_denoised"):
+    with pytest.raises(SamplingError, match=r"exploding: the state became infinite at sigma=7.8.*clip_denoised"):
         Sampler(edm_sigmas(5)).run(Exploding(), NoiseStream.from_seeds([0]), SHAPE, progress=False)
     clipped = Sampler(edm_sigmas(5), clip_denoised=True)
     assert torch.isfinite(clipped.run(Exploding(), NoiseStream.from_seeds([0]), SHAPE, progress=False)).all()
@@ -200,6 +341,11 @@ def test_a_prediction_that_blows_up_inside_a_step_is_named():
         (lambda: Sampler([1.0]), "at least two noise levels"),
         (lambda: Sampler([0.1, 1.0]), "must decrease"),
         (lambda: Sampler([1.0, 0.0]), "finite and > 0"),
+        (lambda: Sampler([1.0, 0.1], start_from="data"), "unknown start_from 'data'"),
+        (lambda: Sampler([1.0, 0.1], gaussian=3), "gaussian must be a fitted LinearDenoiser, got int"),
+        (lambda: Sampler([1.0, 0.1], eta=0.5), "eta must be in .* belongs to method='ddim'"),
+        (lambda: Sampler([1.0, 0.1], "sde", churn=5), "churn must be >= 0 and belongs to method='ode'"),
+        (lambda: ddpm_sigmas(1), "between 2 and train_steps=1000, got 1"),
         (lambda: Sampler([1.0, 0.1], "euler"), "unknown method 'euler'"),
         (lambda: Sampler([1.0, 0.1], process="x"), "unknown process 'x'"),
         (lambda: NoiseStream.from_seeds([]), "no seeds"),
@@ -322,16 +468,50 @@ def test_finished_samples_are_kept(tmp_path, mnist16):
     """An interrupted Figure 11 takes up from the samples it has: the same images, and the denoiser is not run again."""
     config = GenerateConfig(size=16, steps=3, n_shown=2, n_quality=3, cache=str(tmp_path))
     train = mnist16.take(50)
-    first, seconds = kept_samples(config, "linear", LinearDenoiser().fit(train), 3, train, False)
-    again, same = kept_samples(config, "linear", Exploding(), 3, train, False)
+    about = {"class": "numeric.baselines.linear.LinearDenoiser", "settings": None}
+    linear = FittedLater("linear", lambda: LinearDenoiser().fit(train), about)
+    first, seconds, unclipped = kept_samples(config, "linear", linear, 3, train, False)
+    never = FittedLater("another label", lambda: pytest.fail("it was fitted again"), about)
+    again, same, _ = kept_samples(config, "another label", never, 3, train, False)
     assert torch.equal(first, again) and seconds == same and len(list(tmp_path.rglob("*.safetensors"))) == 1
+    assert unclipped["finite"]
+    # Other settings of the denoiser, sampler or data are other samples, under whatever label; none erases another's.
+    wavelet = FittedLater("linear", lambda: WaveletScore("independent", 1).fit(train), {**about, "settings": 1})
+    assert not torch.equal(kept_samples(config, "linear", wavelet, 3, train, False)[0], first)
+    kept_samples(dataclasses.replace(config, steps=4), "linear", linear, 3, train, False)
+    kept_samples(config, "linear", linear, 3, train.take(40), False)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
+    assert torch.equal(kept_samples(config, "linear", never, 3, train, False)[0], first)
+    with pytest.raises(ValueError, match="cannot be kept in a cache"):
+        kept_samples(config, "linear", LinearDenoiser().fit(train), 3, train, False)
+
+
+def test_a_network_with_other_weights_is_sampled_anew(tmp_path, mnist16):
+    """The key of kept samples holds the hash of the weights file: same configuration, size and label, other weights."""
+    from numeric.baselines.configs import get_config
+    from numeric.baselines.edm import EDM
+    from numeric.baselines.network import load_network, save_network
+
+    config = GenerateConfig(size=16, steps=2, n_shown=2, n_quality=2, cache=str(tmp_path / "runs"))
+    network, train, found = get_config("cnn"), mnist16.take(50), []
+    path = tmp_path / "cnn_16.safetensors"
+    for seed in (0, 1):
+        built, draw = network.build(1), torch.Generator().manual_seed(seed)
+        for weight in built.parameters():  # the last layer begins at zero
+            weight.data.add_(0.05 * torch.randn(weight.shape, generator=draw))
+        save_network(tmp_path / f"{seed}.safetensors", built, network, EDM(0.5), 1)
+    for seed in (0, 1, 0):
+        path.write_bytes((tmp_path / f"{seed}.safetensors").read_bytes())
+        found.append(kept_samples(config, "CNN", load_network(path), 2, train, False)[0])
+    assert not torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert len(list((tmp_path / "runs").rglob("*.safetensors"))) == 2
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"families": ["local"]}, "family:degree"),
-        ({"families": ["wave:2"]}, "family:degree"),
+        ({"families": ["wave:2"]}, "unknown family 'wave'"),
         ({"n_shown": 9, "n_quality": 5}, "n_shown <= n_quality"),
         ({"process": "xx"}, "unknown process"),
     ],

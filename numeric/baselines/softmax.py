@@ -1,0 +1,55 @@
+"""The softmax-weighted mean that every empirical denoiser is, as a running sum over chunks of training images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class RunningSoftmax:
+    """``sum_i exp(l_i) v_i / sum_i exp(l_i)`` from exponents and values that arrive in chunks, as if all were there at once.
+
+    The largest exponent so far is subtracted and what was summed before is rescaled, so nothing overflows.  The result does not
+    depend on what is subtracted; that constant is therefore left out of the gradient, which is exact.
+    """
+
+    def __init__(self) -> None:
+        self.top: Tensor | None = None
+        self.weight = self.total = torch.empty(0)
+
+    def add(self, logits: Tensor, dim: int, combine: Callable[[Tensor], Tensor]) -> None:
+        """One chunk of candidates.
+
+        Args:
+            logits: exponents, the candidates along axis ``dim``; overwritten.
+            combine: from the weights, in the shape of ``logits``, to the weighted sum of values; it must broadcast against
+                the weights summed over ``dim``.
+        """
+        top = logits.detach().amax(dim, keepdim=True)
+        if self.top is None:
+            p = logits.sub_(top).exp_()
+            self.top, self.weight, self.total = top, p.sum(dim), combine(p)
+            return
+        new = torch.maximum(self.top, top)
+        rescale = (self.top - new).exp().squeeze(dim)
+        p = logits.sub_(new).exp_()
+        self.weight = self.weight * rescale + p.sum(dim)
+        total = combine(p)
+        self.total = self.total * _fit(rescale, total) + total
+        self.top = new
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / _fit(self.weight, self.total)
+
+
+def _fit(weight: Tensor, like: Tensor) -> Tensor:
+    """Weights given a last axis where the values have one more."""
+    return weight[..., None] if like.ndim > weight.ndim else weight
+
+
+def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
+    """``weights @ values``, values first, to be bound to its values."""
+    return weights @ values
