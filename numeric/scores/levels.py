@@ -177,7 +177,7 @@ class LinearMoments:
 
     def save(self, path: str | Path, extra: dict[str, Any] | None = None, tensors: dict[str, Tensor] | None = None) -> None:
         """Write settings, mean and covariance, and more tensors beside, atomically."""
-        record = {"wiener": {**self.config, "count": self.count, "hashes": self.hashes}, "extra": extra or {}}
+        record = {"wiener": {**self.config, "hashes": self.hashes}, "images": self.count, "extra": extra or {}}
         content = {"mean": self.mean, "covariance": self.covariance, **(tensors or {})}
         save_tensors(path, content, {key: json.dumps(value, sort_keys=True) for key, value in record.items()})
 
@@ -197,6 +197,6 @@ class LinearMoments:
         transform = WaveletTransform(tuple(settings.pop("shape")), **settings)
         moments = cls(
             transform, Family(**found["family"]), found["degree"], found["channels"], found["letters"], device,
-            tensors.pop("mean").to(device), tensors.pop("covariance").to(device), found["count"], (), tuple(found["hashes"]),
+            tensors.pop("mean").to(device), tensors.pop("covariance").to(device), int(metadata["images"]), (), tuple(found["hashes"]),
         )  # fmt: skip
         return moments, json.loads(metadata["extra"]), tensors

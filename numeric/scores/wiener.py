@@ -101,7 +101,7 @@ class WienerScore(WaveletEstimator):
 
     readout = "wiener"
     moments_class = LinearMoments
-    basis, ridge_side, ridge_scaling = "monomial", "denoiser", "unit"
+    basis, ridge_side, ridge_scaling, synthesis = "monomial", "denoiser", "unit", "pseudo-inverse"
 
     def __init__(
         self,

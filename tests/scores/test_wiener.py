@@ -223,7 +223,7 @@ def test_bad_input(images, monkeypatch):
     with pytest.raises(ValueError, match="gcv-band"):
         WienerScore(ridge="gcv-band").fit(images)
     model = WienerScore(degree=2, levels=1).fit(images)
-    with pytest.raises(FamilyError, match="degree must lie in 1..2"):
+    with pytest.raises(FamilyError, match=r"degree must lie in 1\.\.2"):
         model.prepare_levels([0.5], [3])
     with pytest.raises(SettingsError, match="of is 'noisy' but was 'wiener'"):
         model.set_params(of="noisy").expected_mse(0.5)
