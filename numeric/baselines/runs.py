@@ -117,11 +117,14 @@ def publish(
     network.load_state_dict({k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")})
     save_network(target.weights, network, run.config, EDM(**record["edm"]), record["data"]["shape"][0])
     shipped = load_network(target.weights)
+    errors = {
+        name: measure(shipped, part, SIGMAS, device=run.schedule.device) for name, part in (("train", images), ("test", test))
+    }
     record = {
         **provenance(command or run.command(record["images"]), run.schedule.seed),
         "device": torch.cuda.get_device_name() if run.schedule.device.startswith("cuda") else "CPU",
         **record,
-        "errors": {"train": measure(shipped, images, SIGMAS), "test": measure(shipped, test, SIGMAS)},
+        "errors": errors,
         "weights_dtype": "float16",
     }
     write_json(target.record, record)
