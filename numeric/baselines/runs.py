@@ -63,6 +63,11 @@ class Run:
     def record(self) -> Path:
         return self.output / f"{self.stem}.json"
 
+    def lock(self) -> FileLock:
+        """Held by the process that trains this run; not waited for."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.checkpoint.with_suffix(".lock"), blocking=False)
+
     def command(self, images: int) -> str:
         """The command that makes the same run from its start."""
         usual = CONFIGS[self.config.name]
@@ -202,10 +207,8 @@ def train_all(
     """
     for limit in [*sorted(rounds), float("inf")]:
         for run in runs:
-            lock = FileLock(run.checkpoint.with_suffix(".lock"), blocking=False)
-            run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with lock:
+                with run.lock():
                     before = checkpoint_record(run.checkpoint)
                     if finished(before, run.schedule) or (before is not None and before["images"] >= limit):
                         continue

@@ -23,8 +23,8 @@ from numeric.figures.denoised import DenoisedConfig
 from numeric.figures.illustrations import FamiliesConfig, band_snr, families_drawn, mallat_grid, monomial_text
 from numeric.fingerprint import code_hash, imports, meaning, modules_behind
 from numeric.noise import ve
-from numeric.scores.moments import monomials
 from numeric.scores.own import WaveletScore
+from numeric.scores.tables import monomials
 from numeric.wavelets import WaveletTransform
 
 matplotlib.use("Agg")
