@@ -17,8 +17,9 @@ from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.scores.base import WaveletEstimator
-from numeric.scores.moments import CentralMoments, CleanMoments, monomials
+from numeric.scores.moments import CentralMoments, CleanMoments
 from numeric.scores.solve import BlockSolution, held_out_error, solve_block
+from numeric.scores.tables import monomials
 
 EVALUATION_BYTES = 24 * 2**20
 """Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
@@ -53,7 +54,7 @@ class WaveletScore(WaveletEstimator):
         channels_coupled: couple colour channels at one atom.
         wavelet, levels, mode, synthesis: of the :class:`~numeric.wavelets.WaveletTransform`.
         basis: ``monomial`` or ``hermite`` features (one space, two conditionings).
-        ridge, ridge_side, ridge_scaling: see :class:`numeric.scores.solve.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
+        ridge, ridge_side, ridge_scaling: see :class:`numeric.scores.crossval.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
             level and coefficient by generalised cross-validation from the moments, ``"gcv-band"`` one per band.
         device: torch device of the moments and solves.
 

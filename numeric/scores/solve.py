@@ -21,7 +21,7 @@ from numeric.noise import NoiseLevel
 from numeric.scores.crossval import GCV_GRID, Ridge, gcv_scores
 from numeric.scores.dense import SingularGramError
 from numeric.scores.families import MonomialPlan
-from numeric.scores.moments import heat, translate
+from numeric.scores.tables import heat, translate
 
 BASES = ("monomial", "hermite")
 SOLVE_BYTES = 256 * 2**20
