@@ -63,6 +63,11 @@ class Run:
     def record(self) -> Path:
         return self.output / f"{self.stem}.json"
 
+    def lock(self) -> FileLock:
+        """Held by the process that trains this run; not waited for."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.checkpoint.with_suffix(".lock"), blocking=False)
+
     def command(self, images: int) -> str:
         """The command that makes the same run from its start."""
         usual = CONFIGS[self.config.name]
@@ -117,11 +122,14 @@ def publish(
     network.load_state_dict({k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")})
     save_network(target.weights, network, run.config, EDM(**record["edm"]), record["data"]["shape"][0])
     shipped = load_network(target.weights)
+    errors = {
+        name: measure(shipped, part, SIGMAS, device=run.schedule.device) for name, part in (("train", images), ("test", test))
+    }
     record = {
         **provenance(command or run.command(record["images"]), run.schedule.seed),
         "device": torch.cuda.get_device_name() if run.schedule.device.startswith("cuda") else "CPU",
         **record,
-        "errors": {"train": measure(shipped, images, SIGMAS), "test": measure(shipped, test, SIGMAS)},
+        "errors": errors,
         "weights_dtype": "float16",
     }
     write_json(target.record, record)
@@ -199,10 +207,8 @@ def train_all(
     """
     for limit in [*sorted(rounds), float("inf")]:
         for run in runs:
-            lock = FileLock(run.checkpoint.with_suffix(".lock"), blocking=False)
-            run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with lock:
+                with run.lock():
                     before = checkpoint_record(run.checkpoint)
                     if finished(before, run.schedule) or (before is not None and before["images"] >= limit):
                         continue
