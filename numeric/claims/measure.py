@@ -216,6 +216,8 @@ class Measurements:
         images, limit = len(self.splits[size]["train"]), config.exact_limit if n is None else config.sampled_limit
         why_not: dict[int, str] = {}
         for degree, count in sorted(self._counts(size, family, n).items(), reverse=True):
+            if degree == 1:  # the linear denoiser alone: nothing to compare it with
+                break
             item: tuple[Any, ...] = ("shared", size, family, degree)
             if n is not None:
                 item = ("sampled shared", size, family, n, config.sigmas[0], degree)
@@ -225,7 +227,7 @@ class Measurements:
             if not reason:
                 return degree, why_not
             why_not[degree] = reason
-        return 0, why_not
+        return 0, {**why_not, 1: why_not[2]}
 
     def condition_top(self, size: int, family: str) -> tuple[int, dict[int, str]]:
         """The same for condition numbers of the shared Gram matrix (0: none above degree 1)."""
