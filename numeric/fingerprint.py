@@ -75,6 +75,9 @@ def code_hash(*roots: str) -> str:
     return digest.hexdigest()
 
 
-def weights_hash() -> str:
-    """sha256 of the weights of trained networks that are shipped (of nothing, where there are none)."""
-    return files_hash(p for p in WEIGHTS.glob("*") if p.is_file()) if WEIGHTS.is_dir() else files_hash([])
+def weights_hash(place: str | Path | None = None) -> str:
+    """sha256 of the trained weights in a file or folder (None: those that are shipped; of nothing, where there are none)."""
+    path = Path(place) if place is not None else WEIGHTS
+    if path.is_file():
+        return files_hash([path])
+    return files_hash(p for p in path.glob("*") if p.is_file()) if path.is_dir() else files_hash([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -78,10 +79,23 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"cannot write {type(value).__name__} to JSON")
 
 
+def _finite(value: Any) -> Any:
+    """``value`` in JSON's own types, with null for numbers that are not finite (JSON has none such)."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return _finite(_plain(value))
+
+
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON atomically (arrays and tensors as lists)."""
+    """Write JSON atomically: arrays and tensors as lists, numbers that are not finite as null."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, default=_plain) + "\n")
+        temporary.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -130,15 +144,3 @@ def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[P
     target = base.with_name(base.name + ".json")
     write_json(target, record)
     return [*written, target]
-
-
-def finish_figure(
-    figure: Any, record: dict[str, Any], output: str | Path, name: str, seed: int | None = None
-) -> tuple[Any, dict[str, Any], list[Path]]:
-    """What every notebook's figure ends with: ``output/<name>.{png,pdf,json}``, the record with its provenance.
-
-    Returns:
-        The figure, the record with its provenance and the paths written.
-    """
-    record = {**provenance(f"papermill notebooks/{name}.ipynb out.ipynb", seed), **record}
-    return figure, record, save_figure(figure, Path(output) / name, record)

@@ -63,10 +63,11 @@ class Run:
     def record(self) -> Path:
         return self.output / f"{self.stem}.json"
 
-    def command(self, steps: int) -> str:
+    def command(self, images: int) -> str:
         """The command that makes the same run from its start."""
         usual = CONFIGS[self.config.name]
-        text = f"python -m numeric train --config {self.config.name} --size {self.size} --steps {steps} {self.schedule.options()}"
+        text = f"python -m numeric train --config {self.config.name} --size {self.size} "
+        text += f"--steps {-(-images // self.schedule.batch_size)} {self.schedule.options()}"
         if self.config.base_channels != usual.base_channels:
             text += f" --base-channels {self.config.base_channels}"
         return text + (f" --n-train {self.n_train}" if self.n_train is not None else "")
@@ -117,7 +118,7 @@ def publish(
     save_network(target.weights, network, run.config, EDM(**record["edm"]), record["data"]["shape"][0])
     shipped = load_network(target.weights)
     record = {
-        **provenance(command or run.command(record["steps"]), run.schedule.seed),
+        **provenance(command or run.command(record["images"]), run.schedule.seed),
         "device": torch.cuda.get_device_name() if run.schedule.device.startswith("cuda") else "CPU",
         **record,
         "errors": {"train": measure(shipped, images, SIGMAS), "test": measure(shipped, test, SIGMAS)},
@@ -130,7 +131,7 @@ def publish(
 def finished(record: dict[str, Any] | None, schedule: Schedule) -> bool:
     """Whether a run has nothing left to do."""
     return record is not None and (
-        record["steps"] >= schedule.steps or (schedule.until_trained and bool(record["trained"]))
+        record["images"] >= schedule.images or (schedule.until_trained and bool(record["trained"]))
     )
 
 
@@ -148,19 +149,20 @@ class Foreseen:
         return max(self.at_most - self.done, 0) / self.images_per_second
 
 
-def foresee(run: Run, images: ImageSet, steps: int = 3) -> Foreseen:
+def foresee(run: Run, images: ImageSet, steps: int = 1) -> Foreseen:
     """Time a few steps of a fresh network of the run's kind (without torch.compile, so rather too long than too short)."""
-    schedule = replace(run.schedule, compile=False)
-    trainer = Trainer(run.config, images.take(4 * schedule.batch_size), schedule)
+    batch = run.schedule.late_batch_size or run.schedule.batch_size  # of most of the training
+    schedule = replace(run.schedule, compile=False, batch_size=batch)
+    trainer = Trainer(run.config, images.take(4 * batch), schedule)
     trainer.advance()
     _synchronise(schedule.device)
     start = time.perf_counter()
     for _ in range(steps):
         trainer.advance()
     _synchronise(schedule.device)
-    rate = steps * schedule.batch_size / (time.perf_counter() - start)
+    rate = steps * batch / (time.perf_counter() - start)
     record = checkpoint_record(run.checkpoint)
-    return Foreseen(run, record["images"] if record else 0, schedule.steps * schedule.batch_size, rate)
+    return Foreseen(run, record["images"] if record else 0, run.schedule.images, rate)
 
 
 def _synchronise(device: str) -> None:

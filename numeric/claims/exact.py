@@ -13,9 +13,9 @@ from numeric.data import ImageSet
 from numeric.evaluation.sweep import noise_like
 from numeric.noise import NoiseLevel, as_noise
 from numeric.scores.folds import FoldedFit, fold_edges
-from numeric.scores.moments import monomials
 from numeric.scores.own import Solution, WaveletScore
 from numeric.scores.solve import BlockSolution, feature_matrix
+from numeric.scores.tables import monomials
 
 
 def noisy_sample(

@@ -29,7 +29,7 @@ KEPT_BYTES = 2**30
 """Solutions of earlier noise levels and degrees that an estimator keeps for the next call."""
 SCORE_SIGMAS = (0.1, 0.25, 0.5, 1.0)
 """Noise levels of :meth:`WaveletEstimator.score` without one, where scikit-learn asks for a number."""
-SETTINGS = ("family", "radius", "interactions", "channels_coupled", "wavelet", "levels", "mode", "device")
+SETTINGS = ("family", "radius", "interactions", "channels_coupled", "wavelet", "levels", "mode", "synthesis", "device")
 """Parameters that the moments depend on: changing one after a fit asks for another fit."""
 
 
@@ -90,6 +90,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
     wavelet: str
     levels: int | None
     mode: str
+    synthesis: str
     basis: str
     ridge: float | str
     ridge_side: str
@@ -127,7 +128,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
     def new_transform(self, shape: tuple[int, int, int]) -> WaveletTransform:
         """The wavelet transform of images of ``(channels, height, width)``."""
         levels = None if self.levels is None else int(self.levels)
-        return WaveletTransform((shape[1], shape[2]), str(self.wavelet), levels, str(self.mode))
+        return WaveletTransform((shape[1], shape[2]), str(self.wavelet), levels, str(self.mode), str(self.synthesis))
 
     # ----- fitting -------------------------------------------------------------------------------------------------------
 

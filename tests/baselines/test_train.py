@@ -99,7 +99,7 @@ def test_another_schedule_is_taken_up_only_if_asked(images, tmp_path):
     """The record of a rescheduled run lists both schedules and where the second began."""
     path = tmp_path / "c.safetensors"
     train(SMALL, images, dataclasses.replace(SCHEDULE, steps=2), checkpoint=path, progress=False)
-    other = dataclasses.replace(SCHEDULE, steps=3, batch_size=8, learning_rate=2e-3, warmup=10, decay_after=5)
+    other = dataclasses.replace(SCHEDULE, steps=2, batch_size=8, learning_rate=2e-3, warmup=10, decay_after=5)
     with pytest.raises(ValueError, match=r"batch_size 4 there, 8 here.*--reschedule"):
         train(SMALL, images, other, checkpoint=path, resume=True, progress=False)
     trainer, record = train(SMALL, images, other, checkpoint=path, resume=True, reschedule=True, progress=False)
@@ -223,6 +223,8 @@ def test_schedules():
     # The weight of step t is t^3 - (t - 1)^3 over 50^3, which is 3 t^2 to leading order.
     t = torch.arange(1, 51, dtype=torch.float64)
     assert torch.allclose(weights, (t**3 - (t - 1) ** 3) / 50**3, atol=1e-12)
+    late = dataclasses.replace(s, late_batch_size=16)
+    assert [late.batch(n) for n in (0, 99, 100)] == [4, 4, 16] and s.batch(100) == 4 and late.images == 40
     printed = Schedule.printed(get_config("4blocks_noattn"))
     assert (printed.steps, printed.batch_size, printed.learning_rate) == (10_000, 2048, 1e-3)
     assert printed.rate(10**7) == 1e-3 and not printed.until_trained
@@ -268,6 +270,7 @@ def test_runs_of_other_widths_seeds_and_data_have_their_own_files(tmp_path):
     [
         ({"steps": 0}, "steps"),
         ({"ema": 1.0}, "ema"),
+        ({"late_batch_size": 64}, "needs decay_after"),
         ({"learning_rate": 0.0}, "learning rate"),
         ({"device": "cuda:0"}, "no GPU"),
     ],
@@ -326,7 +329,8 @@ def test_command_line_writes_weights_and_record(tmp_path, monkeypatch, images):
 def test_the_recorded_command_makes_the_same_weights(tmp_path, monkeypatch, images):
     """A run's record names a command; run in a fresh folder it gives the same file."""
     monkeypatch.setattr("numeric.data.load_mnist", lambda *_, size, **__: images.resized(size))
-    options = ["--config", "cnn", "--size", "8", "--steps", "3", "--batch-size", "4", "--seed", "2", "--warmup", "8",
+    options = ["--config", "cnn", "--size", "8", "--steps", "3", "--batch-size", "4", "--seed", "2", "--warmup", "8", "--decay-after", "4",
+               "--late-batch-size", "6",
                "--n-eval", "4", "--n-curve", "3", "--threads", "1"]  # fmt: skip
     assert run_cli(*options, "--output", str(tmp_path / "a")).exit_code == 0
     record = json.loads((tmp_path / "a" / "cnn_8_seed2.json").read_text())
@@ -335,7 +339,8 @@ def test_the_recorded_command_makes_the_same_weights(tmp_path, monkeypatch, imag
     assert result.exit_code == 0, result.output
     a, b = (load_tensors(tmp_path / x / "cnn_8_seed2.safetensors")[0] for x in "ab")
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    assert json.loads((tmp_path / "b" / "cnn_8_seed2.json").read_text())["schedule"] == record["schedule"]
+    again = json.loads((tmp_path / "b" / "cnn_8_seed2.json").read_text())
+    assert again["images"] == record["images"] == 16 and again["loss"] == record["loss"]
 
 
 def test_training_all_from_the_command_line(tmp_path, monkeypatch, images):

@@ -16,22 +16,15 @@ from typer.testing import CliRunner
 import numeric.figures.gallery as gallery
 from numeric.commands.app import app
 from numeric.data import ImageSet
+from numeric.daubechies import cascade, unit_sum, vanishing_moments
 from numeric.evaluation.sweep import noise_like
 from numeric.figures.conditioning import HermiteConfig, gram_conditions
 from numeric.figures.denoised import DenoisedConfig
-from numeric.figures.illustrations import (
-    band_snr,
-    cascade,
-    families_drawn,
-    mallat_grid,
-    monomial_text,
-    unit_sum,
-    vanishing_moments,
-)
+from numeric.figures.illustrations import FamiliesConfig, band_snr, families_drawn, mallat_grid, monomial_text
 from numeric.fingerprint import code_hash, imports, meaning, modules_behind
 from numeric.noise import ve
-from numeric.scores.moments import monomials
 from numeric.scores.own import WaveletScore
+from numeric.scores.tables import monomials
 from numeric.wavelets import WaveletTransform
 
 matplotlib.use("Agg")
@@ -80,7 +73,7 @@ def test_grid_is_the_usual_picture_of_the_transform(generator):
 
 def test_families_figure_counts(tmp_path):
     """Feature counts of the drawn targets: n + 1; C(n+2, 3) + 1; intercept, powers and pairs with every neighbour."""
-    _, record, paths = families_drawn(tmp_path)
+    _, record, paths = families_drawn(FamiliesConfig(), tmp_path)
     rows = {(r["family"], r["target"][1] == "A"): r for r in record["targets"]}
     assert [rows["independent", False]["features"][n] for n in (1, 2, 3)] == [2, 3, 4]
     assert [rows["band", False]["features"][n] for n in (1, 2, 3)] == [2, 5, 11]

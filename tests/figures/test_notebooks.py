@@ -12,7 +12,7 @@ import pytest
 
 from numeric.figures.gallery import FULL, Notebook, find_notebooks, order, parameters_for
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 NAMES = sorted((p.stem for p in FOLDER.glob("*.ipynb")), key=order)
 PACKAGES = {"analytic", "numeric", "pathlib", "pandas", "IPython", "sympy", "numpy", "matplotlib", "fractions"}

@@ -20,7 +20,7 @@ from numeric.noise import vp
 from numeric.results import atomic_path, load_tensors, provenance, read_json, save_tensors, write_json
 from numeric.scores.own import WaveletScore
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
