@@ -27,6 +27,7 @@ from numeric.baselines.network import NetworkDenoiser
 from numeric.baselines.plateau import SIGMAS, count_after, is_trained, last_doubling
 from numeric.baselines.schedule import Schedule
 from numeric.data import ImageSet, LazyImages
+from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
 from numeric.memory import free_memory
 from numeric.progress import progress_bar
@@ -239,11 +240,14 @@ def _differences(a: dict[str, Any], b: dict[str, Any]) -> str:
     return ", ".join(f"{k} {a[k]} there, {b[k]} here" for k in keys)
 
 
-def measure(denoiser: NetworkDenoiser, images: ImageSet, sigmas: Iterable[float], seed: int = 0) -> dict[str, Any]:
+def measure(
+    denoiser: Denoiser, images: ImageSet, sigmas: Iterable[float], seed: int = 0, device: str = "cpu"
+) -> dict[str, Any]:
     """MSE per pixel (clamped) with its standard error at each sigma: ``{"0.5": {"mse", "se", "n"}}``."""
     out = {}
     for sigma in sigmas:
-        record = evaluate({"network": (denoiser, None)}, images, sigma, key=(seed, round(sigma * 1e6)))[1]
+        key = (seed, round(sigma * 1e6))
+        record = evaluate({"network": (denoiser, None)}, images, sigma, key=key, device=device)[1]
         out[f"{sigma:g}"] = {k: record[k] for k in ("mse", "se", "n")}
     return out
 
@@ -310,7 +314,7 @@ def train(
 
     def follow() -> None:
         if held_out is not None and (not curves.errors or curves.errors[-1]["images"] != trainer.images_seen):
-            error = measure(trainer.denoiser(), held_out, sigmas)
+            error = measure(trainer.denoiser(), held_out, sigmas, device=schedule.device)
             point = {"images": trainer.images_seen, "step": trainer.step, "seconds": trainer.seconds}
             curves.errors.append({**point, "mse": {k: v["mse"] for k, v in error.items()}})
 
