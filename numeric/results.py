@@ -194,7 +194,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[Path]:
-    """Write a figure as ``path.png`` and ``path.pdf`` and its numbers as ``path.json``."""
+    """Write a figure as ``path.png`` and ``path.pdf`` and its numbers as ``path.json``, and close it.
+
+    A notebook then shows it once, as the value of a cell, and not again as a figure left open.
+    """
+    import matplotlib.pyplot as plt
+
     base = Path(path)
     written = []
     for suffix in (".png", ".pdf"):
@@ -205,4 +210,5 @@ def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[P
         written.append(target)
     target = base.with_name(base.name + ".json")
     write_json(target, record)
+    plt.close(figure)
     return [*written, target]
