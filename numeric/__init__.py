@@ -12,6 +12,7 @@ from typing import Any
 
 _NAMES = {
     "numeric.data": ("ImageSet", "as_image_set", "load_mnist"),
+    "numeric.moving": ("moving_digits",),
     "numeric.pictures": ("load_images", "load_natural"),
     "numeric.denoiser": ("Denoiser",),
     "numeric.noise": ("NoiseLevel", "ddpm_alpha_bars", "ve", "vp"),

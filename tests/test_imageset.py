@@ -395,3 +395,40 @@ def test_any_array_is_the_same_set_however_it_lies_in_memory(pair, data):
         assert images.sha256 == sets[0].sha256 and images.pixel_range == sets[0].pixel_range
         low, high = images.pixel_range
         assert low <= float(expected.min()) and float(expected.max()) <= high
+
+
+@pytest.mark.slow
+def test_a_large_file_is_fitted_without_being_in_memory(tmp_path):
+    """20,000 float64 images of 32 x 32 (156 MiB) from disk, two threads: the bits of the fit in memory, and little memory."""
+    import resource
+
+    from numeric.scores.own import WaveletScore
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20_000, 32, 32)) * 2 - 1)
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        lazy = WaveletScore("local", 3).fit(tmp_path / "x.npy")
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used
+        whole = WaveletScore("local", 3).fit(np.load(tmp_path / "x.npy"))
+    finally:
+        torch.set_num_threads(before)
+    assert lazy.expected_mse(0.5) == whole.expected_mse(0.5) and lazy.pixel_range_ == whole.pixel_range_ == (-1, 1)
+    assert grown < 2**20  # KiB: the sums and a batch, with the pages of the file that the system keeps
+
+
+@pytest.mark.slow
+def test_reading_costs_little_beside_the_fit():
+    """Handing out 20,000 uint8 images at their own size takes less than a tenth of the cheapest fit's time."""
+    import time
+
+    images = as_image_set(np.random.default_rng(0).integers(0, 256, (20_000, 32, 32), dtype=np.uint8))
+
+    def seconds(work):
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    read = min(seconds(lambda: sum(len(batch) for batch in images.batches())) for _ in range(3))
+    assert read < 0.1 * min(seconds(lambda: LinearDenoiser().fit(images)) for _ in range(2))

@@ -164,3 +164,25 @@ def test_folders_of_pictures_of_all_sizes(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="holds no pictures"):
         load_images(tmp_path, "train")
+
+
+@pytest.mark.slow
+def test_photographs_at_the_size_people_use():
+    """64 x 64 colour, two threads: what a coefficient's neighbours and colours are worth on photographs never fitted on."""
+    from numeric.evaluation.sweep import evaluate
+    from numeric.scores.own import WaveletScore
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train, test = load_natural("train", size=64), load_natural("test", size=64, count=100)
+        models = {
+            "alone": WaveletScore("independent", 3).fit(train),
+            "neighbours": WaveletScore("local", 3).fit(train),
+            "colours": WaveletScore("independent", 3, channels_coupled=True).fit(train),
+        }
+        rows = evaluate({name: (model, None) for name, model in models.items()}, test, 0.1)
+    finally:
+        torch.set_num_threads(before)
+    mse = {row["method"]: row["mse"] for row in rows}
+    assert mse["neighbours"] < mse["alone"] < mse["noisy"] and mse["colours"] < mse["alone"]
