@@ -24,6 +24,7 @@ _NAMES = {
     "numeric.baselines.optimal": ("OptimalDenoiser",),
     "numeric.baselines.shrinkage": ("WaveletShrinkage",),
     "numeric.baselines.locality": ("LocalityDenoiser",),
+    "numeric.baselines.mixture": ("GaussianMixtureDenoiser",),
     "numeric.baselines.patches": ("LocalScoreMachine",),
     "numeric.baselines.network": ("NetworkDenoiser", "load_network", "trained"),
 }

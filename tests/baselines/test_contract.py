@@ -10,6 +10,7 @@ import torch
 
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.locality import LocalityDenoiser
+from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalScoreMachine
 from numeric.baselines.shrinkage import WaveletShrinkage
@@ -24,6 +25,8 @@ MAKE: dict[str, Callable[[], Denoiser]] = {
     "ELS": lambda: LocalScoreMachine(3, True, chunk=5),
     "ELS zeros": lambda: LocalScoreMachine(3, True, "zeros", chunk=5),
     "locality": lambda: LocalityDenoiser(chunk=5),
+    "mixture": lambda: GaussianMixtureDenoiser(3),
+    "mixture, low rank": lambda: GaussianMixtureDenoiser(2, rank=3),
     "bayes": lambda: WaveletShrinkage("bayes", "haar"),
     "bayes spun": lambda: WaveletShrinkage("bayes", "haar", 1, spins=2),
     "soft": lambda: WaveletShrinkage("soft", "haar"),
