@@ -4,10 +4,15 @@
 ``benchmarks/networks.json``.  Wall and CPU seconds are given; ratios use CPU seconds on a CPU (they do not depend on
 what else the machine does) and wall seconds on a GPU.
 
+Training throughput, before and after in one run: a step of every configuration in PyTorch's usual layout with its own kernels
+("before") and channels last with the fused normalisation ("after"), both in bf16, alternating; in images a second, in arithmetic
+of the convolutions and linear layers, and as a share of what one large convolution reaches on the same machine.
+
 Time to equal error: every shipped network's record holds its held-out error along training.  The closed forms are
-measured here on the same images and the same noise; the first milestone at which the network is at or below them, times
-the seconds of one training step measured in this run, is set against the closed form's fit and solve, measured in this run.
-Milestones are 25, 50, 100, 200, ... steps, so a ratio overstates the training time by up to two (more at 25 steps).
+measured here on the same images and the same noise; the first point of the curve at which the network is at or below them,
+times the seconds an image takes in training, measured in this run, is set against the closed form's fit and solve, measured in
+this run.  Points are a factor of sqrt(2) apart in images (of 2 in older records), so a ratio overstates the training time by
+up to that.
 """
 
 from __future__ import annotations
@@ -19,13 +24,17 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch.utils.flop_counter import FlopCounterMode
 
 from numeric.baselines import trained
 from numeric.baselines.configs import CONFIGS
+from numeric.baselines.edm import EDM
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import NetworkDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
-from numeric.baselines.train import SIGMAS, Schedule, Trainer, measure
+from numeric.baselines.plateau import SIGMAS, images_seen
+from numeric.baselines.schedule import Schedule
+from numeric.baselines.train import Trainer, measure
 from numeric.data import ImageSet, load_mnist
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import noise_like
@@ -81,19 +90,70 @@ def closed_forms(train: ImageSet, device: str) -> tuple[dict[str, Denoiser], dic
     return models, seconds
 
 
+def convolution_peak(batch: int = 32, repeat: int = 5) -> float:
+    """Floating point operations a second of the fastest of a few large convolutions, forward, bf16, channels last, on a CPU."""
+    best = 0.0
+    for channels, side in ((64, 32), (64, 8), (128, 16)):
+        layout = torch.channels_last
+        x = torch.randn(batch, channels, side, side).bfloat16().contiguous(memory_format=layout)
+        w = torch.randn(channels, channels, 3, 3).bfloat16().contiguous(memory_format=layout)
+        seconds = timed(lambda x=x, w=w: torch.nn.functional.conv2d(x, w, padding=1), "cpu", repeat)["cpu"]
+        best = max(best, 2 * 9 * channels**2 * batch * side**2 / seconds)
+    return best
+
+
+def training_throughput(size: int, batch: int = 32, repeat: int = 5) -> list[dict[str, Any]]:
+    """Forward and backward of every configuration: before and after, alternating, the best of ``repeat`` each."""
+    peak, rows = convolution_peak(), []
+    for config in CONFIGS.values():
+        nets = {
+            "before": config.build().train(),
+            "after": config.build().train().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        }
+        x, sigma = torch.rand(batch, 1, size, size), torch.rand(batch) + 0.1
+        noise = torch.randn_like(x)
+
+        def step(net: Any, last: bool, x: Any = x, sigma: Any = sigma, noise: Any = noise) -> None:
+            layout = torch.channels_last if last else torch.contiguous_format
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = EDM().loss(net, x, sigma, noise, layout).mean()
+            loss.backward()
+
+        with FlopCounterMode(display=False) as counter:
+            step(nets["before"], False)
+        seconds: dict[str, list[float]] = {"before": [], "after": []}
+        for _ in range(repeat + 1):
+            for name, net in nets.items():
+                start = time.process_time()
+                step(net, name == "after")
+                seconds[name].append(time.process_time() - start)
+        row: dict[str, Any] = {"network": config.name, "size": size, "batch": batch}
+        for name, values in seconds.items():
+            rate = counter.get_total_flops() / min(values[1:])
+            row[name] = {"images_per_second": batch / min(values[1:]), "flops": rate, "share_of_convolution_peak": rate / peak}
+        row["speed_up"] = row["after"]["images_per_second"] / row["before"]["images_per_second"]
+        rows.append(row)
+        typer.echo(
+            f"train {config.name}: {row['before']['images_per_second']:.0f} to {row['after']['images_per_second']:.0f} images/s "
+            f"(x {row['speed_up']:.2f}); {100 * row['after']['share_of_convolution_peak']:.0f} % of the convolution peak of "
+            f"{peak / 1e9:.0f} Gflop/s"
+        )
+    return rows
+
+
 def step_seconds(record: dict[str, Any], train: ImageSet, device: str) -> dict[str, float]:
     """Seconds of one training step of a record's configuration, batch size and precision, measured now."""
     s = record["schedule"]
     schedule = Schedule(10, s["batch_size"], s["learning_rate"], bf16=s["bf16"], device=device)
-    trainer = Trainer(CONFIGS[record["config"]["name"]], train, schedule)
+    trainer = Trainer(CONFIGS[record["config"]["name"]], train.take(1000), schedule)
     return timed(trainer.advance, device, repeat=3)
 
 
-def to_equal_error(record: dict[str, Any], sigma: str, target: float) -> dict[str, Any] | None:
-    """First milestone of a record's error curve at or below ``target``, or None."""
+def to_equal_error(record: dict[str, Any], sigma: str, target: float) -> int | None:
+    """Images at the first point of a record's error curve at or below ``target``, or None."""
     for point in record["held_out_curve"]:
         if point["mse"][sigma] <= target:
-            return point
+            return int(point.get("images", point.get("step", 0) * record["schedule"]["batch_size"]))
     return None
 
 
@@ -111,6 +171,7 @@ def main(
     clock = "wall" if device == "cuda" else "cpu"
     hardware = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)"
     typer.echo(f"on {hardware}; ratios of {clock} seconds")
+    throughput = training_throughput(size) if device == "cpu" else []
     train = load_mnist("train", size=size, count=n_train)
     test = load_mnist("test", size=size)
     models, fit = closed_forms(train, device)
@@ -137,7 +198,7 @@ def main(
         for name, errors in closed[count].items():
             for sigma in errors:
                 target = errors[sigma]["mse"]
-                point = to_equal_error(record, sigma, target)
+                reached = to_equal_error(record, sigma, target)
                 row = {
                     "network": label,
                     "closed_form": name,
@@ -147,12 +208,13 @@ def main(
                     "held_out_images": count,
                     "fit_seconds": fit[name],
                     "step_seconds": step,
-                    "reached_at_step": None if point is None else point["step"],
-                    "steps_run": record["steps"],
+                    "reached_at_images": reached,
+                    "images_seen": images_seen(record),
                 }
-                steps = record["steps"] if point is None else point["step"]
-                row["training_over_fit"] = steps * step[clock] / fit[name][clock]
-                row["is_lower_bound"] = point is None
+                images = images_seen(record) if reached is None else reached
+                seconds = images * step[clock] / record["schedule"]["batch_size"]
+                row["training_over_fit"] = seconds / fit[name][clock]
+                row["is_lower_bound"] = reached is None
                 equal.append(row)
         for sigma in (f"{s:g}" for s in SIGMAS):
             parts = [r for r in equal if r["network"] == label and f"{r['sigma']:g}" == sigma]
@@ -171,6 +233,7 @@ def main(
             "clock_of_ratios": clock,
             "data": {"fit": train.provenance, "held_out": test.provenance},
             "fit_and_solve_seconds": fit,
+            "training": throughput,
             "denoise": speeds,
             "equal_error": equal,
         },

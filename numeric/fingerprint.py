@@ -68,13 +68,18 @@ def meaning(source: str) -> str:
 
 
 def code_hash(*roots: str) -> str:
-    """sha256 of the meaning of the modules behind the roots (see :func:`modules_behind`)."""
+    """sha256 of the meaning of the modules behind the roots (see :func:`modules_behind`), and of a C file of a module's name."""
     digest = hashlib.sha256()
     for name, path in modules_behind(roots).items():
         digest.update(f"{name}\0{hashlib.sha256(meaning(path.read_text()).encode()).hexdigest()}\n".encode())
+        if path.with_suffix(".c").is_file():
+            digest.update(path.with_suffix(".c").read_bytes())
     return digest.hexdigest()
 
 
-def weights_hash() -> str:
-    """sha256 of the weights of trained networks that are shipped (of nothing, where there are none)."""
-    return files_hash(p for p in WEIGHTS.glob("*") if p.is_file()) if WEIGHTS.is_dir() else files_hash([])
+def weights_hash(place: str | Path | None = None) -> str:
+    """sha256 of the trained weights in a file or folder (None: those that are shipped; of nothing, where there are none)."""
+    path = Path(place) if place is not None else WEIGHTS
+    if path.is_file():
+        return files_hash([path])
+    return files_hash(p for p in path.glob("*") if p.is_file()) if path.is_dir() else files_hash([])

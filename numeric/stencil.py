@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ from torch import Tensor
 
 Step = Callable[[], Any]
 """One operation of a transform on arrays that are fixed beforehand; running it again serves the next chunk of images."""
+
+Levels = list[tuple[np.ndarray, np.ndarray]]
+"""``(rows, columns)`` one-level analysis matrices of a transform, finest level first."""
+
+DENSE_PIXELS = 64
+"""Levels of at most so many pixels are applied together, as one dense matrix."""
 
 MAX_TAPS = 10
 """Filters with more taps are applied as a matrix product: that is then the faster way."""
@@ -157,3 +164,81 @@ class Stencil:
         else:
             for position, row in enumerate(group.border):
                 out.select(axis, row).copy_(value.select(axis, position) if value.ndim else value)
+
+
+def left_inverse(matrix: np.ndarray) -> np.ndarray:
+    """Of a level's 1-D analysis matrix: its transpose where that is exact, else its pseudo-inverse."""
+    orthonormal = matrix.shape[0] == matrix.shape[1] and np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() < 1e-10
+    return matrix.T.copy() if orthonormal else np.linalg.pinv(matrix)
+
+
+def dense_levels(steps: Levels) -> np.ndarray:
+    """Several levels, ``(rows, columns)`` analysis matrices from the finest, as one ``(coefficients, pixels)`` matrix."""
+    height, width = steps[0][0].shape[1], steps[0][1].shape[1]
+    grid: np.ndarray = np.eye(height * width).reshape(height, width, -1)
+    bands: list[np.ndarray] = []
+    for rows, columns in steps:
+        both = np.einsum("rh,cw,hwp->rcp", rows, columns, grid, optimize=True)
+        h, w = len(rows) // 2, len(columns) // 2
+        grid = both[:h, :w]
+        bands = [both[h:, :w], both[:h, w:], both[h:, w:], *bands]
+    return np.concatenate([band.reshape(-1, band.shape[2]) for band in [grid, *bands]])
+
+
+class Bank:
+    """The matrices of a transform in the form in which they are applied.
+
+    Fine levels are stencils.  Levels of at most :data:`DENSE_PIXELS` pixels are one matrix: there calls cost more than
+    arithmetic.
+
+    Args:
+        steps: ``(rows, columns)`` of every level, finest first, each of the shape of an analysis matrix.
+        synthesis: apply the transposes of the matrices, from coefficients to pixels.
+    """
+
+    def __init__(self, steps: Levels, synthesis: bool) -> None:
+        fine = sum(rows.shape[1] * columns.shape[1] > DENSE_PIXELS for rows, columns in steps)
+        make = self._synthesis if synthesis else self._analysis
+        self.stencils = [(make(rows), make(columns)) for rows, columns in steps[:fine]]
+        self.coarse: np.ndarray | None = None
+        if fine < len(steps):
+            self.coarse = dense_levels(steps[fine:])
+            self.coarse = self.coarse.T.copy() if synthesis else self.coarse
+
+    @staticmethod
+    def _analysis(matrix: np.ndarray) -> Stencil:
+        """One level along one axis: signal to (low, high)."""
+        half = len(matrix) // 2
+        return Stencil(matrix, [slice(0, half), slice(half, None)], [slice(None)], step=2)
+
+    @staticmethod
+    def _synthesis(matrix: np.ndarray) -> Stencil:
+        """The transpose of :meth:`_analysis`: (low, high) to the even and odd samples."""
+        half = len(matrix) // 2
+        return Stencil(matrix.T, [slice(0, None, 2), slice(1, None, 2)], [slice(0, half), slice(half, None)], step=1)
+
+
+def empty_like(like: Tensor, *shape: int) -> Tensor:
+    """Uninitialised array of a tensor's kind.  On a CPU NumPy allocates it, since it asks for huge pages.
+
+    The first touch of ordinary pages would cost as much as half of the transform.
+    """
+    if like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.empty(shape, dtype=np.float32 if like.dtype == torch.float32 else np.float64))
+    return like.new_empty(*shape)
+
+
+class Workspace:
+    """Work arrays carved out of one block of memory."""
+
+    def __init__(self, like: Tensor, size: int) -> None:
+        self.block, self.used = empty_like(like, size), 0
+
+    def take(self, *shape: int) -> Tensor:
+        """The next array, not initialised; of its own memory where the block is used up."""
+        start, self.used = self.used, self.used + prod(shape)
+        return (
+            self.block[start : self.used].view(shape)
+            if self.used <= len(self.block)
+            else empty_like(self.block, *shape)
+        )

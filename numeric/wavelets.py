@@ -5,6 +5,10 @@ The atoms are those of equation (17): scaling atoms at the coarsest scale, three
 The one-dimensional analysis matrix of each level is read off PyWavelets (its transform of the identity), so every
 wavelet and boundary mode it knows is available and agrees with it to rounding.  A level is two passes, one per image
 axis, of shifted slices with the images last (:mod:`numeric.stencil`).
+
+Every size of image is taken, as PyWavelets takes it: where a level's size is odd, ``mode="periodization"`` repeats the last
+sample once.  ``W`` is orthonormal (for an orthogonal wavelet) where both sizes are divisible by ``2^J``, and a little
+over-complete elsewhere; synthesis then is the pseudo-inverse ``W^+``, which crops exactly.
 """
 
 from __future__ import annotations
@@ -12,15 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from math import prod
 from typing import Any
 
 import numpy as np
 import pywt
 import torch
+from scipy.linalg import solve_triangular
 from torch import Tensor
 
-from numeric.stencil import Stencil, Step
+from numeric.frames import PseudoInverse, SeparableAtoms, composes
+from numeric.memory import free_memory
+from numeric.stencil import Bank, Levels, Step, Workspace, empty_like, left_inverse
 
 ORIENTATIONS = ("A", "H", "V", "D")
 """Scaling atom, and the horizontal, vertical and diagonal details (PyWavelets' ``da``, ``ad``, ``dd``)."""
@@ -32,8 +38,11 @@ CHUNK_BYTES = 3 * 2**19
 PADDING = 8
 """Numbers between the rows of a chunk that is transposed."""
 
-DENSE_PIXELS = 64
-"""Levels of at most so many pixels are applied together, as one dense matrix."""
+SYNTHESES = ("pseudo-inverse", "per-level")
+"""Left inverses of an over-complete ``W``: ``W^+``, or the composition of the levels' pseudo-inverses."""
+
+DENSE_SYNTHESIS = 2**21
+"""A pseudo-inverse of at most so many numbers is kept as a matrix; a larger one is applied by iteration."""
 
 Empty = Callable[..., Tensor]
 """``empty(*shape)``, an array not initialised."""
@@ -76,60 +85,6 @@ def analysis_matrix(wavelet: str, length: int, mode: str) -> np.ndarray:
     return np.concatenate([low, high], axis=0)
 
 
-def left_inverse(matrix: np.ndarray) -> np.ndarray:
-    """Of a level's 1-D analysis matrix: its transpose where that is exact, else its pseudo-inverse."""
-    orthonormal = matrix.shape[0] == matrix.shape[1] and np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() < 1e-10
-    return matrix.T.copy() if orthonormal else np.linalg.pinv(matrix)
-
-
-def dense_levels(steps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Several levels, ``(rows, columns)`` analysis matrices from the finest, as one ``(coefficients, pixels)`` matrix."""
-    height, width = steps[0][0].shape[1], steps[0][1].shape[1]
-    grid: np.ndarray = np.eye(height * width).reshape(height, width, -1)
-    bands: list[np.ndarray] = []
-    for rows, columns in steps:
-        both = np.einsum("rh,cw,hwp->rcp", rows, columns, grid, optimize=True)
-        h, w = len(rows) // 2, len(columns) // 2
-        grid = both[:h, :w]
-        bands = [both[h:, :w], both[:h, w:], both[h:, w:], *bands]
-    return np.concatenate([band.reshape(-1, band.shape[2]) for band in [grid, *bands]])
-
-
-class _Bank:
-    """The matrices of a transform in the form in which they are applied.
-
-    Fine levels are stencils.  Levels of at most :data:`DENSE_PIXELS` pixels are one matrix: there calls cost more than
-    arithmetic.
-
-    Args:
-        steps: ``(rows, columns)`` of every level, finest first, each of the shape of an analysis matrix.
-        synthesis: apply the transposes of the matrices, from coefficients to pixels.
-    """
-
-    def __init__(self, steps: list[tuple[np.ndarray, np.ndarray]], synthesis: bool) -> None:
-        fine = sum(rows.shape[1] * columns.shape[1] > DENSE_PIXELS for rows, columns in steps)
-        make = self._synthesis if synthesis else self._analysis
-        self.stencils = [(make(rows), make(columns)) for rows, columns in steps[:fine]]
-        self.coarse: np.ndarray | None = None
-        if fine < len(steps):
-            self.coarse = dense_levels(steps[fine:])
-            self.coarse = self.coarse.T.copy() if synthesis else self.coarse
-
-    @staticmethod
-    def _analysis(matrix: np.ndarray) -> Stencil:
-        """One level along one axis: signal to (low, high)."""
-        half = len(matrix) // 2
-        return Stencil(matrix, [slice(0, half), slice(half, None)], [slice(None)], step=2)
-
-    @staticmethod
-    def _synthesis(matrix: np.ndarray) -> Stencil:
-        """The transpose of :meth:`_analysis`: (low, high) to the even and odd samples."""
-        half = len(matrix) // 2
-        return Stencil(
-            matrix.T, [slice(0, None, 2), slice(1, None, 2)], [slice(0, half), slice(half, None)], step=1
-        )
-
-
 class _Apply(torch.autograd.Function):
     """A matrix applied to the rows of an array, whose gradient is its transpose applied; both are given as functions."""
 
@@ -158,30 +113,8 @@ class _Apply(torch.autograd.Function):
 
 
 def default_levels(size: int) -> int:
-    """Levels that leave a 4 x 4 scaling band, as in the paper's setting: 32 -> 3, 64 -> 4, 128 -> 5."""
+    """Levels that leave a scaling band of 4 to 8 a side; as in the paper's setting 32 -> 3, 64 -> 4, 128 -> 5."""
     return max(1, int(np.log2(size)) - 2)
-
-
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    """Uninitialised array of a tensor's kind.  On a CPU NumPy allocates it, since it asks for huge pages.
-
-    The first touch of ordinary pages would cost as much as half of the transform.
-    """
-    if like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64):
-        return torch.from_numpy(np.empty(shape, dtype=np.float32 if like.dtype == torch.float32 else np.float64))
-    return like.new_empty(*shape)
-
-
-class _Workspace:
-    """Work arrays carved out of one block of memory."""
-
-    def __init__(self, like: Tensor, size: int) -> None:
-        self.block, self.used = _empty(like, size), 0
-
-    def take(self, *shape: int) -> Tensor:
-        """The next array, not initialised; of its own memory where the block is used up."""
-        start, self.used = self.used, self.used + prod(shape)
-        return self.block[start : self.used].view(shape) if self.used <= len(self.block) else _empty(self.block, *shape)
 
 
 class WaveletTransform:
@@ -189,17 +122,29 @@ class WaveletTransform:
 
     Args:
         shape: ``(height, width)`` of the images, or one number for square ones.
-        wavelet: any discrete wavelet PyWavelets knows by name; orthogonal ones give an orthonormal ``W`` under
-            ``mode="periodization"``.
-        levels: J; by default the number that leaves a 4 x 4 scaling band.
-        mode: a PyWavelets boundary mode. Every mode but periodization is over-complete; synthesis then is the
-            pseudo-inverse ``W^+`` with ``W^+ W = I``.
+        wavelet: any discrete wavelet PyWavelets knows by name. Orthogonal ones give an orthonormal ``W`` under
+            ``mode="periodization"`` where both sizes are divisible by ``2^J``; biorthogonal ones a square, invertible one.
+        levels: J; by default the number that leaves a scaling band of 4 to 8 a side.
+        mode: a PyWavelets boundary mode. All but periodization are over-complete if the filters are longer than 2.
+        synthesis: of an over-complete ``W``: ``"pseudo-inverse"`` is ``W^+``, which takes inconsistent coefficients to the
+            image nearest in coefficients; ``"per-level"`` composes the pseudo-inverses of the levels, a left inverse too
+            and cheaper, whose pixels differ by several per cent where coefficients are not those of an image.
+            :attr:`per_level_is_exact` says where both are one.
 
     Coefficients come flat, ``(n, channels, n_coefficients)``, in PyWavelets' order
     ``A_J, (H, V, D)_J, ..., (H, V, D)_1``; :attr:`bands` gives their addresses.
 
     Raises:
-        WaveletError: unknown or non-discrete wavelet, unknown mode, or a size not divisible by ``2^J``.
+        WaveletError: unknown or non-discrete wavelet, unknown mode or synthesis, or more levels than the size has.
+
+    Example:
+        >>> import torch
+        >>> transform = WaveletTransform((45, 67))
+        >>> transform.is_orthonormal, round(transform.redundancy, 3)
+        (False, 1.053)
+        >>> x = torch.rand(2, 3, 45, 67, dtype=torch.float64)
+        >>> torch.allclose(transform.inverse(transform.forward(x)), x)
+        True
     """
 
     def __init__(
@@ -208,6 +153,7 @@ class WaveletTransform:
         wavelet: str = "db2",
         levels: int | None = None,
         mode: str = "periodization",
+        synthesis: str = "pseudo-inverse",
     ) -> None:
         height, width = (shape, shape) if isinstance(shape, int) else shape
         if wavelet not in pywt.wavelist(kind="discrete"):
@@ -216,22 +162,22 @@ class WaveletTransform:
             )
         if mode not in pywt.Modes.modes:
             raise WaveletError(f"unknown mode {mode!r}: use one of {', '.join(pywt.Modes.modes)}")
-        if mode == "smooth" and min(height, width) < 2:
-            raise WaveletError("mode 'smooth' needs at least 2 pixels a side")
+        if synthesis not in SYNTHESES:
+            raise WaveletError(f"unknown synthesis {synthesis!r}: use 'pseudo-inverse' (W^+) or 'per-level'")
+        if min(height, width) < 2:
+            raise WaveletError(
+                f"images of {height}x{width} have no level to transform: at least 2 pixels a side are needed"
+            )
         levels = default_levels(min(height, width)) if levels is None else levels
         if levels < 1:
             raise WaveletError(f"levels must be >= 1, got {levels}")
-        if mode == "periodization" and (height % 2**levels or width % 2**levels):
-            raise WaveletError(
-                f"image size {height}x{width} is not divisible by 2^{levels} = {2**levels}: resize the images, or use fewer levels"
-            )
         if min(height, width) >> levels < 1:
             raise WaveletError(
                 f"{levels} levels are too many for {height}x{width} images: use at most {int(np.log2(min(height, width)))}"
             )
         self.shape = (int(height), int(width))
-        self.wavelet, self.levels, self.mode = wavelet, int(levels), mode
-        self.steps: list[tuple[np.ndarray, np.ndarray]] = []
+        self.wavelet, self.levels, self.mode, self.synthesis = wavelet, int(levels), mode, synthesis
+        self.steps: Levels = []
         rows, columns = self.shape
         shapes = []
         for _ in range(levels):
@@ -248,12 +194,24 @@ class WaveletTransform:
         self.n_coefficients = start
 
     def __repr__(self) -> str:
-        return f"WaveletTransform({self.shape}, wavelet={self.wavelet!r}, levels={self.levels}, mode={self.mode!r})"
+        text = f"WaveletTransform({self.shape}, wavelet={self.wavelet!r}, levels={self.levels}, mode={self.mode!r}"
+        return text + (")" if self.per_level_is_exact else f", synthesis={self.synthesis!r})")
 
     @property
     def config(self) -> dict[str, object]:
         """The constructor's arguments, for results files."""
-        return {"shape": list(self.shape), "wavelet": self.wavelet, "levels": self.levels, "mode": self.mode}
+        names = ("wavelet", "levels", "mode", "synthesis")
+        return {"shape": list(self.shape), **{name: getattr(self, name) for name in names}}
+
+    @property
+    def redundancy(self) -> float:
+        """Coefficients per pixel: 1 of a basis, more of an over-complete frame."""
+        return self.n_coefficients / (self.shape[0] * self.shape[1])
+
+    @cached_property
+    def per_level_is_exact(self) -> bool:
+        """Whether both syntheses are one, ``W^+`` (see :func:`numeric.frames.composes`)."""
+        return composes(self.steps)
 
     @cached_property
     def is_orthonormal(self) -> bool:
@@ -265,25 +223,54 @@ class WaveletTransform:
         )
 
     @cached_property
-    def _inverse_steps(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _inverse_steps(self) -> Levels:
         """The transposed left inverses of every level: of the shape of :attr:`steps`, and equal to them if orthonormal."""
         return [(left_inverse(rows).T, left_inverse(columns).T) for rows, columns in self.steps]
 
     @cached_property
-    def _forward_bank(self) -> _Bank:
-        return _Bank(self.steps, synthesis=False)
+    def _forward_bank(self) -> Bank:
+        return Bank(self.steps, synthesis=False)
 
     @cached_property
-    def _inverse_bank(self) -> _Bank:
-        return _Bank(self._inverse_steps, synthesis=True)
+    def _inverse_bank(self) -> Bank:
+        return Bank(self._inverse_steps, synthesis=True)
 
     @cached_property
-    def _forward_adjoint(self) -> _Bank:
-        return _Bank(self.steps, synthesis=True)
+    def _forward_adjoint(self) -> Bank:
+        return Bank(self.steps, synthesis=True)
 
     @cached_property
-    def _inverse_adjoint(self) -> _Bank:
-        return _Bank(self._inverse_steps, synthesis=False)
+    def _inverse_adjoint(self) -> Bank:
+        return Bank(self._inverse_steps, synthesis=False)
+
+    @cached_property
+    def _pseudo_inverse(self) -> PseudoInverse:
+        return PseudoInverse(
+            partial(self._analyse, self._forward_bank),
+            partial(self._synthesise, self._forward_adjoint),
+            partial(self._synthesise, self._inverse_bank),
+            partial(self._analyse, self._inverse_adjoint),
+        )
+
+    @cached_property
+    def _dense_inverse(self) -> Tensor | None:
+        """``(W^+)^T`` as a matrix ``(n_coefficients, pixels)``, where it is small."""
+        if self.n_coefficients * self.shape[0] * self.shape[1] > DENSE_SYNTHESIS:
+            return None
+        q, r = np.linalg.qr(self.matrix)
+        return torch.from_numpy(solve_triangular(r, q.T).T.copy())
+
+    def _apply_pseudo_inverse(self, flat: Tensor, adjoint: bool) -> Tensor:
+        """``W^+`` of rows of coefficients, or its adjoint of rows of pixels; the iteration is in float64."""
+        if self._dense_inverse is not None:
+            matrix = self._dense_inverse.to(flat)
+            return flat @ (matrix.T if adjoint else matrix)
+        use = self._pseudo_inverse.adjoint if adjoint else self._pseudo_inverse.apply
+        out = flat.new_empty(len(flat), self.n_coefficients if adjoint else self.shape[0] * self.shape[1])
+        chunk = self._chunk(flat)
+        for start in range(0, len(flat), chunk):
+            out[start : start + chunk] = use(flat[start : start + chunk].double())
+        return out
 
     def _chunk(self, images: Tensor) -> int:
         """Images of one chunk: all levels of a chunk run while it is in the cache; on a GPU one large chunk is better."""
@@ -303,28 +290,35 @@ class WaveletTransform:
         self._check(images)
         flat = images.reshape(-1, self.shape[0] * self.shape[1])
         out = _Apply.apply(
-            flat, partial(self._analyse, self._forward_bank), lambda g: self._synthesise(self._forward_adjoint, g)
+            flat, partial(self._analyse, self._forward_bank), partial(self._synthesise, self._forward_adjoint)
         )
         return out.reshape(*images.shape[:2], self.n_coefficients)
 
     def inverse(self, coefficients: Tensor) -> Tensor:
         """``x = W^+ w``: coefficients ``(n, channels, n_coefficients)`` to images.
 
-        For an orthonormal ``W`` this is ``W^T w``.  Otherwise it is the composition of the levels' pseudo-inverses, a
-        left inverse of ``W``.
+        For an orthonormal ``W`` this is ``W^T w``.  For an over-complete one it is the left inverse that :attr:`synthesis`
+        names, ``W^+`` by default.
         """
         if coefficients.shape[-1] != self.n_coefficients:
             raise WaveletError(f"expected {self.n_coefficients} coefficients, got {coefficients.shape[-1]}")
         flat = coefficients.reshape(-1, self.n_coefficients)
-        out = _Apply.apply(
-            flat, partial(self._synthesise, self._inverse_bank), lambda g: self._analyse(self._inverse_adjoint, g)
-        )
+        if self.synthesis == "per-level" or self.per_level_is_exact:
+            out = _Apply.apply(
+                flat, partial(self._synthesise, self._inverse_bank), partial(self._analyse, self._inverse_adjoint)
+            )
+        else:
+            out = _Apply.apply(
+                flat,
+                partial(self._apply_pseudo_inverse, adjoint=False),
+                partial(self._apply_pseudo_inverse, adjoint=True),
+            )
         return out.reshape(*coefficients.shape[:-1], *self.shape)
 
-    def _analyse(self, bank: _Bank, flat: Tensor) -> Tensor:
+    def _analyse(self, bank: Bank, flat: Tensor) -> Tensor:
         return self._by_chunks(flat, self.n_coefficients, partial(self._analysis_steps, bank))
 
-    def _synthesise(self, bank: _Bank, flat: Tensor) -> Tensor:
+    def _synthesise(self, bank: Bank, flat: Tensor) -> Tensor:
         return self._by_chunks(flat, self.shape[0] * self.shape[1], partial(self._synthesis_steps, bank))
 
     def _by_chunks(self, flat: Tensor, size: int, steps: Callable[[Tensor, Tensor, Empty], Iterator[Step]]) -> Tensor:
@@ -333,14 +327,14 @@ class WaveletTransform:
         A chunk is transposed, so that every shifted slice of every level is contiguous.  Its arrays and steps are made
         once and run for every chunk of that size: fresh memory and fresh slices cost more than the arithmetic.
         """
-        out = _empty(flat, len(flat), size)
+        out = empty_like(flat, len(flat), size)
         width, chunk, made = flat.shape[1], self._chunk(flat), 0
         for start in range(0, len(flat), chunk):
             part = flat[start : start + chunk]
             n = len(part)
             if n != made:
                 # Source, target and rows, and about as much again for the low and high halves and the approximations.
-                take = _Workspace(flat, 2 * n * (width + size)).take
+                take = Workspace(flat, 2 * n * (width + size)).take
                 source, target, made = take(width, n), take(size, n), n
                 # Rows a power of two apart compete for the same lines of the cache when they are transposed.
                 rows = take(n, max(width, size) + PADDING)
@@ -351,8 +345,8 @@ class WaveletTransform:
             out[start : start + chunk] = rows[:, :size].copy_(target.T)
         return out
 
-    def _analysis_steps(self, bank: _Bank, source: Tensor, target: Tensor, empty: Empty) -> Iterator[Step]:
-        """Steps from pixels ``(height * width, n)`` to coefficients ``(n_coefficients, n)``, finest level first."""
+    def _analysis_steps(self, bank: Bank, source: Tensor, target: Tensor, empty: Empty) -> Iterator[Step]:
+        """Levels from pixels ``(height * width, n)`` to coefficients ``(n_coefficients, n)``, finest level first."""
         n = source.shape[1]
         grids = [target[b.start : b.stop].view(*b.shape, n) for b in self.bands]
         approximation = source.view(*self.shape, n)
@@ -368,8 +362,8 @@ class WaveletTransform:
             matrix = torch.as_tensor(bank.coarse).to(source)
             yield partial(torch.mm, matrix, approximation.view(-1, n), out=target[: len(matrix)])
 
-    def _synthesis_steps(self, bank: _Bank, source: Tensor, target: Tensor, empty: Empty) -> Iterator[Step]:
-        """Steps from coefficients ``(n_coefficients, n)`` to pixels ``(height * width, n)``, coarsest level first."""
+    def _synthesis_steps(self, bank: Bank, source: Tensor, target: Tensor, empty: Empty) -> Iterator[Step]:
+        """Levels from coefficients ``(n_coefficients, n)`` to pixels ``(height * width, n)``, coarsest level first."""
         n, fine = source.shape[1], len(bank.stencils)
         grids = [source[b.start : b.stop].view(*b.shape, n) for b in self.bands]
         approximation = grids[0]
@@ -389,20 +383,65 @@ class WaveletTransform:
             yield from rows.steps([low, high], [approximation[::2], approximation[1::2]], axis=0)
 
     @cached_property
-    def matrix(self) -> np.ndarray:
-        """``W`` as a dense array ``(n_coefficients, height * width)``; rows are the vectorised atoms."""
-        pixels = self.shape[0] * self.shape[1]
-        if pixels * self.n_coefficients * 8 > 4 * 2**30:
+    def atoms(self) -> SeparableAtoms:
+        """The rows of ``W`` as products of one vector along each axis."""
+        return SeparableAtoms.of(self.steps, [(band.scale, band.orientation) for band in self.bands])
+
+    def _foresee(self, what: str, numbers: int, instead: str) -> None:
+        free = free_memory()
+        if free is not None and 8 * numbers > free:
             raise MemoryError(
-                f"the dense {self.n_coefficients} x {pixels} basis needs {pixels * self.n_coefficients * 8 / 2**30:.1f} GiB: use forward/inverse"
+                f"{what} of {self} needs {8 * numbers / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: {instead}"
             )
-        identity = torch.eye(pixels, dtype=torch.float64).reshape(pixels, 1, *self.shape)
-        return self.forward(identity)[:, 0].numpy().T.copy()
+
+    @cached_property
+    def projection(self) -> np.ndarray | None:
+        """``W W^-`` with the synthesis ``W^-``: onto the coefficients that images have, ``(n_coefficients, n_coefficients)``.
+
+        None where it is the identity, in every square basis.
+
+        Raises:
+            MemoryError: foreseen.
+        """
+        if self.n_coefficients == self.shape[0] * self.shape[1]:
+            return None
+        self._foresee("the projection onto the range", 3 * self.n_coefficients**2, "use a square basis, or probes")
+        unit = torch.eye(self.n_coefficients, dtype=torch.float64)[:, None]
+        return self.forward(self.inverse(unit))[:, 0].numpy().T.copy()
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """``W`` as a dense array ``(n_coefficients, height * width)``; rows are the vectorised atoms.
+
+        Raises:
+            MemoryError: foreseen.
+        """
+        self._foresee("the dense basis", self.n_coefficients * self.shape[0] * self.shape[1], "use forward and inverse")
+        return self.atoms.dense()
+
+    def covariance(self, i: Any, j: Any) -> np.ndarray:
+        """Covariances of coefficients ``i`` and ``j`` (index arrays that broadcast) of unit white noise: entries of ``W W^T``.
+
+        Exact in every basis and of any size: nothing larger than the result is formed.
+        """
+        return self.atoms.inner(np.asarray(i), np.asarray(j))
 
     @cached_property
     def noise_covariance(self) -> np.ndarray | None:
-        """``W W^T``, the covariance of the coefficients of unit white noise; None when it is the identity."""
-        return None if self.is_orthonormal else self.matrix @ self.matrix.T
+        """``W W^T``, the covariance of the coefficients of unit white noise; None when it is the identity.
+
+        Raises:
+            MemoryError: foreseen; :meth:`covariance` gives the entries that are needed.
+        """
+        if self.is_orthonormal:
+            return None
+        self._foresee(
+            f"the noise covariance of the {self.n_coefficients:,} coefficients",
+            2 * self.n_coefficients**2,
+            "ask for the entries needed (covariance), or use an orthonormal basis: mode='periodization', sizes divisible by 2^levels",
+        )
+        every = np.arange(self.n_coefficients)
+        return self.covariance(every[:, None], every[None, :])
 
     @cached_property
     def addresses(self) -> np.ndarray:

@@ -123,3 +123,10 @@ def test_the_front_door_is_light(package: str, heavy: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", WINGS)
+def test_no_file_holds_two_ideas(package: str) -> None:
+    """A file above 500 lines holds two ideas."""
+    long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in (ROOT / package).rglob("*.py")}
+    assert {name: lines for name, lines in long.items() if lines > 500} == {}

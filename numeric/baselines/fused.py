@@ -1,7 +1,7 @@
 """Group normalisation, scale, shift and SiLU in one pass, for training and denoising on a CPU.
 
 Between two convolutions of bf16 channels-last images PyTorch takes five passes and more, and its group normalisation is
-slow in that layout; the convolutions themselves are fastest in it.  ``norm_silu.c`` does the same in two passes forward
+slow in that layout; the convolutions themselves are fastest in it.  ``fused.c`` does the same in two passes forward
 and two backward.  It is compiled at first use with the machine's C compiler and kept in the cache folder; where there is no
 compiler, on a GPU, or where a shape does not suit it, the same functions are computed by PyTorch.
 """
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from numeric.data import default_root
 from numeric.results import atomic_path
 
-SOURCE = Path(__file__).with_name("norm_silu.c")
+SOURCE = Path(__file__).with_name("fused.c")
 SWITCH = "WAVELET_SCORE_FUSED"
 """Environment variable: ``0`` keeps to PyTorch's own kernels."""
 LANES = 16
@@ -51,7 +51,7 @@ def kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
     for more in (["-fopenmp"], []):
         command = [compiler, *_FLAGS, *more, *kind]
         key = hashlib.sha256("\n".join([*command, _machine(), SOURCE.read_text()]).encode()).hexdigest()[:16]
-        path = default_root() / "kernels" / f"norm_silu-{key}.so"
+        path = default_root() / "kernels" / f"fused-{key}.so"
         try:
             if not path.exists():
                 with atomic_path(path) as temporary:
@@ -104,16 +104,15 @@ def _forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return y
 
 
-def _backward_sums(x: Tensor, g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    db, da = torch.empty_like(b), torch.empty_like(a)
-    _call("backward_sums", x, g, a, b, db, da, *_sizes(x))
-    return db, da
+def _backward_sums(x: Tensor, g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    d, db, da = torch.empty_like(x), torch.empty_like(b), torch.empty_like(a)
+    _call("backward_sums", x, g, a, b, d, db, da, *_sizes(x))
+    return d, db, da
 
 
-def _backward(x: Tensor, g: Tensor, a: Tensor, b: Tensor, q: Tensor, r: Tensor) -> Tensor:
-    dx = torch.empty_like(x)
-    _call("backward", x, g, a, b, q, r, dx, *_sizes(x))
-    return dx
+def _backward(x: Tensor, d: Tensor, a: Tensor, q: Tensor, r: Tensor) -> Tensor:
+    _call("backward", x, d, a, q, r, *_sizes(x))
+    return d
 
 
 class _AffineSiLU(torch.autograd.Function):
@@ -129,9 +128,9 @@ class _AffineSiLU(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, a, b = ctx.saved_tensors
         g = _aligned(g, x)
-        db, da = _backward_sums(x, g, a, b)
+        d, db, da = _backward_sums(x, g, a, b)
         zero = torch.zeros_like(a)
-        return _backward(x, g, a, b, zero, zero), da, db
+        return _backward(x, d, a, zero, zero), da, db
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -161,14 +160,14 @@ class _NormSiLU(torch.autograd.Function):
         x, a, b, sums, offset, rstd, weight = ctx.saved_tensors
         groups, (n, c, height, width) = ctx.groups, x.shape
         g = _aligned(g, x)
-        d, dx = _backward_sums(x, g, a, b)
-        dh = torch.addcmul(dx, offset, d) * rstd  # sum of d h over the pixels
-        means = (torch.stack([d, dh]) * weight).view(2, n, groups, -1).sum(3) / (height * width * (c // groups))
+        d, sum_d, sum_dx = _backward_sums(x, g, a, b)
+        sum_dh = torch.addcmul(sum_dx, offset, sum_d) * rstd
+        means = (torch.stack([sum_d, sum_dh]) * weight).view(2, n, groups, -1).sum(3) / (height * width * (c // groups))
         first, second = means.repeat_interleave(c // groups, 2)
         q = -rstd.square() * second
         r = torch.addcmul(q * offset, rstd, first, value=-1)
-        dshift = a * d + q * sums + (height * width) * r if ctx.needs_input_grad[1] else None
-        return _backward(x, g, a, b, q, r), dshift, dh.sum(0), d.sum(0), None, None
+        dshift = a * sum_d + q * sums + (height * width) * r if ctx.needs_input_grad[1] else None
+        return _backward(x, d, a, q, r), dshift, sum_dh.sum(0), sum_d.sum(0), None, None
 
 
 def _plain(*tensors: Tensor | None) -> bool:

@@ -168,6 +168,28 @@ class GaussianMixtureDenoiser(Denoiser):
         self.learned("components_")
         return self.by_level(y, noise, lambda part, level: responsibilities(part.flatten(1), level, self.components_))
 
+    def log_density(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """Natural logarithm of the noisy mixture's density at every image, ``(n,)`` float64."""
+        return log_joint(y.flatten(1).double(), noise, self.learned("components_")).logsumexp(1)
+
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy = sum_k r_k tr J_k + (s^2 / a) (sum_k r_k |g_k|^2 - |sum_k r_k g_k|^2)``, ``(n,)``.
+
+        ``J_k`` is the Jacobian of a component's own posterior mean and ``g_k`` its score: the second term is the spread of the
+        components' scores, which is how the responsibilities move.
+        """
+        components, flat = self.learned("components_"), y.flatten(1)
+        a, s2, weights = noise.alpha, noise.sigma**2, responsibilities(flat, noise, components)
+        trace, square, mean = torch.zeros_like(flat[:, 0]), torch.zeros_like(flat[:, 0]), torch.zeros_like(flat)
+        for k, c in enumerate(components):
+            gain = float((a * c.eigenvalues / (a**2 * c.eigenvalues + s2)).sum())
+            gain += (len(c.mean) - len(c.eigenvalues)) * a * c.rest / (a**2 * c.rest + s2)
+            score = (a * component_mean(flat, noise, c) - flat) / s2
+            trace = trace + weights[:, k] * gain
+            square = square + weights[:, k] * score.square().sum(1)
+            mean = mean + weights[:, k, None] * score
+        return trace + s2 / a * (square - mean.square().sum(1))
+
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         components, flat = self.learned("components_"), y.flatten(1)
         weights = responsibilities(flat, noise, components)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ class Schedule:
     """How a network is trained.
 
     Attributes:
-        steps: in all. batch_size: images a step. learning_rate: Adam's, the highest. seed: of weights and draws.
+        steps: in all (with a late batch size: as many images as so many steps of ``batch_size``). batch_size: images a step. learning_rate: Adam's, the highest. seed: of weights and draws.
         ema: decay of the running average of the weights that is evaluated and shipped, ``min(ema, (1 + t) / (10 + t))``
             after step t; 0 for the last weights themselves.  With a constant learning rate the last weights are noisy.
         bf16: forward and backward in bfloat16, weights in float32. compile: torch.compile. device: torch device.
@@ -26,6 +26,8 @@ class Schedule:
         ema_power: instead of ``ema``, average with weights proportional to ``t^ema_power`` over all steps t so far: the average
             keeps to the last part, about ``1 / (ema_power + 2)``, of however long the training is; 0: use ``ema``.
             (Both after Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models", section 3.)
+        late_batch_size: images a step once ``decay_after`` images have been seen; 0: as before.  Larger batches take less work an
+            image, and late in training do what a smaller learning rate does (Smith et al. 2018).
         until_trained: stop at the plateau (:mod:`numeric.baselines.plateau`) before all steps are run.
     """
 
@@ -41,6 +43,7 @@ class Schedule:
     warmup: int = 0
     decay_after: int = 0
     ema_power: float = 0.0
+    late_batch_size: int = 0
     until_trained: bool = False
 
     def __post_init__(self) -> None:
@@ -54,6 +57,8 @@ class Schedule:
             raise ValueError(
                 f"warmup, decay_after and ema_power must be >= 0, got {self.warmup}, {self.decay_after}, {self.ema_power}"
             )
+        if self.late_batch_size < 0 or (self.late_batch_size and not self.decay_after):
+            raise ValueError(f"late_batch_size must be >= 0 and needs decay_after, got {self.late_batch_size}, {self.decay_after}")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device {self.device!r} was asked for but torch sees no GPU: use --device cpu")
 
@@ -81,13 +86,23 @@ class Schedule:
             "warmup": 5_000,
             "decay_after": 100_000,
             "ema_power": 7.0,
+            "late_batch_size": 128,
             "until_trained": True,
         }
         return cls(**values | changes)
 
+    @property
+    def images(self) -> int:
+        """Images in all, with repetitions."""
+        return self.steps * self.batch_size
+
+    def batch(self, images: int) -> int:
+        """Images of the step that follows when so many have been seen."""
+        return self.late_batch_size if self.late_batch_size and images >= self.decay_after else self.batch_size
+
     def rate(self, images: int) -> float:
         """Learning rate when so many images have been seen."""
-        rise = min((images + self.batch_size) / self.warmup, 1.0) if self.warmup else 1.0
+        rise = min((images + self.batch(images)) / self.warmup, 1.0) if self.warmup else 1.0
         fall = math.sqrt(self.decay_after / max(images, self.decay_after)) if self.decay_after else 1.0
         return self.learning_rate * rise * fall
 
@@ -101,12 +116,12 @@ class Schedule:
         """What a record states: all but limits and the machine's matters."""
         return {k: v for k, v in asdict(self).items() if k not in ("max_minutes", "until_trained")}
 
-    def options(self) -> str:
-        """The command line's options for this schedule."""
-        text = f"--batch-size {self.batch_size} --learning-rate {self.learning_rate:g} --ema {self.ema:g} --seed {self.seed}"
-        text += "".join(
-            f" --{name} {value:g}"
-            for name, value in (("warmup", self.warmup), ("decay-after", self.decay_after), ("ema-power", self.ema_power))
-            if value
-        )
-        return text + (" --bf16" if self.bf16 else "") + (" --compile" if self.compile else "") + f" --device {self.device}"
+
+def options(schedule: dict[str, Any]) -> str:
+    """The command line's options for a recorded schedule (:meth:`Schedule.to_dict`), all but its length."""
+    s = {field.name: field.default for field in fields(Schedule)} | schedule
+    text = f"--batch-size {s['batch_size']} --learning-rate {s['learning_rate']:g} --ema {s['ema']:g} --seed {s['seed']}"
+    for name in ("warmup", "decay_after", "late_batch_size", "ema_power"):
+        text += f" --{name.replace('_', '-')} {s[name]:g}"
+    text += " --bf16" if s["bf16"] else " --float32"
+    return text + (" --compile" if s["compile"] else " --no-compile") + f" --device {s['device']}"

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from numeric.baselines.network import NetworkDenoiser
 from numeric.baselines.plateau import SIGMAS, count_after, is_trained, last_doubling
 from numeric.baselines.schedule import Schedule
 from numeric.data import ImageSet, LazyImages
+from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
 from numeric.memory import free_memory
 from numeric.progress import progress_bar
@@ -110,7 +111,7 @@ class Trainer:
         self.network = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average.requires_grad_(False).eval()
-        check_memory(self.network, self.edm, images.shape, schedule.batch_size, device)
+        check_memory(self.network, self.edm, images.shape, max(schedule.batch_size, schedule.late_batch_size), device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=schedule.learning_rate, fused=True)
         self.step = self.images_seen = 0
         self.seconds = 0.0
@@ -127,9 +128,10 @@ class Trainer:
         """
         s = self.schedule
         generator = step_generator(s.seed, self.step, s.device)
-        index = torch.randint(len(self.images), (s.batch_size,), generator=generator, device=s.device)
+        batch = s.batch(self.images_seen)
+        index = torch.randint(len(self.images), (batch,), generator=generator, device=s.device)
         x = self.batches[index]
-        sigma = self.edm.sample_sigma(s.batch_size, generator)
+        sigma = self.edm.sample_sigma(batch, generator)
         noise = torch.randn(x.shape, generator=generator, device=s.device)
         with torch.autocast(s.device.split(":")[0], torch.bfloat16) if s.bf16 else nullcontext():
             loss = self._loss(x, sigma, noise)
@@ -143,7 +145,7 @@ class Trainer:
             group["lr"] = s.rate(self.images_seen)
         self.optimizer.step()
         self.step += 1
-        self.images_seen += s.batch_size
+        self.images_seen += batch
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(self.average.parameters()), list(self.network.parameters()), 1.0 - s.average_decay(self.step)
@@ -233,15 +235,19 @@ _NOT_THE_NUMBERS = ("steps", "device", "compile")
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> str:
     """Where two schedules differ in what the numbers depend on (not in length or machine)."""
-    keys = [k for k in b if k not in _NOT_THE_NUMBERS and a.get(k) != b[k]]
-    return ", ".join(f"{k} {a.get(k)} there, {b[k]} here" for k in keys)
+    a = {field.name: field.default for field in fields(Schedule)} | a  # what an older program did not know
+    keys = [k for k in b if k not in _NOT_THE_NUMBERS and a[k] != b[k]]
+    return ", ".join(f"{k} {a[k]} there, {b[k]} here" for k in keys)
 
 
-def measure(denoiser: NetworkDenoiser, images: ImageSet, sigmas: Iterable[float], seed: int = 0) -> dict[str, Any]:
+def measure(
+    denoiser: Denoiser, images: ImageSet, sigmas: Iterable[float], seed: int = 0, device: str = "cpu"
+) -> dict[str, Any]:
     """MSE per pixel (clamped) with its standard error at each sigma: ``{"0.5": {"mse", "se", "n"}}``."""
     out = {}
     for sigma in sigmas:
-        record = evaluate({"network": (denoiser, None)}, images, sigma, key=(seed, round(sigma * 1e6)))[1]
+        key = (seed, round(sigma * 1e6))
+        record = evaluate({"network": (denoiser, None)}, images, sigma, key=key, device=device)[1]
         out[f"{sigma:g}"] = {k: record[k] for k in ("mse", "se", "n")}
     return out
 
@@ -308,7 +314,7 @@ def train(
 
     def follow() -> None:
         if held_out is not None and (not curves.errors or curves.errors[-1]["images"] != trainer.images_seen):
-            error = measure(trainer.denoiser(), held_out, sigmas)
+            error = measure(trainer.denoiser(), held_out, sigmas, device=schedule.device)
             point = {"images": trainer.images_seen, "step": trainer.step, "seconds": trainer.seconds}
             curves.errors.append({**point, "mse": {k: v["mse"] for k, v in error.items()}})
 
@@ -318,22 +324,21 @@ def train(
 
     def goes_on() -> bool:
         return (
-            trainer.step < schedule.steps
-            and trainer.images_seen < stop_at
+            trainer.images_seen < min(schedule.images, stop_at)
             and trainer.seconds < 60 * schedule.max_minutes
             and not (schedule.until_trained and is_trained(curves.errors))
         )
 
-    total = min(schedule.steps * schedule.batch_size, stop_at)
+    total = min(schedule.images, stop_at)
     with progress_bar(int(total), f"train {config.name} {images.shape[-1]}", progress) as bar:
         bar.update(trainer.images_seen)
         while goes_on():
-            start = time.perf_counter()
+            start, before = time.perf_counter(), trainer.images_seen
             loss = trainer.advance()
             trainer.seconds += time.perf_counter() - start
             if curves.add(loss, trainer.images_seen):
                 bar.set_postfix_str(f"loss {curves.losses[-1][1]:.4f}", refresh=False)
-            bar.update(schedule.batch_size)
+            bar.update(trainer.images_seen - before)
             if held_out is not None and curves.due(trainer.images_seen):
                 follow()
                 save()

@@ -1,102 +1,108 @@
 """How a sentence of the paper becomes a verdict: effects with intervals, a quantifier, and written rules.
 
-The rules, applied by :func:`judge` to the effects of one claim (an effect is a number whose sign favours the claim when it
-is above the claim's threshold):
+1. A *setting* is what the reader may choose: readout, fit, split, ridge, how the error is measured. A *cell* is what the
+   sentence speaks about: noise level, image size, family, degree. Each cell has an effect with a 95% interval; it gives one
+   p-value against "not above the threshold" and one against "not below it".
+2. Within a setting the claim's quantifier says how many of its m cells must lie above the threshold: ``every`` all, ``most``
+   more than half, ``some`` one, ``all but one`` exactly m - 1. That *at least k of m* do is shown by the partial conjunction
+   p-value (m - k + 1) p_(k), with p_(k) the k-th smallest (Benjamini and Heller, 2008), which is valid however the cells
+   depend on one another: for ``some`` it is Bonferroni's, for ``every`` the largest p-value. The claim *holds* in the setting
+   if that lies below 2.5%, is *contradicted* if the same test from the other side (enough cells lie below the threshold
+   for it to be false) does, and is *undecided* otherwise.
+3. The claim **holds** if it holds in every setting and is **contradicted** if it is contradicted in every one. It
+   **depends on** the factors that separate settings where it holds from settings where it is contradicted, both found
+   with Holm's correction for the number of settings at 1.25%; or on a noise level, size, family or degree, if at
+   one level of it the claim holds in every setting and at another it is contradicted in every one, corrected for all such levels
+   at 1.25% (for ``every`` and ``most``). Otherwise it is **undecided**.
+4. A cell whose measurement gave no number (missing) is no evidence either way and stays among the m. A cell known to be no gain
+   (two denoisers that are the same, a sampler that ran to infinity) counts against the claim. Cells that could not have come out
+   against the claim, and cells left out beforehand for want of memory or time, are shown and take no part. No cell is dropped
+   for what was measured in it.
+5. Without cells that take part the claim is **not testable**.
 
-1. An effect *supports* the claim if its 95% interval lies above the threshold, *contradicts* it if the interval lies below,
-   and is *undecided* otherwise.
-2. A *setting* is what the reader may choose: readout, split, ridge, how the fit is made, how the error is measured. A *cell*
-   is what the sentence speaks about: noise level, image size, family, degree. Within a setting the claim's quantifier runs
-   over the cells: ``every`` cell supports; ``most``: more than half do; ``some``: one does; ``all but one``: exactly one
-   does not.
-3. The claim **holds** if it holds in every setting. It **depends on** the factors along which settings that differ in
-   nothing else get different outcomes, if it holds in some settings only. If it holds in no setting, but at all cells of some
-   noise level, size, family or degree in all settings, it **depends on** that. Otherwise it **fails**.
-4. Without effects it is **not testable here**.
-
-Intervals are of single effects, not corrected for their number.  Words in brackets in a quotation stand for formulas that
-the paper's text has lost.
+A wrong verdict then has a probability of at most 5% for each claim, whatever the truth; there is no correction over claims.
+Single cells are called supporting or contradicting after Holm's correction within their setting.  Words in brackets in a
+quotation stand for formulas that the paper's text has lost.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-HOLDS, FAILS, DEPENDS, UNTESTABLE = "holds", "fails", "depends on", "not testable here"
-QUANTIFIERS = ("every", "most", "some", "all but one")
+from numeric.claims.effects import AGAINST, CONSTRUCTED, MISSING, SKIPPED, Effect, by_setting, describe
+
+HOLDS, CONTRADICTED, UNDECIDED, DEPENDS, UNTESTABLE = (
+    "holds",
+    "contradicted",
+    "undecided",
+    "depends on",
+    "not testable",
+)
+VERDICTS = (HOLDS, CONTRADICTED, UNDECIDED, DEPENDS, UNTESTABLE)
+LEVEL, DEPENDENCE_LEVEL = 0.025, 0.0125
 
 
-@dataclass(frozen=True)
-class Effect:
-    """One measured number for a claim.
+def at_least(p_values: Sequence[float], k: int) -> float:
+    """p-value for "at least k of these m null hypotheses are false": ``(m - k + 1) p_(k)``, valid under any dependence.
 
-    Attributes:
-        setting, cell: see the rules above; values are strings or numbers.
-        value, low, high: the effect and its 95% interval, in the claim's unit.
+    0 for k <= 0, 1 for k > m.
     """
-
-    setting: dict[str, Any]
-    cell: dict[str, Any]
-    value: float
-    low: float
-    high: float
-
-    def outcome(self, threshold: float = 0.0) -> str:
-        """``supports``, ``contradicts`` or ``undecided``."""
-        if self.low > threshold:
-            return "supports"
-        return "contradicts" if self.high < threshold else "undecided"
-
-    def record(self, threshold: float = 0.0) -> dict[str, Any]:
-        return {**vars(self), "outcome": self.outcome(threshold)}
+    m = len(p_values)
+    if k <= 0:
+        return 0.0
+    if k > m:
+        return 1.0
+    return min(1.0, (m - k + 1) * sorted(p_values)[k - 1])
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of the paper and how it is tested.
-
-    Attributes:
-        name: short identifier. quote: the sentence (or its part); section: where it stands.
-        effect: what the number is; unit: its unit. quantifier: one of :data:`QUANTIFIERS`.
-        measure: from measurements to effects. explain: from measurements and effects to sentences.
-        threshold: value above which an effect supports the claim. interval: how the interval is made.
-        untestable: why there may be no effects.
-    """
-
-    name: str
-    quote: str
-    section: str
-    effect: str
-    measure: Callable[[Any], list[Effect]]
-    quantifier: str = "every"
-    unit: str = "%"
-    threshold: float = 0.0
-    interval: str = "jackknife over groups of images, paired (same images, same noise)"
-    explain: Callable[[Any, list[Effect]], list[str]] = field(default=lambda _m, _e: [])
-    untestable: str = "no measurement"
-
-    def __post_init__(self) -> None:
-        if self.quantifier not in QUANTIFIERS:
-            raise ValueError(f"unknown quantifier {self.quantifier!r}: use one of {', '.join(QUANTIFIERS)}")
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given."""
+    out, largest, m = [0.0] * len(p_values), 0.0, len(p_values)
+    for rank, place in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (m - rank) * p_values[place]))
+        out[place] = largest
+    return out
 
 
-def describe(fields: dict[str, Any]) -> str:
-    """``own, held-out, sigma 0.5``: a setting or cell in words (names are given to bare numbers)."""
-    return ", ".join(str(v) if isinstance(v, str) else f"{k} {v:g}" for k, v in fields.items())
-
-
-def _quantified(outcomes: Sequence[str], quantifier: str) -> bool:
-    yes = sum(o == "supports" for o in outcomes)
+def quantified(pairs: Sequence[tuple[float, float]], quantifier: str) -> tuple[float, float]:
+    """p-values for the claim and for its contrary, from ``Effect.p_values`` of the cells of a setting."""
+    above, below, m = [p for p, _ in pairs], [p for _, p in pairs], len(pairs)
     if quantifier == "every":
-        return yes == len(outcomes)
+        return at_least(above, m), at_least(below, 1)
     if quantifier == "some":
-        return yes > 0
+        return at_least(above, 1), at_least(below, m)
     if quantifier == "all but one":
-        return yes == len(outcomes) - 1
-    return 2 * yes > len(outcomes)
+        false = min(at_least(below, 2), at_least(above, m))  # two fall short, or none does
+        return max(at_least(above, m - 1), at_least(below, 1)), min(1.0, 2 * false)
+    return at_least(above, m // 2 + 1), at_least(below, m - m // 2)
+
+
+def outcomes(effects: Sequence[Effect], threshold: float = 0.0) -> list[str]:
+    """``supports``, ``contradicts`` or ``undecided`` for the cells of one setting, by Holm; the status of those without.
+
+    The effects of one setting, in order.
+    """
+    used = [e for e in effects if e.counts]
+    pairs = [e.p_values(threshold) for e in used]
+    adjusted = iter(zip(holm([p for p, _ in pairs]), holm([p for _, p in pairs])))
+    out = []
+    for effect in effects:
+        if not effect.counts:
+            out.append(effect.status)
+            continue
+        above, below = next(adjusted)
+        if effect.status == MISSING:
+            out.append(MISSING)
+        elif effect.status == AGAINST:
+            out.append("contradicts")
+        else:
+            out.append("supports" if above <= LEVEL else "contradicts" if below <= LEVEL else "undecided")
+    return out
+
+
+def _verdict(p: tuple[float, float], level: float = LEVEL) -> str:
+    return HOLDS if p[0] <= level else CONTRADICTED if p[1] <= level else UNDECIDED
 
 
 def _separating_factors(held: list[dict[str, Any]], not_held: list[dict[str, Any]]) -> list[str]:
@@ -109,99 +115,112 @@ def _separating_factors(held: list[dict[str, Any]], not_held: list[dict[str, Any
     return sorted({k for d in pairs if len(d) == fewest for k in d})
 
 
-def _shares(effects: Sequence[Effect], name: str, threshold: float) -> dict[Any, float]:
-    """Share of supporting effects at each level of a factor."""
-    groups: dict[Any, list[bool]] = {}
-    for e in effects:
-        level = {**e.setting, **e.cell}.get(name)
-        groups.setdefault(level, []).append(e.outcome(threshold) == "supports")
-    return {level: sum(group) / len(group) for level, group in groups.items()}
+def _level_name(name: str, level: Any) -> str:
+    return level if isinstance(level, str) else f"{name} {level:g}"
+
+
+def _by_level(effects: Sequence[Effect], quantifier: str, threshold: float) -> dict[str, dict[Any, str]]:
+    """For each cell factor with several levels: level -> verdict that is the same in every setting, else undecided."""
+    names = sorted({k for e in effects for k in e.cell})
+    levels = {name: list(dict.fromkeys(e.cell[name] for e in effects if name in e.cell)) for name in names}
+    levels = {name: values for name, values in levels.items() if len(values) > 1}
+    tests = sum(map(len, levels.values()))
+    out: dict[str, dict[Any, str]] = {}
+    for name, values in levels.items():
+        out[name] = {}
+        for value in values:
+            groups = by_setting([e for e in effects if e.cell.get(name) == value])
+            ps = [quantified([e.p_values(threshold) for e in group], quantifier) for group in groups.values()]
+            both = max(p for p, _ in ps), max(p for _, p in ps)
+            out[name][value] = _verdict(both, DEPENDENCE_LEVEL / tests)
+    return out
+
+
+def _split_levels(effects: Sequence[Effect], quantifier: str, threshold: float) -> tuple[list[str], list[str]]:
+    """Cell factors of which one level holds and another is contradicted, and where it holds, in words."""
+    factors, where = [], []
+    for name, levels in _by_level(effects, quantifier, threshold).items():
+        good = [level for level, verdict in levels.items() if verdict == HOLDS]
+        if good and CONTRADICTED in levels.values():
+            factors.append(name)
+            where.append("/".join(_level_name(name, level) for level in good))
+    return factors, where
 
 
 def judge(effects: Sequence[Effect], quantifier: str = "every", threshold: float = 0.0) -> dict[str, Any]:
     """Apply the module's rules.
 
-    Returns: ``verdict`` (one of :data:`HOLDS`, :data:`FAILS`, :data:`DEPENDS`, :data:`UNTESTABLE`), ``depends_on`` (factors),
-    ``counts`` of outcomes and ``settings``: per setting whether the claim holds, with its weakest cell.
+    Returns: ``verdict`` (one of :data:`VERDICTS`), ``depends_on`` (factors), ``where`` it holds and ``where_not`` (where some of
+    both are to be told), ``counts`` of outcomes and
+    ``settings``: each with its own verdict, p-values, weakest and strongest cell.
     """
-    counts = {o: sum(e.outcome(threshold) == o for e in effects) for o in ("supports", "undecided", "contradicts")}
-    if not effects:
-        return {"verdict": UNTESTABLE, "depends_on": [], "where": [], "counts": counts, "settings": []}
+    counts = dict.fromkeys(("supports", "undecided", "contradicts", MISSING, CONSTRUCTED, SKIPPED), 0)
     settings: list[dict[str, Any]] = []
-    grouped: dict[tuple[tuple[str, Any], ...], list[Effect]] = {}
-    for effect in effects:
-        grouped.setdefault(tuple(effect.setting.items()), []).append(effect)
-    for key, group in grouped.items():
-        outcomes = [e.outcome(threshold) for e in group]
-        ordered = sorted(group, key=lambda e: e.value)
+    for group in by_setting(effects).values():
+        found = outcomes(group, threshold)
+        for outcome in found:
+            counts[outcome] += 1
+        used = [e for e in group if e.counts]
+        numbers = sorted((e for e in (used or group) if e.value is not None), key=lambda e: e.value or 0.0)
+        p = quantified([e.p_values(threshold) for e in used], quantifier) if used else None
+        verdict = _verdict(p) if p else UNTESTABLE
+        inside = quantifier in ("every", "most") and verdict == CONTRADICTED
         settings.append(
             {
-                "setting": dict(key),
-                "holds": _quantified(outcomes, quantifier),
-                "supports": sum(o == "supports" for o in outcomes),
-                "contradicts": sum(o == "contradicts" for o in outcomes),
-                "cells": len(group),
-                "weakest": ordered[0].record(threshold),
-                "strongest": ordered[-1].record(threshold),
+                "setting": group[0].setting,
+                "verdict": verdict,
+                "p": list(p) if p else None,
+                "outcomes": {o: found.count(o) for o in counts if found.count(o)},
+                "cells": len(used),
+                "holds_at": _split_levels(used, quantifier, threshold)[1] if inside else [],
+                "weakest": numbers[0].record() if numbers else None,
+                "strongest": numbers[-1].record() if numbers else None,
+                "reasons": sorted({e.reason for e in group if e.reason}),
             }
         )
-    held = [s["setting"] for s in settings if s["holds"]]
-    not_held = [s["setting"] for s in settings if not s["holds"]]
-    verdict, factors, where = FAILS, [], []
-    if not not_held:
-        verdict = HOLDS
-    elif held:
-        verdict, factors = DEPENDS, _separating_factors(held, not_held)
-        where = [describe(s) for s in held]
-    else:
-        names = sorted({k for e in effects for k in e.cell})
-        for name in names:
-            levels = list(dict.fromkeys(e.cell[name] for e in effects if name in e.cell))
-            good = [
-                level
-                for level in levels
-                if all(e.outcome(threshold) == "supports" for e in effects if e.cell.get(name) == level)
-            ]
-            if good and len(good) < len(levels):
-                verdict = DEPENDS
-                factors.append(name)
-                where.append("/".join(level if isinstance(level, str) else f"{name} {level:g}" for level in good))
-        if not factors and 2 * counts["supports"] > len(effects):
-            spread = {name: _shares(effects, name, threshold) for name in {**effects[0].setting, **effects[0].cell}}
-            gaps = {name: max(s.values()) - min(s.values()) for name, s in spread.items()}
-            widest = max(gaps.values())
-            if widest >= 0.5:
-                verdict = DEPENDS
-                factors = [name for name, gap in gaps.items() if gap == widest]
-                for name in factors:
-                    shares = sorted(spread[name].items(), key=lambda item: -item[1])
-                    where.append(", ".join(f"{describe({name: level})} in {share:.0%}" for level, share in shares))
-    return {"verdict": verdict, "depends_on": factors, "where": where, "counts": counts, "settings": settings}
+    out = {"verdict": UNTESTABLE, "depends_on": [], "where": [], "where_not": [], "counts": counts, "settings": settings}
+    tested = [s for s in settings if s["p"] is not None]
+    if not tested:
+        return out
+    if all(s["verdict"] == HOLDS for s in tested):
+        return {**out, "verdict": HOLDS}
+    held_p, false_p = holm([s["p"][0] for s in tested]), holm([s["p"][1] for s in tested])
+    held = [s["setting"] for s, p in zip(tested, held_p) if p <= DEPENDENCE_LEVEL]
+    contradicted = [s["setting"] for s, p in zip(tested, false_p) if p <= DEPENDENCE_LEVEL]
+    if held and contradicted:
+        factors, places = _separating_factors(held, contradicted), ([describe(s) for s in part] for part in (held, contradicted))
+        return {**out, "verdict": DEPENDS, "depends_on": factors, **dict(zip(("where", "where_not"), places))}
+    if quantifier in ("every", "most"):
+        factors, where = _split_levels([e for e in effects if e.counts], quantifier, threshold)
+        if factors:
+            return {**out, "verdict": DEPENDS, "depends_on": factors, "where": where}
+    if all(s["verdict"] == CONTRADICTED for s in tested):
+        return {**out, "verdict": CONTRADICTED}
+    where, where_not = ([describe(s["setting"]) for s in tested if s["verdict"] == v] for v in (HOLDS, CONTRADICTED))
+    return {**out, "verdict": UNDECIDED, "where": where, "where_not": where_not}
+
+
+def by_readout(effects: Sequence[Effect], quantifier: str = "every", threshold: float = 0.0) -> dict[str, dict[str, Any]]:
+    """The verdict on each readout alone (empty where the effects name none)."""
+    readouts = dict.fromkeys(e.setting["readout"] for e in effects if "readout" in e.setting)
+    keep = ("verdict", "depends_on", "where", "where_not", "counts")
+    out = {}
+    for readout in readouts:
+        judged = judge([e for e in effects if e.setting.get("readout") == readout], quantifier, threshold)
+        out[readout] = {k: judged[k] for k in keep}
+    return out
 
 
 def verdict_text(judged: dict[str, Any]) -> str:
     """``depends on split, readout (holds: ...)``."""
-    if judged["verdict"] != DEPENDS:
-        return str(judged["verdict"])
-    where = judged["where"]
-    shown = "; ".join(where[:3]) + (f"; and {len(where) - 3} more" if len(where) > 3 else "")
-    return f"depends on {', '.join(judged['depends_on'])} (holds: {shown})"
+    parts = []
+    for what, places in (("holds", judged["where"]), ("contradicted", judged["where_not"])):
+        if places:
+            shown = "; ".join(places[:3]) + (f"; and {len(places) - 3} more" if len(places) > 3 else "")
+            parts.append(f"{what}: {shown}")
+    text = str(judged["verdict"])
+    if judged["verdict"] == DEPENDS:
+        text += f" {', '.join(judged['depends_on'])}"
+    return f"{text} ({' | '.join(parts)})" if parts else text
 
 
-def extremes(effects: Sequence[Effect]) -> tuple[Effect, Effect]:
-    """The smallest and the largest effect."""
-    ordered = sorted(effects, key=lambda e: e.value)
-    return ordered[0], ordered[-1]
-
-
-def by_setting(effects: Sequence[Effect], *names: str) -> dict[tuple[Any, ...], list[Effect]]:
-    """Effects grouped by some fields of their setting."""
-    out: dict[tuple[Any, ...], list[Effect]] = {}
-    for effect in effects:
-        out.setdefault(tuple(effect.setting.get(n) for n in names), []).append(effect)
-    return out
-
-
-def all_pairs(values: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Neighbouring values, in order."""
-    return list(itertools.pairwise(values))

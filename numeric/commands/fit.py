@@ -17,6 +17,19 @@ def read_images(images: Path | None, size: int | None, count: int | None) -> Any
     return as_image_set(images).resized(size).take(count)
 
 
+def fitted_images(path: Path) -> int | None:
+    """How many images the model in a file was fitted on; None where there is no model."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+    number = metadata.get("count", metadata.get("images"))
+    return int(number) if number is not None else None
+
+
 def main(
     output: Annotated[
         Path, typer.Argument(help="model file to write (safetensors); it is also the checkpoint's neighbour")
@@ -32,39 +45,74 @@ def main(
     wavelet: Annotated[str, typer.Option(help="any PyWavelets wavelet")] = "db2",
     levels: Annotated[int | None, typer.Option(help="levels of the transform")] = None,
     mode: Annotated[str, typer.Option(help="boundary mode; all but periodization are over-complete")] = "periodization",
+    synthesis: Annotated[
+        str, typer.Option(help="of an over-complete basis: pseudo-inverse (W^+) or per-level")
+    ] = "pseudo-inverse",
     basis: Annotated[str, typer.Option(help="monomial or hermite")] = "monomial",
-    readout: Annotated[str, typer.Option(help="own (a coefficient sees its features) or shared (all features)")] = "own",
+    readout: Annotated[
+        str, typer.Option(help="own (a coefficient sees its features), shared (all) or wiener (all, of the linear estimate)")
+    ] = "own",
+    coordinates: Annotated[str, typer.Option(help="of the wiener readout: wavelet, pixel or both")] = "both",
+    of: Annotated[str, typer.Option(help="of the wiener readout: features of the wiener estimate or the noisy image")] = "wiener",
+    pixel_family: Annotated[str, typer.Option(help="of the wiener readout: independent or local")] = "independent",
     ridge: Annotated[str | None, typer.Option(help="a number, gcv or gcv-band (default: the readout's)")] = None,
     batch: Annotated[int, typer.Option(help="images per batch")] = 1000,
     resume: Annotated[bool, typer.Option(help="keep a checkpoint and take up from it after a kill")] = True,
     every: Annotated[float, typer.Option(help="seconds between checkpoints")] = 30.0,
     device: Annotated[str, typer.Option(help="torch device")] = "cpu",
     sigma: Annotated[list[float], typer.Option(help="noise levels (VE) to report")] = [0.1, 0.25, 0.5, 1.0],  # noqa: B006
+    overwrite: Annotated[bool, typer.Option(help="replace a model in OUTPUT that was fitted on more images")] = False,
     report_file: Annotated[Path | None, typer.Option("--report", help="also write the errors as JSON")] = None,
     progress: Annotated[bool, typer.Option(help="progress bar")] = True,
 ) -> None:
     """Fit, save, and print the exact expected MSE per pixel at each noise level."""
-    from numeric.results import provenance, write_json
+    from numeric.noise import ve
+    from numeric.results import check_output, provenance, write_json
     from numeric.scores.own import WaveletScore
     from numeric.scores.shared import SharedWaveletScore
+    from numeric.scores.wiener import WienerScore
 
-    readouts: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore}
+    readouts: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore, "wiener": WienerScore}
     if readout not in readouts:
-        raise ValueError(f"unknown readout {readout!r}: use own or shared")
+        raise ValueError(f"unknown readout {readout!r}: use own, shared or wiener")
     settings: dict[str, Any] = {
         "family": family, "degree": degree, "radius": radius, "interactions": interactions,
-        "channels_coupled": channels_coupled, "wavelet": wavelet, "levels": levels, "mode": mode, "basis": basis,
-        "device": device,
+        "channels_coupled": channels_coupled, "wavelet": wavelet, "levels": levels, "mode": mode,
+        "synthesis": synthesis, "basis": basis, "device": device,
     }  # fmt: skip
+    if readout == "wiener":
+        if basis != "monomial" or synthesis != "pseudo-inverse":
+            raise ValueError("the wiener readout has monomials and reads out pixels: leave --basis and --synthesis out")
+        del settings["basis"], settings["synthesis"]
+        settings |= {"coordinates": coordinates, "of": of, "pixel_family": pixel_family}
     if ridge is not None:
-        settings["ridge"] = ridge if ridge.startswith("gcv") else float(ridge)
+        try:
+            settings["ridge"] = ridge if ridge.startswith("gcv") else float(ridge)
+        except ValueError:
+            raise ValueError(f"unknown ridge {ridge!r}: use a number >= 0, 'gcv' or 'gcv-band'") from None
+    levels_ = [ve(s) for s in sigma]  # what cannot be reported is said before the fit
     model = readouts[readout](**settings)
+    model.check_settings()
+    for path in (output, report_file):
+        if path is not None:
+            check_output(path)
     data = read_images(images, size, count)
+    kept = fitted_images(output)
+    if kept is not None and kept > len(data) and not overwrite:
+        raise ValueError(f"{output} was fitted on {kept:,} images, more than these {len(data):,}: give another file, or --overwrite")
+    typer.echo(
+        f"{model.label}, degree {degree}: {len(data):,} images of {data.source}, {' x '.join(map(str, data.shape))}; "
+        f"writes {output}" + (f", resumable from {output.name}.checkpoint" if resume else "")
+    )
     checkpoint = output.with_name(output.name + ".checkpoint") if resume else None
     model.fit(data, batch_size=batch, progress=progress, checkpoint=checkpoint, checkpoint_seconds=every)
+    finished = output.with_name(output.name + ".levels") if resume else None
+    if isinstance(model, WienerScore):  # a level needs a pass over the images, so the levels are part of the model
+        model.prepare_levels(levels_, range(1, degree + 1), checkpoint=finished, progress=progress)
     model.save(output)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)  # the model holds the same sums
+    for path in (checkpoint, finished):
+        if path is not None:
+            path.unlink(missing_ok=True)  # the model holds the same sums
     joint, reason = None, ""
     if readout == "own" and not model.transform_.is_orthonormal:
         joint = SharedWaveletScore(**{k: v for k, v in settings.items() if k not in ("basis", "ridge")})
@@ -75,10 +123,10 @@ def main(
     more = {"joint": joint} if joint is not None else {}
     rows = [
         {"sigma": s, "degree": d, "expected_mse": model.expected_mse(s, d, **more)}
-        for s in ([] if reason else sigma)
+        for s in ([] if reason else (level.sigma for level in levels_))
         for d in range(1, model.degree + 1)
     ]
-    typer.echo(f"{model.label}: {len(data):,} images of {data.source}, {data.shape}; saved to {output}")
+    typer.echo(f"{model!r}\nsaved to {output}")
     if rows:
         typer.echo("exact expected MSE per pixel on the fitted images, before clamping:")
         typer.echo("  sigma  " + "".join(f"{f'degree {d}':>12}" for d in range(1, degree + 1)))
@@ -90,5 +138,5 @@ def main(
     if report_file is not None:
         write_json(
             report_file,
-            {"model": model.get_params(), "errors": rows, "data": data.provenance, "provenance": provenance()},
+            {"model": model.plain_params(), "pixel_range": list(model.pixel_range_), "errors": rows, "data": data.provenance, "provenance": provenance()},
         )

@@ -15,6 +15,7 @@ def main(
     n_eval: Annotated[int, typer.Option(help="images per split for closed forms")] = 2000,
     n_network: Annotated[int, typer.Option(help="images per split for networks")] = 250,
     network: Annotated[list[str] | None, typer.Option(help="configuration to show; repeat (default: all)")] = None,
+    weights: Annotated[Path | None, typer.Option(help="folder of trained networks (default: those shipped)")] = None,
     steps: Annotated[int, typer.Option(help="train networks that are not there for so many steps")] = 0,
     slow: Annotated[bool, typer.Option(help="also the optimal, local and shrinkage denoisers")] = True,
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
@@ -25,7 +26,7 @@ def main(
 
     config = Table1Config(
         size=size, n_train=n_train, n_eval=n_eval, n_network=n_network, networks=network, steps=steps, slow=slow,
-        seed=seed, name=name, output=str(output),
+        weights=None if weights is None else str(weights), seed=seed, name=name,
     )  # fmt: skip
     _, record, paths = make_table(config, output)
     for line in record["findings"]:

@@ -21,6 +21,7 @@ def main(
     learning_rate: Annotated[float | None, typer.Option(help="the highest (default: the schedule's)")] = None,
     warmup: Annotated[int | None, typer.Option(help="images over which the learning rate rises")] = None,
     decay_after: Annotated[int | None, typer.Option(help="images after which it falls; 0: constant")] = None,
+    late_batch_size: Annotated[int | None, typer.Option(help="images per step from then on; 0: as before")] = None,
     base_channels: Annotated[int | None, typer.Option(help="another width")] = None,
     max_minutes: Annotated[float, typer.Option(help="stop early after so many minutes")] = math.inf,
     n_train: Annotated[int | None, typer.Option(help="training images (default: all)")] = None,
@@ -31,6 +32,7 @@ def main(
     bf16: Annotated[bool | None, typer.Option("--bf16/--float32", help="bfloat16 arithmetic (default: the schedule's)")] = None,
     compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile the network")] = None,
     until_trained: Annotated[bool | None, typer.Option(help="stop at the plateau (default: the schedule's)")] = None,
+    foresee: Annotated[bool, typer.Option(help="with --all: time every network first, and say how long all will take")] = True,
     rounds: Annotated[str, typer.Option(help="with --all: image counts to bring all networks to first, such as 300000")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads (0: torch's choice)")] = 0,
@@ -47,6 +49,7 @@ def main(
     as many processes as there are cores: each takes the next network that no other is at.
     """
     import torch
+    from filelock import Timeout
 
     from numeric.baselines import runs
     from numeric.baselines import train as training
@@ -65,6 +68,7 @@ def main(
         raise ValueError(f"--schedule {schedule}: use printed, cpu or auto")
     given: dict[str, Any] = {
         "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "warmup": warmup, "decay_after": decay_after,
+        "late_batch_size": 0 if batch_size is not None and late_batch_size is None else late_batch_size,
         "ema": ema, "ema_power": 0.0 if ema is not None and ema_power is None else ema_power, "bf16": bf16, "compile": compile_,
         "until_trained": until_trained if until_trained is not None or steps is None else False, "seed": seed,
     }  # fmt: skip
@@ -86,7 +90,8 @@ def main(
             raise ValueError("--all trains every configuration as it is: leave out --config, --base-channels, --n-train, --publish")
         limits = [float(item) for item in rounds.split(",") if item.strip()]
         everything = runs.all_runs(output, make)
-        _foresee(everything, data)
+        if foresee:
+            _foresee(everything, data)
         for record in runs.train_all(
             everything, data, rounds=limits, n_eval=n_eval, n_curve=n_curve, reschedule=reschedule, say=typer.echo
         ):
@@ -102,10 +107,14 @@ def main(
         raise ValueError(f"--publish: there is no checkpoint {run.checkpoint}")
     images, test = data(size)
     if publish is None:
-        training.train(
-            network, images, run.schedule, held_out=test.take(n_curve), checkpoint=run.checkpoint, resume=resume,
-            reschedule=reschedule,
-        )  # fmt: skip
+        try:
+            with run.lock():
+                training.train(
+                    network, images, run.schedule, held_out=test.take(n_curve), checkpoint=run.checkpoint, resume=resume,
+                    reschedule=reschedule,
+                )  # fmt: skip
+        except Timeout:
+            raise ValueError(f"another process is training {run.checkpoint}: wait for it, or choose another --output") from None
     record = runs.publish(run, images.take(n_eval), test.take(n_eval), folder=publish)
     _tell(record)
     folder = publish or output

@@ -9,22 +9,61 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from numeric.arguments import as_list
 from numeric.data import ImageSet
 from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import read_json, write_json
 
-Methods = Mapping[str, tuple[Denoiser, Sequence[int] | None]]
+Methods = Mapping[str, tuple[Any, Any]]
+"""Label -> (denoiser, degrees): a number, a list, an array or text; None for methods without one."""
 Errors = dict[tuple[str, int | None], np.ndarray]
+
+
+class FittedLater(Denoiser):
+    """A denoiser that is fitted when it is first used: one whose errors are all in the cache is never fitted.
+
+    Args:
+        label: for figures. fit: returns the fitted denoiser. about: what identifies it in a cache (its class and settings).
+
+    Attributes:
+        seconds: what the fit took; None before.
+    """
+
+    def __init__(self, label: str, fit: Callable[[], Any], about: Any = None) -> None:
+        self.label, self.about, self._fit, self._model = label, about, fit, None
+        self.seconds: float | None = None
+
+    @property
+    def model(self) -> Any:
+        if self._model is None:
+            start = perf_counter()
+            self._model = self._fit()
+            self.seconds = perf_counter() - start
+        return self._model
+
+    def forget(self) -> None:
+        """Give the fitted model's memory back; it is fitted again if it is used again."""
+        self._model = None
+
+    def denoise(self, y: Any, noise: Any, clamp: bool = True) -> Any:
+        return self.model.denoise(y, noise, clamp)
+
+    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        return self.model.estimate(y, noise)
+
+    def denoise_degrees(self, y: Tensor, noise: NoiseLevel, degrees: Sequence[int], clamp: bool = True) -> Tensor:
+        return self.model.denoise_degrees(y, noise, degrees, clamp)
 
 
 def noise_like(x: Tensor, *key: int) -> Tensor:
@@ -63,6 +102,7 @@ def measure(
     The entry ``noisy`` is the input itself.
     """
     level, limits = as_noise(noise), limits or {}
+    methods = {label: (m, None if d is None else as_list(d, int, "degrees")) for label, (m, d) in methods.items()}
     parts: dict[tuple[str, int | None], list[list[Tensor]]] = {("noisy", None): [[] for _ in range(seeds)]}
     for label, (_, degrees) in methods.items():
         for degree in degrees if degrees is not None else [None]:
@@ -72,7 +112,7 @@ def measure(
         clean = clean.to(device)
         for draw in range(seeds):
             y = level.alpha * clean + level.sigma * noise_like(clean, *key, draw, number)
-            noisy = (y / level.alpha).clamp(0, 1) if clamp else y / level.alpha
+            noisy = (y / level.alpha).clamp(*images.pixel_range) if clamp else y / level.alpha
             parts["noisy", None][draw].append(image_errors(noisy, clean))
             for label, (denoiser, degrees) in methods.items():
                 keep = min(len(clean), limits.get(label, len(images)) - seen)
@@ -155,7 +195,7 @@ def evaluate(
 def sweep(
     methods: Methods,
     splits: Mapping[str, ImageSet],
-    sigmas: Sequence[float],
+    sigmas: Any,
     *,
     seed: int = 0,
     seeds: int = 1,
@@ -170,16 +210,25 @@ def sweep(
     """:func:`evaluate` over splits and VE noise levels.
 
     Args:
+        sigmas: one, several, an array, or text such as ``"0.1, 0.5"``.
         seeds: noise draws per image, each with its own seed derived from ``seed``.
         reference: method that every other one is compared with, image by image.
-        checkpoint: JSON file that receives every finished (split, sigma); a run with the same settings takes up from it.
+        checkpoint: ``folder/name.json`` stands for one file ``folder/name-KEY.json`` for each key of settings, data and
+            methods, which receives every finished (split, sigma); a run with the same key takes up from it, and no run
+            touches another's.
         settings: anything JSON can hold that identifies the methods (family parameters, ...), part of the checkpoint's key.
+
+    Raises:
+        ValueError: no seeds, sigmas that are no numbers > 0, or a file in the cache that is truncated.
     """
+    sigmas = as_list(sigmas, float, "sigmas")
     if seeds < 1:
         raise ValueError(f"seeds must be >= 1, got {seeds}")
+    if not sigmas or min(sigmas) <= 0:
+        raise ValueError(f"sigmas must be > 0, got {sigmas}")
     key = {
         "settings": settings,
-        "methods": {label: list(d) if d is not None else None for label, (_, d) in methods.items()},
+        "methods": {label: as_list(d, int, "degrees") if d is not None else None for label, (_, d) in methods.items()},
         "data": {name: split.provenance for name, split in splits.items()},
         "limits": dict(limits or {}),
         "seed": seed,
@@ -187,12 +236,11 @@ def sweep(
         "reference": reference,
         "batch_size": batch_size,
     }
-    key = json.loads(json.dumps(key))
     done: dict[str, list[dict[str, Any]]] = {}
-    if checkpoint is not None and Path(checkpoint).exists():
-        stored = read_json(checkpoint)
-        if stored.get("key") == key:
-            done = stored["done"]
+    if checkpoint is not None:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        checkpoint = Path(checkpoint).with_name(f"{Path(checkpoint).stem}-{digest}.json")
+        done = read_json(checkpoint)["done"] if checkpoint.exists() else {}
     with progress_bar(seeds * sum(map(len, splits.values())) * len(sigmas), "denoise", progress) as bar:
         for sigma in sigmas:  # outermost: what is solved at a level then serves all splits and seeds
             for split_number, (name, split) in enumerate(splits.items()):

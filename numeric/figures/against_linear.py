@@ -3,195 +3,156 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 
-from numeric.figures.fig5 import SweepConfig, combined_se, mse_sweep
+from numeric.arguments import as_list
+from numeric.figures import fig5
+from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.fig5 import SweepConfig, combined_se
+from numeric.figures.foresee import Work
 from numeric.figures.style import (
     SPLIT_NAME,
-    SPLIT_STYLE,
     STYLE,
     bar_of,
     error_bar_text,
-    integer_axis,
+    fitted_on,
     legend_figure,
     plain_log,
     select,
-    sigma_colours,
     sigma_handles,
+    sigma_lines,
     split_handles,
     title_of,
 )
-from numeric.results import finish_figure
 
 
-@dataclass
-class LinearConfig:
+@dataclass(kw_only=True)
+class LinearConfig(Parameters):
     """Parameters of Figure 7.
 
     Attributes:
         sizes: image sides. n_train: images to fit on (None: all). n_eval: images per split, one number or one per size.
-        shared_degrees: highest degree of the shared readout at each size, 0 to leave it out. Its memory grows with the
-            square of its features: at 64 x 64 degree 3 takes 3.7 GiB (5.5 with the other methods of the
-            figure) and minutes per noise level on one core.
-        sigmas, degrees, families, radius, interactions, ridge, seed, seeds, error_bar: as for Figure 5.
+        shared: families with the shared readout (``"local:2"`` stops at degree 2); shared_large: those of every size but the
+            first, where their memory grows with the square of the feature count.
+        sigmas, degrees, families, radius, interactions, ridge, seeds, error_bar: as for Figure 5.
     """
 
+    name: str = "fig7"
     sizes: Sequence[int] = (32, 64)
     n_train: int | None = None
     n_eval: Sequence[int | None] | int | None = (1000, 300)
     sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
     degrees: Sequence[int] = (1, 2, 3)
     families: Sequence[str] = ("independent", "band", "local")
-    shared: Sequence[str] = ("independent",)
-    shared_degrees: Sequence[int] = (3, 1)
+    shared: Sequence[str] = ("independent", "band", "local")
+    shared_large: Sequence[str] = ("independent:1",)
     radius: int = 1
     interactions: str = "pairwise"
     ridge: float = 1e-10
-    seed: int = 0
     seeds: int = 3
     error_bar: str = "seeds"
-    data_root: str | None = None
-    name: str = "fig7"
-    cache: str = field(default="runs")
 
-    def __post_init__(self) -> None:
-        if len(self.shared_degrees) != len(self.sizes):
-            raise ValueError(f"give one of shared_degrees per size: {list(self.sizes)} but {list(self.shared_degrees)}")
-        if isinstance(self.n_eval, Sequence) and len(self.n_eval) != len(self.sizes):
-            raise ValueError(f"give one n_eval, or one per size: {list(self.sizes)} but {list(self.n_eval)}")
+    notebook: ClassVar[str] = "fig7"
+
+    def check(self) -> None:
+        self.shared_large = as_list(self.shared_large, str, "shared_large")
+        self.n_eval = list(self.n_eval) if isinstance(self.n_eval, Sequence) else [self.n_eval] * len(self.sizes)
+        if len(self.n_eval) != len(self.sizes):
+            raise ValueError(f"give one n_eval, or one per size: {self.sizes} but {self.n_eval}")
         for number in range(len(self.sizes)):
             self.sweep(number)
 
     def sweep(self, number: int) -> SweepConfig:
         """The sweep of one size; without the optimal denoiser and networks, which are in Figures 5 and 6."""
-        shared = self.shared_degrees[number]
+        alike = ("n_train", "sigmas", "degrees", "families", "radius", "interactions", "ridge", "seeds", "error_bar", "seed")
         return SweepConfig(
+            **{name: getattr(self, name) for name in (*alike, "data_root", "cache")},
             size=self.sizes[number],
-            n_train=self.n_train,
-            n_eval=self.n_eval[number] if isinstance(self.n_eval, Sequence) else self.n_eval,
-            sigmas=self.sigmas,
-            degrees=self.degrees,
-            families=self.families,
-            shared=self.shared if shared else (),
-            shared_degree=shared or None,
-            radius=self.radius,
-            interactions=self.interactions,
-            ridge=self.ridge,
+            n_eval=self.n_eval[number],  # type: ignore[index]
+            shared=self.shared_large if number else self.shared,
             n_optimal=0,
             n_trained=0,
-            seed=self.seed,
-            seeds=self.seeds,
-            error_bar=self.error_bar,
             name=f"{self.name}-{self.sizes[number]}",
-            data_root=self.data_root,
-            cache=self.cache,
         )
 
+    def work(self, train: int) -> list[Work]:
+        return [part for number in range(len(self.sizes)) for part in self.sweep(number).work(train)]
 
-def findings(results: dict[int, dict[str, Any]]) -> list[str]:
+
+def measure(config: LinearConfig, progress: bool = True) -> dict[str, Any]:
+    """The sweep of every size."""
+    results = {size: fig5.measure(config.sweep(number), progress) for number, size in enumerate(config.sizes)}
+    return {
+        "data": {size: result["data"] for size, result in results.items()},
+        "records": [{"size": size, **r} for size, result in results.items() for r in result["records"]],
+    }
+
+
+def findings(record: dict[str, Any]) -> list[str]:
     """Which methods beat the linear denoiser, where, and whether the ratio is better at the larger size."""
-    lines = []
-    for size, result in results.items():
+    lines, sizes = [], record["parameters"]["sizes"]
+    families = [r for r in record["records"] if r["degree"] is not None]
+    for size in sizes:
         for split in ("train", "test"):
-            for method in dict.fromkeys(r["method"] for r in result["records"] if r["degree"] is not None):
-                rows = select(result["records"], method=method, split=split)
-                top = max(r["degree"] for r in rows)
-                parts, better = [], 0
-                for r in select(rows, degree=top):
-                    ratio, error = r["to_reference"]["ratio"], combined_se(r["to_reference"])
-                    better += ratio + 2 * error < 1
-                    parts.append(f"{ratio:.3f} ± {error:.3f} at sigma {r['sigma']:g}")
+            here = select(families, size=size, split=split)
+            for method in dict.fromkeys(r["method"] for r in here):
+                top = max(r["degree"] for r in select(here, method=method))
+                pairs = [(r["sigma"], r["to_reference"]) for r in select(here, method=method, degree=top)]
+                better = sum(pair["ratio"] + 2 * combined_se(pair) < 1 for _, pair in pairs)
+                parts = [f"{pair['ratio']:.3f} ± {combined_se(pair):.3f} at sigma {sigma:g}" for sigma, pair in pairs]
                 lines.append(
                     f"{size}x{size}, {SPLIT_NAME[split]}, {method}, degree {top}: below linear by two standard errors at "
                     f"{better} of {len(parts)} noise levels (ratio {', '.join(parts)})"
                 )
-    if len(results) > 1:
-        small, large = min(results), max(results)
-        for method in dict.fromkeys(r["method"] for r in results[large]["records"] if r["degree"] is not None):
-            closer, seen = 0, 0
-            for r in select(results[large]["records"], method=method, split="test"):
-                other = select(
-                    results[small]["records"], method=method, split="test", sigma=r["sigma"], degree=r["degree"]
-                )
-                if other:
-                    seen += 1
-                    closer += r["to_reference"]["ratio"] < other[0]["to_reference"]["ratio"]
+    small, large = min(sizes), max(sizes)
+    for method in dict.fromkeys(r["method"] for r in select(families, size=large) if small != large):
+        closer, seen = 0, 0
+        for r in select(families, size=large, method=method, split="test"):
+            other = select(families, size=small, method=method, split="test", sigma=r["sigma"], degree=r["degree"])
+            seen += bool(other)
+            closer += bool(other) and r["to_reference"]["ratio"] < other[0]["to_reference"]["ratio"]
+        if seen:
             lines.append(
                 f"{method}: held-out ratio to linear smaller at {large} than at {small} in {closer} of {seen} settings"
             )
     return lines
 
 
-def draw(results: dict[int, dict[str, Any]], config: LinearConfig) -> Any:
+def draw(record: dict[str, Any]) -> Any:
     """A row per size, a column per method: ratio to the linear denoiser against the degree."""
-    methods = list(
-        dict.fromkeys(r["method"] for v in results.values() for r in v["records"] if r["degree"] is not None)
-    )
-    colours = sigma_colours(config.sigmas)
+    p = record["parameters"]
+    families = [r for r in record["records"] if r["degree"] is not None]
+    methods = list(dict.fromkeys(r["method"] for r in families))
+    shape: Any = (len(p["sizes"]), len(methods))
+    shared: Any = {"squeeze": False, "sharex": True, "sharey": True}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            len(results),
-            len(methods),
-            figsize=(2.9 * len(methods) + 0.8, 2.9 * len(results) + 1.3),
-            squeeze=False,
-            sharex=True,
-            sharey=True,
-        )
-        for row, (size, result) in enumerate(results.items()):
-            for column, method in enumerate(methods):
-                axis = axes[row, column]
-                for sigma in config.sigmas:
-                    for split, (line, marker) in SPLIT_STYLE.items():
-                        found = select(result["records"], method=method, sigma=sigma, split=split)
-                        found.sort(key=lambda r: r["degree"])
-                        axis.errorbar(
-                            [r["degree"] for r in found],
-                            [r["to_reference"]["ratio"] for r in found],
-                            yerr=[bar_of(r["to_reference"], config.error_bar) for r in found],
-                            linestyle=line,
-                            marker=marker,
-                            markersize=4,
-                            linewidth=1.4,
-                            capsize=2,
-                            color=colours[sigma],
-                            markerfacecolor="white" if split == "test" else None,
-                        )
+        figure, axes = plt.subplots(*shape, figsize=(2.45 * shape[1] + 0.8, 2.9 * shape[0] + 1.3), **shared)
+        for row, size in enumerate(p["sizes"]):
+            for axis, method in zip(axes[row], methods):
+                mine = select(families, size=size, method=method)
+                sigma_lines(
+                    axis, mine, p["sigmas"], lambda r: r["to_reference"]["ratio"],
+                    lambda r: bar_of(r["to_reference"], p["error_bar"]),
+                )  # fmt: skip
                 axis.axhline(1.0, color="0.25", linewidth=1.0)
-                integer_axis(axis)
+                if not mine:
+                    axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", va="center", color="0.5")
                 if row == 0:
                     axis.set_title(title_of(method).replace(", own", "\nown").replace(", shared", "\nshared"))
-                if row == len(results) - 1:
+                if row == len(p["sizes"]) - 1:
                     axis.set_xlabel("polynomial degree")
             axes[row, 0].set_ylabel(f"{size}x{size}: MSE over\nthat of the linear denoiser")
         plain_log(axes[0, 0])
-        axes[0, 0].set_xlim(min(config.degrees) - 0.2, max(config.degrees) + 0.2)
+        axes[0, 0].set_xlim(min(p["degrees"]) - 0.2, max(p["degrees"]) + 0.2)
         axes[0, 0].yaxis.set_major_locator(plt.MaxNLocator(8))
-        fit = next(iter(results.values()))["data"]["fit"]
-        figure.suptitle(
-            f"Against the linear denoiser, fitted on {fit['count']:,} images of {fit['source']} (below 1: better than linear)",
-            fontsize=11.5,
-        )
+        figure.suptitle(f"Against the linear denoiser, {fitted_on(record)} (below 1: better than linear)", fontsize=11.5)
         figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
-        legend_figure(
-            figure,
-            sigma_handles(config.sigmas) + split_handles(),
-            error_bar_text(config.error_bar, config.seeds, paired=True),
-        )
+        note = error_bar_text(p["error_bar"], p["seeds"], paired=True)
+        legend_figure(figure, sigma_handles(p["sigmas"]) + split_handles(), note)
     return figure
 
 
-def make_figure(
-    config: LinearConfig, output: str | Path, progress: bool = True
-) -> tuple[Any, dict[str, Any], list[Path]]:
-    """Run the sweeps and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
-    results = {size: mse_sweep(config.sweep(number), progress) for number, size in enumerate(config.sizes)}
-    record = {
-        "parameters": {k: v for k, v in vars(config).items() if k != "cache"},
-        "data": {size: result["data"] for size, result in results.items()},
-        "records": [{"size": size, **r} for size, result in results.items() for r in result["records"]],
-    }
-    return finish_figure(draw(results, config), {**record, "findings": findings(results)}, output, config.name, config.seed)
+make_figure = figure_maker(measure, draw, findings)

@@ -4,166 +4,181 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 from torch import Tensor
 
-from numeric.data import load_mnist
 from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, summary
-from numeric.figures.style import IMAGE_STYLE, show_image, title_of
-from numeric.results import finish_figure
-from numeric.scores.own import WaveletScore
+from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.fig5 import READOUTS
+from numeric.figures.foresee import Work, own_work, shared_work
+from numeric.figures.style import IMAGE_STYLE, fitted_on, plus_minus, select, show_image, title_of
+
+Pictures = dict[tuple[int, float], list[Tensor]]
 
 
-@dataclass
-class DenoisedConfig:
+@dataclass(kw_only=True)
+class DenoisedConfig(Parameters):
     """Parameters of Figures 9 and 10.
 
     Attributes:
-        family: of the estimator (``own`` readout). sizes: image sides. n_train: images to fit on (None: all).
+        family: of the estimators. sizes: image sides. n_train: images to fit on (None: all).
+        shared: highest degree of the shared readout at each size, beside the own one; 0 leaves it out.
         n_images: digits drawn, the first held-out ones. n_eval: held-out images that the mean errors are measured on.
     """
 
+    name: str = "fig9"
     family: str = "independent"
     sizes: Sequence[int] = (32, 64)
     n_train: int | None = None
-    n_images: int = 2
+    n_images: int = 1
     n_eval: int = 500
     sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
     degrees: Sequence[int] = (1, 2, 3)
+    shared_degrees: Sequence[int] = (3, 0)
     radius: int = 1
     interactions: str = "pairwise"
     ridge: float = 1e-10
-    seed: int = 0
-    data_root: str | None = None
-    name: str = "fig9"
 
-    def __post_init__(self) -> None:
+    notebook: ClassVar[str] = "fig9"
+    lists: ClassVar[dict[str, Any]] = {**Parameters.lists, "shared_degrees": int}
+
+    def check(self) -> None:
+        family_degree(self.family)
         if not 1 <= self.n_images <= self.n_eval:
             raise ValueError(f"need 1 <= n_images <= n_eval, got {self.n_images} and {self.n_eval}")
+        if len(self.shared_degrees) != len(self.sizes):
+            raise ValueError(f"give one of shared_degrees per size: {self.sizes} but {self.shared_degrees}")
+
+    def work(self, train: int) -> list[Work]:
+        levels, out = len(self.sigmas), []
+        for size, highest in zip(self.sizes, self.shared_degrees):
+            out.append(own_work(size, train, 1, levels, self.n_eval))
+            if highest:
+                degrees = [d for d in self.degrees if d <= highest]
+                out.append(shared_work(self.family, degrees, size, train, levels, self.n_eval, self.radius))
+        return out
 
 
-def denoise_all(
-    config: DenoisedConfig, progress: bool = True
-) -> tuple[dict[str, Any], dict[tuple[int, float], list[Tensor]]]:
-    """Records of every image shown, and for each (size, sigma) the columns clean, noisy, degree by degree."""
-    pictures, records, means, data, label = {}, [], [], {}, ""
-    for size in config.sizes:
-        train = load_mnist("train", size=size, count=config.n_train, root=config.data_root)
-        test = load_mnist("test", size=size, count=config.n_eval, root=config.data_root)
+def measure(config: DenoisedConfig, progress: bool = True) -> tuple[dict[str, Any], Pictures]:
+    """Records of every image shown, and for each (size, sigma) the rows of pictures: clean and noisy, then every estimate."""
+    pictures: Pictures = {}
+    records: list[dict[str, Any]] = []
+    means: list[dict[str, Any]] = []
+    data, columns = {}, []
+    for size, highest in zip(config.sizes, config.shared_degrees):
+        train = config.images("train", size, config.n_train)
+        test = config.images("test", size, config.n_eval)
         data[size] = {"fit": train.provenance, "test": test.provenance}
-        model = WaveletScore(
-            config.family, max(config.degrees), config.radius, config.interactions, ridge=config.ridge
-        ).fit(train, progress=progress)
-        label, clean = model.label, test[:]
+        clean, models = test[:], {}
+        for readout, top in (("own", max(config.degrees)), ("shared", highest)):
+            degrees = [d for d in config.degrees if d <= top]
+            if degrees:
+                options = {"ridge": config.ridge} if readout == "own" else {}
+                model = READOUTS[readout](config.family, max(degrees), config.radius, config.interactions, **options)
+                models[readout] = (model.fit(train, progress=progress), degrees)
         for sigma in config.sigmas:
             y = clean + sigma * noise_like(clean, config.seed, round(sigma * 1e6))
-            columns = [clean, y.clamp(0, 1), *model.denoise_degrees(y, sigma, list(config.degrees))]
-            names = ["clean", "noisy", *(f"degree {d}" for d in config.degrees)]
-            pictures[size, sigma] = [c[: config.n_images] for c in columns]
-            errors = {name: image_errors(c, clean).double().numpy() for name, c in zip(names[1:], columns[1:])}
-            lowest = errors[f"degree {min(config.degrees)}"][None]
-            for name, values in errors.items():
-                records += [
-                    {"size": size, "sigma": sigma, "image": i, "column": name, "mse": float(values[i])}
-                    for i in range(config.n_images)
-                ]
-                mean = {"size": size, "sigma": sigma, "column": name, **summary(values[None])}
-                means.append({**mean, "to_lowest": paired_ratio(values[None], lowest)})
-    parameters = {k: v for k, v in vars(config).items()}
-    return {"parameters": parameters, "method": label, "data": data, "images": records, "means": means}, pictures
+            found = {("", "clean"): clean, ("", "noisy"): y.clamp(*test.pixel_range)}
+            for readout, (model, degrees) in models.items():
+                estimates = model.denoise_degrees(y, sigma, degrees)
+                found |= {(readout, f"degree {d}"): x for d, x in zip(degrees, estimates)}
+            pictures[size, sigma] = [x[: config.n_images] for x in found.values()]
+            columns.append({"size": size, "sigma": sigma, "columns": list(found)})
+            errors = {key: image_errors(x, clean).double().numpy()[None] for key, x in found.items()}
+            for (readout, column), values in errors.items():
+                if column == "clean":
+                    continue
+                fields = {"size": size, "sigma": sigma, "readout": readout, "column": column}
+                records += [{**fields, "image": i, "mse": float(values[0, i])} for i in range(config.n_images)]
+                lowest = errors[readout or "own", f"degree {min(config.degrees)}"]
+                means.append({**fields, **summary(values), "to_lowest": paired_ratio(values, lowest)})
+    label = model.label.split(", own")[0].split(", shared")[0]
+    return {"method": label, "data": data, "columns": columns, "images": records, "means": means}, pictures
 
 
-def draw(result: dict[str, Any], pictures: dict[tuple[int, float], list[Tensor]]) -> Any:
-    """A group of columns per size, a row per noise level and image; the MSE stands under each image."""
-    p = result["parameters"]
-    sizes, sigmas, count = list(p["sizes"]), list(p["sigmas"]), p["n_images"]
-    names = ["clean", "noisy", *(f"n = {d}" for d in p["degrees"])]
-    errors = {(r["size"], r["sigma"], r["image"], r["column"]): r["mse"] for r in result["images"]}
-    across = len(names) * len(sizes)
+def draw(record: dict[str, Any], pictures: Pictures) -> Any:
+    """A block per size: a row per noise level and image, clean, noisy and every estimate, each above its difference to clean.
+
+    Neighbouring degrees look alike, so the second line of every row is the estimate less the clean image, at the row's own
+    scale (blue too dark, red too bright).
+    """
+    p = record["parameters"]
+    errors = {(r["size"], r["sigma"], r["image"], r["readout"], r["column"]): r["mse"] for r in record["images"]}
+    columns = {(c["size"], c["sigma"]): [tuple(key) for key in c["columns"]] for c in record["columns"]}
+    most = [max(len(columns[size, s]) for s in p["sigmas"]) for size in p["sizes"]]
     with plt.rc_context(IMAGE_STYLE):
-        figure = plt.figure(figsize=(1.12 * across + 0.9, 1.3 * len(sigmas) * count + 0.9))
+        rows = len(p["sigmas"]) * p["n_images"]
+        figure = plt.figure(figsize=(1.0 * sum(most) + 0.9, 2.25 * rows + 0.9))
+        width, height = figure.get_size_inches()
         outer = figure.add_gridspec(
-            len(sigmas),
-            len(sizes),
-            hspace=0.08,
-            wspace=0.05,
-            left=0.6 / figure.get_figwidth(),
-            right=0.995,
-            top=1 - 0.8 / figure.get_figheight(),
-            bottom=0.02,
-        )
-        for i, sigma in enumerate(sigmas):
-            for j, size in enumerate(sizes):
-                inner = outer[i, j].subgridspec(count, len(names), hspace=0.2, wspace=0.04)
-                for row in range(count):
-                    for column, name in enumerate(names):
-                        axis = figure.add_subplot(inner[row, column])
-                        show_image(axis, pictures[size, sigma][column][row, 0])
-                        key = "noisy" if column == 1 else name.replace("n =", "degree")
+            len(p["sigmas"]), len(p["sizes"]), hspace=0.06, wspace=0.05, left=0.6 / width, right=0.995, top=1 - 0.95 / height,
+            bottom=0.01, width_ratios=most,
+        )  # fmt: skip
+        for i, sigma in enumerate(p["sigmas"]):
+            for j, size in enumerate(p["sizes"]):
+                keys = columns[size, sigma]
+                inner = outer[i, j].subgridspec(2 * p["n_images"], most[j], hspace=0.17, wspace=0.04)
+                for image in range(p["n_images"]):
+                    shown = [x[image, 0] for x in pictures[size, sigma]]
+                    scale = max(float((x - shown[0]).abs().quantile(0.995)) for x in shown[2:])
+                    for column, (readout, name) in enumerate(keys):
+                        axis = figure.add_subplot(inner[2 * image, column])
+                        show_image(axis, shown[column])
                         if column:
-                            text = f"{errors[size, sigma, row, key]:.3g}"
-                            axis.set_xlabel(text, fontsize=7.5, labelpad=1.5)
-                        if i == 0 and row == 0:
-                            axis.set_title(name, fontsize=9)
-                        if j == 0 and column == 0 and row == 0:
-                            axis.set_ylabel(rf"$\sigma={sigma:g}$", fontsize=10)
-        for j, size in enumerate(sizes):
+                            axis.set_xlabel(f"{errors[size, sigma, image, readout, name]:.4g}", fontsize=7.5, labelpad=1.5)
+                        if i == 0 and image == 0:
+                            axis.set_title(f"{readout}\n{name}".replace("degree", "n =").strip(), fontsize=8.5)
+                        if j == 0 and column == 0:
+                            axis.set_ylabel(rf"$\sigma={sigma:g}$" if image == 0 else "", fontsize=10)
+                        if column > 1:
+                            below = figure.add_subplot(inner[2 * image + 1, column])
+                            show_image(below, shown[column] - shown[0], cmap="RdBu_r", vmin=-scale, vmax=scale)
+                        elif column == 0:
+                            below = figure.add_subplot(inner[2 * image + 1, 0:2])
+                            below.axis("off")
+                            text = f"estimate - clean\n(-{scale:.2f} blue\nto {scale:.2f} red)"
+                            below.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="0.35")
+        for j, size in enumerate(p["sizes"]):
             box = outer[0, j].get_position(figure)
-            figure.text(
-                (box.x0 + box.x1) / 2,
-                1 - 0.47 / figure.get_figheight(),
-                f"{size}x{size}",
-                ha="center",
-                fontsize=10.5,
-                weight="bold",
-            )
-        fit = result["data"][sizes[0]]["fit"]
-        figure.suptitle(
-            f"Held-out digits denoised, {title_of(result['method'])}, fitted on {fit['count']:,} images of {fit['source']}; below each, its MSE",
-            fontsize=10.5,
-            y=1 - 0.1 / figure.get_figheight(),
-            va="top",
-        )
+            place = ((box.x0 + box.x1) / 2, 1 - 0.5 / height)
+            figure.text(*place, f"{size}x{size}", ha="center", fontsize=10.5, weight="bold")
+        title = f"Held-out digits denoised, {title_of(record['method'] + ',').rstrip(',')}, {fitted_on(record)}; below each, its MSE"
+        figure.suptitle(title, fontsize=10.5, y=1 - 0.1 / height, va="top")
     return figure
 
 
-def findings(result: dict[str, Any]) -> list[str]:
-    """Mean held-out MSE of the lowest and highest degree, and the share of images that the highest degree improves."""
-    lines, p = [], result["parameters"]
+def findings(record: dict[str, Any]) -> list[str]:
+    """Mean held-out MSE of the lowest and highest degree of each readout, and how it goes with the size."""
+    lines, p = [], record["parameters"]
     for size in p["sizes"]:
-        parts = []
-        for sigma in p["sigmas"]:
-            rows = {r["column"]: r for r in result["means"] if (r["size"], r["sigma"]) == (size, sigma)}
-            low, high = (rows[f"degree {d(p['degrees'])}"] for d in (min, max))
-            pair = high["to_lowest"]
-            parts.append(
-                f"sigma {sigma:g}: {rows['noisy']['mse']:.4g} noisy, {low['mse']:.4g} to {high['mse']:.4g} "
-                f"({pair['ratio'] - 1:+.1%} ± {pair['se']:.1%})"
+        for readout in dict.fromkeys(r["readout"] for r in select(record["means"], size=size) if r["readout"]):
+            parts, mine = [], select(record["means"], size=size, readout=readout)
+            names = list(dict.fromkeys(r["column"] for r in mine))
+            for sigma in p["sigmas"]:
+                noisy, low, high = (
+                    select(record["means"], size=size, sigma=sigma, readout=r, column=c)[0]
+                    for r, c in (("", "noisy"), (readout, names[0]), (readout, names[-1]))
+                )
+                pair = high["to_lowest"]
+                change = f" ({plus_minus(100 * (pair['ratio'] - 1), 100 * pair['se'])} %)" if low is not high else ""
+                parts.append(f"sigma {sigma:g}: {noisy['mse']:.4g} noisy, {low['mse']:.4g} to {high['mse']:.4g}{change}")
+            lines.append(
+                f"{size}x{size}, mean MSE of {mine[0]['n']} held-out images, {readout} readout, {names[0]} to {names[-1]}: "
+                + "; ".join(parts)
             )
+    small, large, top = min(p["sizes"]), max(p["sizes"]), f"degree {max(p['degrees'])}"
+    if small != large:
+        mean = {(r["size"], r["sigma"]): r["mse"] for r in select(record["means"], readout="own", column=top)}
+        ratios = [mean[large, s] / mean[small, s] for s in p["sigmas"]]
         lines.append(
-            f"{size}x{size}, mean MSE of {high['n']} held-out images, degree {min(p['degrees'])} to {max(p['degrees'])}: "
-            + "; ".join(parts)
-        )
-    if len(p["sizes"]) > 1:
-        small, large = min(p["sizes"]), max(p["sizes"])
-        mean = {(r["size"], r["sigma"], r["column"]): r["mse"] for r in result["means"]}
-        top = f"degree {max(p['degrees'])}"
-        ratios = [mean[large, s, top] / mean[small, s, top] for s in p["sigmas"]]
-        lines.append(
-            f"MSE per pixel at {large} over that at {small} (degree {max(p['degrees'])}, one sigma, smoother images): "
+            f"MSE per pixel at {large} over that at {small} (own readout, {top}, one sigma, smoother images): "
             + ", ".join(f"{r:.2f} at sigma {s:g}" for r, s in zip(ratios, p["sigmas"]))
             + (" (lower at the larger size throughout)" if np.max(ratios) < 1 else "")
         )
     return lines
 
 
-def make_figure(
-    config: DenoisedConfig, output: str | Path, progress: bool = True
-) -> tuple[Any, dict[str, Any], list[Path]]:
-    """Denoise and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
-    result, pictures = denoise_all(config, progress)
-    return finish_figure(draw(result, pictures), {**result, "findings": findings(result)}, output, config.name, config.seed)
+make_figure = figure_maker(measure, draw, findings)

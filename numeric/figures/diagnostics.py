@@ -10,13 +10,9 @@ Two maps, both of exact expected squared errors, from moments alone, on the fitt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
-from math import comb
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,106 +20,16 @@ import torch
 from matplotlib.colors import SymLogNorm
 from torch import Tensor
 
-from numeric.data import ImageSet, load_mnist
-from numeric.figures.style import STYLE, select
+from numeric.data import ImageSet
+from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.style import STYLE, fitted_on, select, sigma_colours
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
-from numeric.results import finish_figure
-from numeric.scores.families import MonomialPlan
+from numeric.scores.cumulants import gaussianise, solve_projected
 from numeric.scores.folds import FoldedFit, jackknife
 from numeric.scores.moments import CleanMoments
 from numeric.scores.own import Solution, WaveletScore
-from numeric.scores.solve import BlockSolution, expected_error, feature_matrix, held_out_error, normal_system
-
-# ----- cumulants -----------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=64)
-def _partitions(plan: MonomialPlan) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """For every product monomial ``alpha``: the terms of its moment in cumulants and lower moments.
-
-    With ``i`` a variable of ``alpha``: ``m_alpha = sum_beta C(alpha - e_i, beta) kappa_{beta + e_i} m_{alpha - e_i - beta}``
-    over ``beta <= alpha - e_i`` (the exponential formula, differentiated once).  Rows ``(coefficient, cumulant, moment)``;
-    the first one is ``kappa_alpha`` itself.
-    """
-    position = {tuple(int(e) for e in row): k for k, row in enumerate(plan.products)}
-    out: list[tuple[tuple[int, ...], ...]] = []
-    for row in plan.products:
-        alpha = [int(e) for e in row]
-        if sum(alpha) == 0:
-            out.append(())
-            continue
-        i = next(k for k, e in enumerate(alpha) if e)
-        rest = list(alpha)
-        rest[i] -= 1
-        terms = []
-        for beta in product(*(range(e, -1, -1) for e in rest)):
-            weight = 1
-            for e, b in zip(rest, beta):
-                weight *= comb(e, b)
-            kappa = tuple(b + (k == i) for k, b in enumerate(beta))
-            moment = tuple(e - b for e, b in zip(rest, beta))
-            terms.append((weight, position[kappa], position[moment]))
-        out.append(tuple(terms))
-    return tuple(out)
-
-
-def cumulants(table: Tensor, plan: MonomialPlan) -> Tensor:
-    """Joint cumulants ``(M, groups)`` of the variables from their moments ``(M, groups)``; row 0 is zero."""
-    out = torch.zeros_like(table)
-    for k, terms in enumerate(_partitions(plan)):
-        if terms:
-            out[k] = table[k]
-            for weight, kappa, moment in terms[1:]:
-                out[k] -= weight * out[kappa] * table[moment]
-    return out
-
-
-def moments_from_cumulants(kappa: Tensor, plan: MonomialPlan) -> Tensor:
-    """Inverse of :func:`cumulants`."""
-    out = torch.ones_like(kappa)
-    for k, terms in enumerate(_partitions(plan)):
-        if terms:
-            out[k] = 0.0
-            for weight, index, moment in terms:
-                out[k] += weight * kappa[index] * out[moment]
-    return out
-
-
-def gaussianise(table: Tensor, plan: MonomialPlan, orders: Iterable[int]) -> Tensor:
-    """Moments with the cumulants of the given total orders (each >= 3) replaced by a Gaussian's, zero."""
-    orders = sorted(set(orders))
-    if orders and orders[0] < 3:
-        raise ValueError(f"a Gaussian keeps its cumulants of order 1 and 2: ablate orders >= 3, got {orders}")
-    kappa = cumulants(table, plan)
-    total = torch.as_tensor(plan.products.sum(axis=1), device=table.device)
-    for order in orders:
-        kappa[total == order] = 0.0
-    return moments_from_cumulants(kappa, plan)
-
-
-def solve_projected(
-    table: Tensor, mean: Tensor, plan: MonomialPlan, noise: NoiseLevel, degree: int, floor: float = 1e-9
-) -> tuple[BlockSolution, Tensor]:
-    """Denoiser of moments that need not belong to any distribution; also the share of directions left out, ``(groups,)``.
-
-    A sequence of moments with some cumulants removed can have a Gram matrix that is not positive.  The system is solved
-    in the eigenvectors of the unit-scaled Gram matrix whose eigenvalue exceeds ``floor`` times the largest one.
-    """
-    system = normal_system(table, mean, plan, noise, degree)
-    # Hermite features: the family's own span (band-tied monomials hold the *uncentred* target), well conditioned.
-    features = feature_matrix(plan, degree, "hermite", system.centre / system.scale)
-    gram = features @ system.gram @ features.transpose(1, 2)
-    rhs = torch.einsum("gfb,gb->gf", features, system.cross + system.clean_mean[:, None] * system.gram[:, 0])
-    norm = gram.diagonal(dim1=1, dim2=2).abs().clamp_min(1e-300).rsqrt()
-    values, vectors = torch.linalg.eigh(gram * norm[:, :, None] * norm[:, None, :])
-    usable = values > floor * values[:, -1:]
-    inverse = torch.where(usable, 1.0 / torch.where(usable, values, torch.ones_like(values)), torch.zeros_like(values))
-    coordinates = torch.einsum("gij,gi->gj", vectors, rhs * norm) * inverse
-    h = torch.einsum("gfb,gf->gb", features, torch.einsum("gij,gj->gi", vectors, coordinates) * norm)
-    error, nan = expected_error(h, system), torch.full_like(rhs[:, 0], float("nan"))
-    return BlockSolution(plan, degree, h, system.centre, system.scale, h, error, nan), 1 - usable.double().mean(1)
-
+from numeric.scores.solve import held_out_error
 
 # ----- errors by scale and orientation ---------------------------------------------------------------------------------------
 
@@ -157,8 +63,8 @@ def by_band(model: WaveletScore, errors: Tensor) -> dict[tuple[int, str], float]
 # ----- configuration ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class DiagnosticsConfig:
+@dataclass(kw_only=True)
+class DiagnosticsConfig(Parameters):
     """Parameters of the diagnostics.
 
     Attributes:
@@ -170,6 +76,7 @@ class DiagnosticsConfig:
         ridge: of the fits compared.
     """
 
+    name: str = "diagnostics"
     size: int = 32
     n_train: int | None = None
     n_test: int | None = None
@@ -181,18 +88,16 @@ class DiagnosticsConfig:
     ablation_degree: int = 3
     ablation_families: Sequence[str] = ("independent", "band", "local")
     ridge: float = 1e-10
-    data_root: str | None = None
-    name: str = "diagnostics"
 
-    def __post_init__(self) -> None:
+    notebook: ClassVar[str] = "diagnostics"
+
+    def check(self) -> None:
         if self.folds < 2:
             raise ValueError(f"folds must be >= 2 for a standard error, got {self.folds}")
         if self.degree < 1 or self.max_degree < 2 or self.ablation_degree < 2:
             raise ValueError("degrees: need degree >= 1, max_degree >= 2 and ablation_degree >= 2")
         if self.max_radius < 1:
             raise ValueError(f"max_radius must be >= 1, got {self.max_radius}")
-        if not self.sigmas or min(self.sigmas) <= 0:
-            raise ValueError(f"sigmas must be > 0, got {list(self.sigmas)}")
 
 
 class _Fit:
@@ -235,18 +140,9 @@ def _compare(base: dict[str, Any], other: dict[str, Any], **fields: Any) -> list
             a = np.array([sum(fold[k] for k in chosen) for fold in base[split]])
             b = np.array([sum(fold[k] for k in chosen) for fold in other[split]])
             gain = jackknife(lambda x, y: 1 - y / x, a, b)
-            rows.append(
-                {
-                    **fields,
-                    "split": split,
-                    "scale": key[0],
-                    "orientation": key[1],
-                    "gain": gain["value"],
-                    "se": gain["se"],
-                    "error": float(b.mean()),
-                    "reference_error": float(a.mean()),
-                }
-            )
+            where = {"split": split, "scale": key[0], "orientation": key[1]}
+            errors = {"error": float(b.mean()), "reference_error": float(a.mean())}
+            rows.append({**fields, **where, "gain": gain["value"], "se": gain["se"], **errors})
     return rows
 
 
@@ -292,10 +188,9 @@ def ablation_rows(config: DiagnosticsConfig, fits: dict[str, _Fit], sigma: float
     return rows
 
 
-def diagnose(config: DiagnosticsConfig, progress: bool = True) -> dict[str, Any]:
+def measure(config: DiagnosticsConfig, progress: bool = True) -> dict[str, Any]:
     """Both maps, all sigmas; returns the record the figure is drawn from."""
-    train = load_mnist("train", size=config.size, count=config.n_train, root=config.data_root)
-    test = load_mnist("test", size=config.size, count=config.n_test, root=config.data_root)
+    train, test = config.images("train", config.size, config.n_train), config.images("test", config.size, config.n_test)
     if len(test) < 2 * config.folds:
         raise ValueError(f"{len(test)} held-out images are too few for {config.folds} folds: use more, or fewer folds")
     n, a = config.degree, config.ablation_degree
@@ -318,7 +213,6 @@ def diagnose(config: DiagnosticsConfig, progress: bool = True) -> dict[str, Any]
             ablations += ablation_rows(config, fits, sigma)
             bar.update()
     return {
-        "parameters": {k: list(v) if isinstance(v, tuple | list) else v for k, v in vars(config).items()},
         "readout": "own",
         "data": {"fit": train.provenance, "test": test.provenance},
         "correlations": correlations,
@@ -334,9 +228,53 @@ def _bands(rows: Sequence[dict[str, Any]]) -> list[tuple[Any, str]]:
     return sorted(found, key=lambda b: (b[0] == "all", b[0] if b[0] != "all" else 0, "HVDA".find(b[1])))
 
 
+def correlation_map(axis: Any, rows: Sequence[dict[str, Any]], sigmas: Sequence[float], norm: Any) -> Any:
+    """Fall of the held-out error in per cent by band (down) and sigma (across), as a coloured table."""
+    bands = _bands(rows)
+    chosen = [[select(rows, sigma=s, split="test", scale=b[0], orientation=b[1])[0] for s in sigmas] for b in bands]
+    table = 100 * np.array([[r["gain"] for r in line] for line in chosen])
+    image = axis.imshow(table, cmap="RdBu", norm=norm, aspect="auto")
+    for (i, j), value in np.ndenumerate(table):
+        colour = "white" if abs(value) > 15 else "black"
+        axis.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
+    axis.set_xticks(range(len(sigmas)), [f"{s:g}" for s in sigmas], fontsize=8)
+    axis.axhline(len(bands) - 1.5, color="black", linewidth=0.8)
+    axis.set_xlabel(r"noise $\sigma$", fontsize=8.5)
+    return image
+
+
+def ablation_panel(axis: Any, rows: Sequence[dict[str, Any]], sigmas: Sequence[float], orders: Sequence[int]) -> None:
+    """Rise of the held-out error by the order of the cumulants lost.
+
+    Points whose ablated Gram matrix is not positive are left out: there the system has no solution of its own, only one
+    projected on the directions that are left, whose error means nothing. The panel says how many.
+    """
+    left_out = 0
+    for sigma, colour in sigma_colours(sigmas).items():
+        for kind, line, marker in (("without order {}", "", "o"), ("Gaussian from order {}", "-", "s")):
+            found = [(k, select(rows, ablation=kind.format(k), sigma=sigma)[0]) for k in orders]
+            keep = [1.0 if not r["directions_left_out"] else float("nan") for _, r in found]  # a line breaks there
+            left_out += sum(k != 1.0 for k in keep)
+            axis.errorbar(
+                [k + 0.06 * (line == "") for k, _ in found], [100 * r["rise"] * k for (_, r), k in zip(found, keep)],
+                yerr=[100 * r["se"] for _, r in found], linestyle=line, marker=marker, capsize=2, linewidth=1.2, color=colour,
+                markersize=5 if line == "" else 3.5, markerfacecolor="white" if line == "" else colour,
+                label=rf"$\sigma={sigma:g}$" if line else None,
+            )  # fmt: skip
+    axis.grid(alpha=0.25)
+    axis.set_yscale("symlog", linthresh=0.1)
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set_xticks(orders)
+    axis.set_xlim(min(orders) - 0.3, max(orders) + 0.3)
+    axis.set_xlabel("order of the cumulants replaced by a Gaussian's (zero)")
+    text = f"{left_out} of {2 * len(orders) * len(sigmas)} left out:\nablated Gram matrix not positive"
+    axis.text(0.98, 0.97, text if left_out else "", transform=axis.transAxes, ha="right", va="top", fontsize=7.5, color="0.35")
+
+
 def draw(record: dict[str, Any]) -> Any:
     """Maps over scale and orientation (rows) and sigma (columns), held-out; below, the rise of the error by moment order."""
-    rows, sigmas = record["correlations"], record["parameters"]["sigmas"]
+    rows, p = record["correlations"], record["parameters"]
+    sigmas = p["sigmas"]
     names, bands = list(dict.fromkeys(r["correlation"] for r in rows)), _bands(rows)
     labels = ["whole image" if s == "all" else f"{o}, scale {s}" for s, o in bands]
     with plt.rc_context({**STYLE, "axes.grid": False}):
@@ -344,81 +282,26 @@ def draw(record: dict[str, Any]) -> Any:
         outer = figure.add_gridspec(2, 1, height_ratios=[1.25, 1], hspace=0.36)
         grid = outer[0].subgridspec(1, len(names), wspace=0.08)
         norm = SymLogNorm(1.0, vmin=-60, vmax=60, base=10)
-        image: Any = None
         for number, name in enumerate(names):
             axis = figure.add_subplot(grid[number])
-            table = np.array(
-                [
-                    [
-                        100
-                        * select(rows, correlation=name, sigma=s, split="test", scale=b[0], orientation=b[1])[0]["gain"]
-                        for s in sigmas
-                    ]
-                    for b in bands
-                ]
-            )
-            image = axis.imshow(table, cmap="RdBu", norm=norm, aspect="auto")
-            for (i, j), value in np.ndenumerate(table):
-                colour = "white" if abs(value) > 15 else "black"
-                axis.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
-            axis.set_xticks(range(len(sigmas)), [f"{s:g}" for s in sigmas], fontsize=8)
+            image = correlation_map(axis, select(rows, correlation=name), sigmas, norm)
             axis.set_yticks(range(len(bands)), labels if number == 0 else [""] * len(bands), fontsize=8)
-            axis.axhline(len(bands) - 1.5, color="black", linewidth=0.8)
             axis.set_title(name.replace(", ", ",\n").replace("degree ", "degree\n"), fontsize=9)
-            axis.set_xlabel(r"noise $\sigma$", fontsize=8.5)
         bar = figure.colorbar(image, ax=figure.axes, fraction=0.012, pad=0.01)
         bar.set_label("fall of the exact expected error, % (held-out)", fontsize=8.5)
-        ablations = record["ablations"]
-        families = record["parameters"]["ablation_families"]
-        lower = outer[1].subgridspec(1, len(families), wspace=0.2)
-        colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(sigmas)))
-        orders = list(range(3, 2 * record["parameters"]["ablation_degree"] + 1))
-        for number, family in enumerate(families):
+        lower = outer[1].subgridspec(1, len(p["ablation_families"]), wspace=0.2)
+        for number, family in enumerate(p["ablation_families"]):
             axis = figure.add_subplot(lower[number])
-            axis.grid(alpha=0.25)
-            for sigma, colour in zip(sigmas, colours):
-                for kind, line, marker in (("without order {}", "", "o"), ("Gaussian from order {}", "-", "s")):
-                    part = [
-                        select(
-                            ablations, family=family, ablation=kind.format(k), sigma=sigma, split="test", scale="all"
-                        )[0]
-                        for k in orders
-                    ]
-                    axis.errorbar(
-                        [k + 0.06 * (line == "") for k in orders],
-                        [100 * r["rise"] for r in part],
-                        yerr=[100 * r["se"] for r in part],
-                        linestyle=line,
-                        marker=marker,
-                        markersize=5 if line == "" else 3.5,
-                        markerfacecolor="white" if line == "" else colour,
-                        color=colour,
-                        capsize=2,
-                        linewidth=1.2,
-                        label=rf"$\sigma={sigma:g}$" if line else None,
-                    )
-            axis.set_yscale("symlog", linthresh=0.1)
-            axis.axhline(0, color="black", linewidth=0.6)
-            axis.set_xticks(orders)
-            axis.set_xlabel("order of the cumulants replaced by a Gaussian's (zero)")
-            axis.set_title(f"{family}, degree {record['parameters']['ablation_degree']}")
+            mine = select(record["ablations"], family=family, split="test", scale="all")
+            ablation_panel(axis, mine, sigmas, range(3, 2 * p["ablation_degree"] + 1))
+            axis.set_title(f"{family}, degree {p['ablation_degree']}")
             if number == 0:
                 axis.set_ylabel("rise of the exact expected error, %\n(held-out, whole image)")
-                axis.legend(
-                    fontsize=8,
-                    title="filled: this order and above, open: this order alone",
-                    title_fontsize=8,
-                    loc="upper left",
-                    bbox_to_anchor=(0.0, -0.16),
-                    ncols=len(sigmas),
-                )
-        fit, p = record["data"]["fit"], record["parameters"]
-        figure.suptitle(
-            f"Value of each correlation (degree {p['degree']} unless named) and of each moment, own readout, "
-            f"{p['size']}x{p['size']}, fitted on {fit['count']:,} images of {fit['source']}",
-            fontsize=11,
-            y=0.965,
-        )
+                title = "filled: this order and above, open: this order alone"
+                place: Any = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "ncols": len(sigmas)}
+                axis.legend(fontsize=8, title=title, title_fontsize=8, **place)
+        what = f"Value of each correlation (degree {p['degree']} unless named) and of each moment, own readout"
+        figure.suptitle(f"{what}, {p['size']}x{p['size']}, {fitted_on(record)}", fontsize=11, y=0.965)
     return figure
 
 
@@ -444,23 +327,18 @@ def findings(record: dict[str, Any]) -> list[str]:
     )
     for family in record["parameters"]["ablation_families"]:
         for sigma in record["parameters"]["sigmas"]:
-            single = [
-                r
-                for r in select(record["ablations"], family=family, sigma=sigma, split="test", scale="all")
-                if r["ablation"].startswith("without")
-            ]
-            worst = max(single, key=lambda r: r["rise"])
+            here = select(record["ablations"], family=family, sigma=sigma, split="test", scale="all")
+            single = [r for r in here if r["ablation"].startswith("without")]
+            sound = [r for r in single if not r["directions_left_out"]]
+            worst = max(sound, key=lambda r: r["rise"], default=None)
+            told = "no order can be lost alone"
+            if worst is not None:
+                told = f"the costliest order to lose is {worst['ablation'].split()[-1]} ({100 * worst['rise']:+.2f} ± {100 * worst['se']:.2f}% error)"
+            rest = [f"{r['ablation'].split()[-1]} ({100 * r['directions_left_out']:.1f}% of directions)" for r in single if r not in sound]
             lines.append(
-                f"{family}, sigma {sigma:g}: the costliest order to lose is {worst['ablation'].split()[-1]} "
-                f"({100 * worst['rise']:+.2f} ± {100 * worst['se']:.2f}% error, {100 * worst['directions_left_out']:.1f}% of directions "
-                "left out because the ablated Gram matrix is not positive there)"
+                f"{family}, sigma {sigma:g}: {told}" + (f"; left out, Gram matrix not positive: order {', '.join(rest)}" if rest else "")
             )
     return lines
 
 
-def make_figure(
-    config: DiagnosticsConfig, output: str | Path, progress: bool = True
-) -> tuple[Any, dict[str, Any], list[Path]]:
-    """Run the diagnostics and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
-    result = diagnose(config, progress)
-    return finish_figure(draw(result), {**result, "findings": findings(result)}, output, config.name)
+make_figure = figure_maker(measure, draw, findings)

@@ -5,40 +5,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
 
-import numeric.baselines
-from numeric.baselines import data_source, overlap_caution
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.network import NetworkDenoiser, data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
-from numeric.data import ImageSet, load_mnist
-from numeric.denoiser import Denoiser
+from numeric.data import ImageSet
+from numeric.evaluation.kept import WILD, kept_samples
 from numeric.evaluation.metrics import SampleQuality, nearest_training_image, seed_agreement
-from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, edm_sigmas
-from numeric.figures.style import STYLE
-from numeric.results import finish_figure, load_tensors, save_tensors
-from numeric.scores.own import WaveletScore
-from numeric.scores.shared import SharedWaveletScore
+from numeric.evaluation.sample import Sampler, edm_sigmas
+from numeric.evaluation.sweep import FittedLater
+from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.fig5 import READOUTS
+from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
+from numeric.figures.style import IMAGE_STYLE, fitted_on, show_image
 
 FAMILIES = ("independent:1", "independent:3", "band:3", "local:1", "local:3")
-WILD = 10.0
-"""Grey levels beyond which a sample of images in [0, 1] is said to have left the data's range."""
 
 
-@dataclass
-class GenerateConfig:
+@dataclass(kw_only=True)
+class GenerateConfig(Parameters):
     """Parameters of Figure 11.
 
     Attributes:
@@ -46,16 +40,17 @@ class GenerateConfig:
         families: ``family:degree`` with the ``own`` readout; shared: the same with the ``shared`` one.
         n_shown: samples drawn in the figure (the first seeds). n_quality: samples scored.
         steps, sigma_min, sigma_max, method, process: of :class:`numeric.evaluation.sample.Sampler`.
-        clip_denoised: clamp each denoised image to [0, 1] on the way. What happens without is measured too.
-        networks: trained networks to sample, by a part of their label (those shipped that match).
+        clip_denoised: clamp each denoised image to its range on the way. What happens without is measured too.
+        networks: trained networks to sample (None: the CNN and the U-Net 4blocks_noattn, where there are such of this size).
+        weights: folder of trained networks (None: those shipped).
         n_trained: samples of trained networks (they are slower); seed: the first of the seeds.
-        cache: folder where the samples of finished denoisers are kept; an interrupted run takes up from them.
     """
 
+    name: str = "fig11"
     size: int = 32
     n_train: int | None = None
     families: Sequence[str] = FAMILIES
-    shared: Sequence[str] = ("independent:2",)
+    shared: Sequence[str] = ("independent:2", "band:2", "local:2")
     ridge: float = 1e-10
     n_shown: int = 8
     n_quality: int = 200
@@ -65,98 +60,68 @@ class GenerateConfig:
     method: str = "ode"
     process: str = "ve"
     clip_denoised: bool = True
-    networks: Sequence[str] = ("CNN", "4blocks_noattn")
+    networks: Sequence[str] | None = None
+    weights: str | None = None
     n_trained: int = 100
-    seed: int = 0
-    data_root: str | None = None
-    name: str = "fig11"
-    cache: str = "runs"
 
-    def __post_init__(self) -> None:
+    notebook: ClassVar[str] = "fig11"
+
+    def check(self) -> None:
         for text in [*self.families, *self.shared]:
-            name, _, degree = str(text).partition(":")
-            if (
-                not degree.isdigit()
-                or int(degree) < 1
-                or name not in ("independent", "band", "local", "parent", "joint")
-            ):
+            if family_degree(text)[1] is None:
                 raise ValueError(f"families are given as family:degree, such as 'local:3', got {text!r}")
         if not 2 <= self.n_shown <= self.n_quality:
             raise ValueError(f"need 2 <= n_shown <= n_quality, got {self.n_shown} and {self.n_quality}")
         self.sampler()
+        self.chosen_networks()
 
-    def sampler(self, clip: bool | None = None) -> Sampler:
-        sigmas = edm_sigmas(self.steps, self.sigma_min, self.sigma_max)
-        return Sampler(sigmas, self.method, self.process, self.clip_denoised if clip is None else clip)
+    def work(self, train: int) -> list[Work]:
+        # Twice: with clipping, and the shown ones without. Heun solves and uses two denoisers a step.
+        levels, images = 2 * self.steps if self.method == "ode" else self.steps, self.n_quality + self.n_shown
+        shared = [family_degree(text) for text in self.shared]
+        networks = list(self.chosen_networks().values())
+        return [
+            linear_work(self.size, train, levels, images), optimal_work(self.size, train, levels, images),
+            own_work(self.size, train, len(self.families), levels, images),
+            *(shared_work(f, [d or 1], self.size, train, self.steps, 2 * images) for f, d in shared),
+            network_work(self.size, networks, levels, min(self.n_trained, self.n_quality) + self.n_shown),
+        ]  # fmt: skip
+
+    def chosen_networks(self) -> dict[str, NetworkDenoiser]:
+        """Label -> network."""
+        if self.networks is not None:
+            return trained(self.size, self.networks, self.weights)
+        every = trained(self.size, None, self.weights)
+        return {k: v for k, v in every.items() if v.record["config"]["name"] in ("cnn", "4blocks_noattn")}
+
+    def sampler(self) -> Sampler:
+        return Sampler(edm_sigmas(self.steps, self.sigma_min, self.sigma_max), self.method, self.process, self.clip_denoised)
 
 
-def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = True) -> dict[str, Denoiser]:
-    """Label -> fitted denoiser: wavelet families, linear, optimal empirical, and the trained networks there are."""
-    out: dict[str, Denoiser] = {}
-    for text in config.families:
-        family, degree = text.split(":")
-        own = WaveletScore(family, int(degree), ridge=config.ridge).fit(train, progress=progress)
-        out[f"{family}, degree {degree}, own"] = own
-    for text in config.shared:
-        family, degree = text.split(":")
-        out[f"{family}, degree {degree}, shared"] = SharedWaveletScore(family, int(degree)).fit(
-            train, progress=progress
-        )
-    out["linear"] = LinearDenoiser().fit(train, progress=progress)
-    out["optimal empirical"] = OptimalDenoiser().fit(train)
+def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = True) -> dict[str, FittedLater]:
+    """Label -> wavelet families, linear and optimal empirical denoiser, each fitted only if its samples are not there yet."""
+    out: dict[str, FittedLater] = {}
+
+    def add(label: str, model: Any, settings: Any = None, **options: Any) -> None:
+        about = {"class": f"{type(model).__module__}.{type(model).__qualname__}", "settings": settings}
+        out[label] = FittedLater(label, lambda: model.fit(train, **options), about)
+
+    for readout, families in (("own", config.families), ("shared", config.shared)):
+        for text in families:
+            family, degree = family_degree(text)
+            model = READOUTS[readout](family, degree, **({"ridge": config.ridge} if readout == "own" else {}))
+            add(f"{family}, degree {degree}, {readout}", model, model.get_params(), progress=progress)
+    add("linear", LinearDenoiser(), progress=progress)
+    add("optimal empirical", OptimalDenoiser())
     return out
 
 
-def chosen_networks(config: GenerateConfig) -> dict[str, Denoiser]:
-    """Shipped networks of this size called one of ``config.networks`` (any case)."""
-    wanted = {name.lower() for name in config.networks}
-    networks = numeric.baselines.trained(config.size)
-    return {k: v for k, v in networks.items() if v.record["config"]["name"].lower() in wanted}
-
-
-def kept_samples(
-    config: GenerateConfig, label: str, denoiser: Denoiser, count: int, train: ImageSet, progress: bool
-) -> tuple[Tensor, float]:
-    """Clamped samples ``(count, channels, height, width)`` and the seconds they took, from the cache if they are there."""
-    about = {
-        "label": label,
-        "count": count,
-        "fit": train.provenance,
-        **{k: getattr(config, k) for k in ("steps", "sigma_min", "sigma_max", "method", "process", "clip_denoised")},
-        "ridge": config.ridge,
-        "seed": config.seed,
-    }
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    path = Path(config.cache) / "samples" / f"{key}.safetensors"
-    if path.exists():
-        tensors, metadata = load_tensors(path)
-        return tensors["samples"], float(metadata["seconds"])
-    start = time.perf_counter()
-    seeds = NoiseStream.from_seeds(range(config.seed, config.seed + count))
-    samples = config.sampler().run(denoiser, seeds, train.shape, progress).clamp(0, 1).float()
-    seconds = time.perf_counter() - start
-    save_tensors(path, {"samples": samples}, {"seconds": repr(seconds), "about": json.dumps(about, sort_keys=True)})
-    return samples, seconds
-
-
-def _stays_in_range(config: GenerateConfig, denoiser: Denoiser, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The shown seeds without clipping: do they stay finite, and how far do they go?"""
-    try:
-        seeds = NoiseStream.from_seeds(range(config.seed, config.seed + config.n_shown))
-        x = config.sampler(clip=False).run(denoiser, seeds, shape, progress=False)
-    except SamplingError as error:
-        return {"finite": False, "in_range": False, "message": str(error)}
-    largest = float(x.abs().max())
-    return {"finite": True, "in_range": largest < WILD, "largest": largest}
-
-
-def generate(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def measure(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Sample every denoiser from the same noise and score it; returns the record and the images (samples, nearest ones)."""
-    train = load_mnist("train", size=config.size, count=config.n_train, root=config.data_root)
-    test = load_mnist("test", size=config.size, root=config.data_root)
-    networks = chosen_networks(config)
-    denoisers = make_denoisers(config, train, progress) | networks
-    trained = set(networks)
+    train, test = config.images("train", config.size, config.n_train), config.images("test", config.size)
+    networks = config.chosen_networks()
+    denoisers: dict[str, Any] = {**make_denoisers(config, train, progress), **networks}
+    slow = set(networks)
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(config.seed))
     n_quality = min(config.n_quality, len(test))
     reference = test[chosen[:n_quality]]
@@ -168,10 +133,11 @@ def generate(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, A
     real = train[pool[:n_quality]]  # training images themselves: the floor of every score
     for label, denoiser in [("training images", None), *denoisers.items()]:
         if denoiser is None:
-            samples, seconds = real, 0.0
+            samples, seconds, unclipped = real, 0.0, dict[str, Any]()
         else:
-            count = min(config.n_trained, n_quality) if label in trained else n_quality
-            samples, seconds = kept_samples(config, label, denoiser, count, train, progress)
+            count = min(config.n_trained, n_quality) if label in slow else n_quality
+            seeds = range(config.seed, config.seed + count)
+            samples, seconds, unclipped = kept_samples(config.sampler(), denoiser, seeds, config.n_shown, train, config.cache, progress)
         row: dict[str, Any] = {"method": label, "n": len(samples), "sampling_seconds": seconds}
         base = reference[: len(samples)]
         row["frechet"] = quality.frechet(samples, base)
@@ -180,13 +146,11 @@ def generate(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, A
             row["classifier_score"] = quality.classifier_score(samples)
         if denoiser is not None:
             near = nearest_training_image(samples, train)
-            row["nearest_distance"] = {
-                "value": float(near.distance.mean()),
-                "se": float(near.distance.std() / len(samples) ** 0.5),
-            }
+            error = float(near.distance.std() / len(samples) ** 0.5)
+            row["nearest_distance"] = {"value": float(near.distance.mean()), "se": error}
             row["memorised"] = near.memorised()
             row["nearest_index"] = near.index[: config.n_shown]
-            row["unclipped"] = _stays_in_range(config, denoiser, train.shape)
+            row["unclipped"] = unclipped
             images[label] = samples
             images[f"nearest: {label}"] = train[near.index[: config.n_shown]]
         rows.append(row)
@@ -200,70 +164,61 @@ def generate(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, A
         for a in denoisers
     }
     record = {
-        "parameters": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items() if k != "cache"},
         "data": {"fit": train.provenance, "reference": {**test.provenance, "count": n_quality}},
         "scores": rows,
         "held_out_nearest_distance": float(held_out.distance.mean()),
         "held_out_memorised": held_out.memorised(),
         "agreement": agreement,
-        "trained": sorted(trained),
-        "cautions": overlap_caution({label: data_source(denoisers[label]) for label in sorted(trained)}, test.source),
+        "trained": sorted(slow),
+        "cautions": overlap_caution({label: data_source(denoisers[label]) for label in sorted(slow)}, test.source),
     }
     return record, images
 
 
 def draw(record: dict[str, Any], images: dict[str, Tensor]) -> Any:
     """Left: samples, one seed a column. Middle: nearest training images. Right: scores and agreement seed by seed."""
-    shown = record["parameters"]["n_shown"]
+    p = record["parameters"]
     rows = [r for r in record["scores"] if r["method"] in images]
 
     def strip(batch: Tensor) -> np.ndarray:
-        tiles = batch[:shown, 0].numpy()
+        tiles = batch[: p["n_shown"], 0].numpy()
         gap = np.ones((tiles.shape[1], 1))
         return np.concatenate([np.concatenate([tile, gap], 1) for tile in tiles], 1)[:, :-1]
 
-    with plt.rc_context({**STYLE, "axes.grid": False}):
+    with plt.rc_context(IMAGE_STYLE):
         figure = plt.figure(figsize=(15.5, 0.82 * len(rows) + 1.0))
-        grid = figure.add_gridspec(
-            len(rows), 3, width_ratios=[1, 1, 0.72], hspace=0.1, wspace=0.04, top=0.9, bottom=0.02
-        )
+        ratios, high = [1, 1, 0.72], figure.get_figheight()
+        place: Any = {"hspace": 0.1, "wspace": 0.04, "top": 1 - 0.75 / high, "bottom": 0.1 / high}
+        grid = figure.add_gridspec(len(rows), 3, width_ratios=ratios, **place)
         for number, row in enumerate(rows):
             for column, key in enumerate((row["method"], f"nearest: {row['method']}")):
                 axis = figure.add_subplot(grid[number, column])
-                axis.imshow(strip(images[key]), cmap="gray", vmin=0, vmax=1, aspect="equal")
-                axis.set_xticks([])
-                axis.set_yticks([])
-                axis.spines[:].set_visible(False)
+                show_image(axis, strip(images[key]), aspect="equal")
                 if column == 0:
-                    axis.set_ylabel(
-                        row["method"].replace(", degree", "\ndegree"), rotation=0, ha="right", va="center", fontsize=8.5
-                    )
+                    name = row["method"].replace(", degree", "\ndegree")
+                    axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
                 if number == 0:
                     axis.set_title(("samples, one seed a column", "nearest training image")[column])
             axis = figure.add_subplot(grid[number, 2])
             axis.axis("off")
             if number == 0:
                 axis.set_title("distance to held-out images (PCA Frechet) and more", fontsize=9)
-            score = row.get("classifier_score")
+            score, free = row.get("classifier_score"), row["unclipped"]
             text = f"Frechet {row['frechet']['value']:.2f} ± {row['frechet']['se']:.2f}    AUC {row['two_sample_auc']['value']:.3f}\n"
             text += f"classifier score {score['value']:.2f} ± {score['se']:.2f}\n" if score else ""
             text += f"nearest {row['nearest_distance']['value']:.3f} rms, memorised {row['memorised']:.0%}\n"
-            free = row["unclipped"]
-            text += "without clipping: " + (
-                f"largest value {free['largest']:.3g}" if free["finite"] else "runs to infinity"
-            )
-            axis.text(0.03, 0.5, text, fontsize=7.8, va="center", linespacing=1.35)
-        p, fit = record["parameters"], record["data"]["fit"]
+            largest = f"largest value {free['largest']:.3g}" if free["finite"] else "runs to infinity"
+            axis.text(0.03, 0.5, f"{text}without clipping: {largest}", fontsize=7.8, va="center", linespacing=1.35)
         floor = record["scores"][0]
         figure.suptitle(
             f"Samples by {'probability-flow ODE (Heun)' if p['method'] == 'ode' else 'reverse SDE (Euler-Maruyama)'}, "
-            f"{p['process'].upper()}, {p['steps']} steps, {p['size']}x{p['size']}, fitted on {fit['count']:,} images of {fit['source']}"
+            f"{p['process'].upper()}, {p['steps']} steps, {p['size']}x{p['size']}, {fitted_on(record)}"
             f"{', denoised images clipped' if p['clip_denoised'] else ''}\n"
             f"training images themselves: Frechet {floor['frechet']['value']:.2f} ± {floor['frechet']['se']:.2f}, "
             f"AUC {floor['two_sample_auc']['value']:.3f}; held-out images lie {record['held_out_nearest_distance']:.3f} rms "
             "from their nearest training image",
             fontsize=10,
-            y=0.995,
+            y=1 - 0.08 / high,
         )
     return figure
 
@@ -303,9 +258,4 @@ def findings(record: dict[str, Any]) -> list[str]:
     return lines + record.get("cautions", [])
 
 
-def make_figure(
-    config: GenerateConfig, output: str | Path, progress: bool = True
-) -> tuple[Any, dict[str, Any], list[Path]]:
-    """Generate, score, and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
-    result, images = generate(config, progress)
-    return finish_figure(draw(result, images), {**result, "findings": findings(result)}, output, config.name, config.seed)
+make_figure = figure_maker(measure, draw, findings)

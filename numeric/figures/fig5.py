@@ -1,201 +1,180 @@
-"""Figures 5 and 6 as one function: fit every family once, sweep the noise levels, record and draw."""
+"""Figures 5 and 6: denoising MSE against degree and noise level, every family with both readouts, beside the baselines."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
+import matplotlib.pyplot as plt
+import numpy as np
 
-import numeric.baselines
-from numeric.baselines import data_source, overlap_caution
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.network import data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
-from numeric.data import load_mnist
-from numeric.denoiser import Denoiser
-from numeric.evaluation.sweep import sweep
-from numeric.figures.style import ERROR_BARS, mse_against_degree, select
+from numeric.evaluation.sweep import FittedLater, Methods, sweep
+from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
+from numeric.figures.style import (
+    STYLE,
+    bar_of,
+    error_bar_text,
+    fitted_on,
+    legend_figure,
+    method_rows,
+    plain_log,
+    plus_minus,
+    select,
+    sigma_handles,
+    sigma_lines,
+    split_handles,
+    title_of,
+)
 from numeric.fingerprint import code_hash, weights_hash
-from numeric.progress import progress_bar
-from numeric.results import finish_figure
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 
-TITLES = {"independent": "independent", "band": "band-tied", "local": "local"}
+FEW = 20_000
+"""Fewer images than this (the fall-back digits): the shared local family stops at degree 2, unless ``"local:3"`` is asked for."""
+READOUTS: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore}
 
 
-@dataclass
-class SweepConfig:
+@dataclass(kw_only=True)
+class SweepConfig(Parameters):
     """Parameters of Figures 5 and 6.
 
     Attributes:
         size: image side. n_train, n_eval: images to fit on, and to evaluate on per split (None for all).
-        sigmas: VE noise levels. degrees: polynomial degrees. families: any of independent, band, local.
-        shared: families to run with the shared readout too; shared_degree: its highest degree (None: as the others).
-            Its memory grows with the square of the feature count: at 64 x 64 degree 2 takes 2.3 GiB, degree 3 3.7 GiB.
-        radius, interactions, basis, ridge: of the estimator.
+        sigmas: VE noise levels. degrees: polynomial degrees.
+        families: with the own readout; shared: with the shared one. ``"local:2"`` stops at degree 2, as the shared local one does
+            where there are fewer than 20,000 images to fit on.
+        shared_degree: highest degree of the shared readout (None: as the others). Its memory grows with the square of the
+            feature count: at 64 x 64 independent degree 2 takes 2.3 GiB, degree 3 3.7 GiB.
+        radius, interactions, basis, ridge: of the estimators (the shared one has its own ridge).
         n_optimal: images per split for the optimal empirical denoiser (its cost is images times training images);
             0 leaves it out. n_trained: images per split for trained networks; 0 leaves them out.
-        seed: of the evaluation noise; seeds: noise draws per image. error_bar: drawn, over ``seeds`` or over ``images``.
+        networks: which of them (None: all). weights: folder of trained networks (None: those shipped).
+        seeds: noise draws per image. error_bar: drawn, over ``seeds`` or over ``images``.
         device: torch device.
     """
 
+    name: str = "fig5"
     size: int = 32
     n_train: int | None = None
     n_eval: int | None = None
     sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
     degrees: Sequence[int] = (1, 2, 3)
     families: Sequence[str] = ("independent", "band", "local")
-    shared: Sequence[str] = ("independent",)
+    shared: Sequence[str] = ("independent", "band", "local")
     shared_degree: int | None = None
     radius: int = 1
     interactions: str = "pairwise"
     basis: str = "monomial"
     ridge: float = 1e-10
     n_optimal: int = 1000
-    n_trained: int = 100
-    seed: int = 0
+    n_trained: int = 50
+    networks: Sequence[str] | None = None
+    weights: str | None = None
     seeds: int = 3
     error_bar: str = "seeds"
     device: str = "cpu"
     batch_size: int = 1000
-    name: str = "fig5"
-    data_root: str | None = None
-    cache: str = field(default="runs")
 
-    def __post_init__(self) -> None:
-        unknown = [f for f in [*self.families, *self.shared] if f not in TITLES]
-        if unknown:
-            raise ValueError(f"unknown family {unknown[0]!r}: use any of {', '.join(TITLES)}")
-        if not self.degrees or min(self.degrees) < 1:
-            raise ValueError(f"degrees must be whole numbers >= 1, got {list(self.degrees)}")
-        if not self.sigmas or min(self.sigmas) <= 0:
-            raise ValueError(f"sigmas must be > 0, got {list(self.sigmas)}")
-        if self.error_bar not in ERROR_BARS:
-            raise ValueError(f"unknown error_bar {self.error_bar!r}: use one of {', '.join(ERROR_BARS)}")
-        if self.seeds < 1 or (self.seeds == 1 and self.error_bar == "seeds"):
-            raise ValueError(f"seeds must be >= 2 for error bars over seeds, got {self.seeds}: or error_bar='images'")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"device {self.device!r} was asked for but torch sees no GPU: use device='cpu'")
+    notebook: ClassVar[str] = "fig5"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple | list) else v for k, v in vars(self).items() if k != "cache"}
+    def check(self) -> None:
+        if self.n_trained:
+            trained(self.size, self.networks, self.weights)
+
+    def wanted(self, train: int) -> dict[tuple[str, str], list[int]]:
+        """(readout, family) -> degrees, with so many images to fit on."""
+        out = {}
+        for readout, families in (("own", self.families), ("shared", self.shared)):
+            for text in families:
+                family, highest = family_degree(text, self.shared_degree if readout == "shared" else None)
+                if (readout, text) == ("shared", "local") and train < FEW:
+                    highest = min(highest or 2, 2)
+                degrees = [d for d in sorted(set(self.degrees)) if highest is None or d <= highest]
+                if degrees:
+                    out[readout, family] = degrees
+        return out
 
 
-def mse_sweep(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
-    """Fit every method, evaluate on training and held-out images; returns the record that the figure is drawn from."""
-    train = load_mnist("train", size=config.size, count=config.n_train, root=config.data_root)
-    test = load_mnist("test", size=config.size, count=config.n_eval, root=config.data_root)
-    degrees = sorted(set(config.degrees))
-    methods: dict[str, tuple[Denoiser, Sequence[int] | None]] = {}
-    fit_seconds: dict[str, float] = {}
-    own = [
-        WaveletScore(
-            name,
-            max(degrees),
-            config.radius,
-            config.interactions,
-            basis=config.basis,
-            ridge=config.ridge,
-            device=config.device,
-        )
-        for name in config.families
-    ]
-    moments = [model.new_moments(train.shape) for model in own]
-    with progress_bar(len(train) * len(own), "moments", progress) as bar:
-        for model, accumulator in zip(own, moments):
-            start = time.perf_counter()
-            accumulator.fit(train.batches(config.batch_size), bar.update)
-            model.fit_moments(accumulator)
-            fit_seconds[model.label] = time.perf_counter() - start
-            methods[model.label] = (model, degrees)
-    for name in config.shared:
-        within = [d for d in degrees if config.shared_degree is None or d <= config.shared_degree]
-        if not within:
-            continue
-        shared = SharedWaveletScore(
-            name, max(within), config.radius, config.interactions, basis=config.basis, device=config.device
-        )
-        start = time.perf_counter()
-        shared.fit(train, progress=progress)
-        fit_seconds[shared.label] = time.perf_counter() - start
-        methods[shared.label] = (shared, within)
-    start = time.perf_counter()
-    linear = LinearDenoiser().fit(train, progress=progress)
-    fit_seconds[linear.label] = time.perf_counter() - start
-    trained = numeric.baselines.trained(config.size) if config.n_trained else {}
-    baselines: dict[str, Denoiser] = {linear.label: linear}
-    if config.n_optimal:
-        baselines[OptimalDenoiser.label] = OptimalDenoiser().fit(train)
-    baselines |= trained
-    methods |= {label: (denoiser, None) for label, denoiser in baselines.items() if label not in trained}
+    def work(self, train: int) -> list[Work]:
+        levels, images = len(self.sigmas) * self.seeds, 2 * (self.n_eval or 10_000)
+        solved, shared = len(self.sigmas), [(f, d) for (r, f), d in self.wanted(train).items() if r == "shared"]
+        out = [linear_work(self.size, train, levels, images), own_work(self.size, train, len(self.families), levels, images)]
+        out += [shared_work(f, d, self.size, train, solved, self.seeds * images, self.radius) for f, d in shared]
+        if self.n_optimal:
+            out.append(optimal_work(self.size, train, levels, 2 * self.n_optimal))
+        if self.n_trained:
+            networks = trained(self.size, self.networks, self.weights).values()
+            out.append(network_work(self.size, list(networks), levels, 2 * self.n_trained))
+        return out
+
+
+def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
+    """Fit every method, evaluate on training and held-out images; returns the record that the figure is drawn from.
+
+    Every method has its own finished file in the cache, with the linear denoiser as its reference on the same images and the
+    same noise, so that a new one costs no other, and one that is finished is not even fitted.
+    """
+    train = config.images("train", config.size, config.n_train)
+    test = config.images("test", config.size, config.n_eval)
     splits = {"train": train.take(config.n_eval), "test": test}
-    shared_settings: dict[str, Any] = {
-        "sigmas": list(config.sigmas),
-        "seed": config.seed,
-        "seeds": config.seeds,
-        "batch_size": config.batch_size,
-        "reference": linear.label,
-        "device": config.device,
-        "progress": progress,
-    }
-    settings = {
-        **{k: v for k, v in config.settings.items() if k not in ("error_bar", "n_trained", "cache", "data_root")},
-        "fitted_on": train.provenance,
-        "code": code_hash("numeric.evaluation.sweep", "numeric.scores.own", "numeric.scores.shared", "numeric.baselines.optimal"),
-    }
-    start = time.perf_counter()
-    records = sweep(
-        methods,
-        splits,
-        limits={OptimalDenoiser.label: config.n_optimal},
-        checkpoint=Path(config.cache) / f"{config.name}.json",
-        settings=settings,
-        **shared_settings,
-    )
-    if trained:
-        # Apart from the rest, so that new weights cost a run of the networks only; the linear denoiser goes with them,
-        # as their reference on the same images and the same noise.
-        networks: dict[str, tuple[Denoiser, Sequence[int] | None]] = {
-            label: (denoiser, None) for label, denoiser in {linear.label: linear, **trained}.items()
-        }
-        code = code_hash("numeric.evaluation.sweep", "numeric.baselines", "numeric.baselines.linear")
+    linear = FittedLater(LinearDenoiser.label, lambda: LinearDenoiser().fit(train, progress=progress))
+    records: list[dict[str, Any]] = []
+    expected: list[dict[str, Any]] = []
+    seconds: dict[str, float] = {}
+
+    def run(name: str, methods: Methods, code: Sequence[str], count: int | None = None, **settings: Any) -> None:
         found = sweep(
-            networks,
-            {name: split.take(config.n_trained) for name, split in splits.items()},
-            checkpoint=Path(config.cache) / f"{config.name}-trained.json",
-            settings={"fitted_on": train.provenance, "code": code, "weights": weights_hash()},
-            **shared_settings,
-        )
-        records += [r for r in found if r["method"] in trained]
-    expected = [
-        {
-            "method": model.label,
-            "degree": degree,
-            "sigma": sigma,
-            "expected_mse_unclamped": model.expected_mse(sigma, degree),
-        }
-        for model in own
-        for sigma in config.sigmas
-        for degree in degrees
-    ]
+            {linear.label: (linear, None), **methods},
+            splits if count is None else {name: split.take(count) for name, split in splits.items()},
+            config.sigmas,
+            seed=config.seed, seeds=config.seeds, batch_size=config.batch_size, reference=linear.label, device=config.device,
+            progress=progress, checkpoint=Path(config.cache) / "sweeps" / f"{name}.json",
+            settings={**settings, "fitted_on": train.provenance, "code": code_hash("numeric.evaluation.sweep", *code)},
+        )  # fmt: skip
+        known = {r["method"] for r in records}
+        records.extend(r for r in found if r["method"] in methods or r["method"] not in known)
+        for model in (linear, *(m for m, _ in methods.values())):
+            if isinstance(model, FittedLater) and model.seconds is not None:
+                seconds[model.label] = model.seconds
+
+    panels: dict[str, dict[str, str]] = {}
+    for (readout, family), degrees in config.wanted(len(train)).items():
+        options: dict[str, Any] = {"radius": config.radius, "interactions": config.interactions, "basis": config.basis}
+        options |= {"device": config.device, **({"ridge": config.ridge} if readout == "own" else {})}
+        model = READOUTS[readout](family, max(degrees), **options)
+        panels.setdefault(family, {})[readout] = model.label
+        later = FittedLater(model.label, partial(model.fit, train, progress=progress))
+        run(f"{family}-{readout}", {model.label: (later, degrees)}, [f"numeric.scores.{readout}"], **options, readout=readout, family=family)
+        if readout == "own":
+            expected += [
+                {"method": model.label, "degree": d, "sigma": s, "expected_mse_unclamped": later.model.expected_mse(s, d)}
+                for s in config.sigmas
+                for d in degrees
+            ]
+        later.forget()
+    if config.n_optimal:
+        optimal = FittedLater(OptimalDenoiser.label, lambda: OptimalDenoiser().fit(train))
+        run("optimal", {optimal.label: (optimal, None)}, ["numeric.baselines.optimal"], config.n_optimal)
+    networks = trained(config.size, config.networks, config.weights) if config.n_trained else {}
+    for label, network in networks.items():
+        weights = weights_hash(network.path)
+        run("network", {label: (network, None)}, ["numeric.baselines.network"], config.n_trained, weights=weights)
+    few = len(train) < FEW and "local" in config.shared and max(config.degrees) > 2
     return {
-        "parameters": config.settings,
+        "notes": [f"shared local to degree 2 only: fewer than {FEW:,} images"] if few else [],
         "data": {"fit": train.provenance, **{k: v.provenance for k, v in splits.items()}},
-        "families": {
-            TITLES[m.family] if m.family != "local" else f"local, r = {m.radius}, {m.interactions}": m.label
-            for m in own
-        },
-        "baselines": ["noisy", *baselines],
-        "trained": list(trained),
-        "cautions": overlap_caution({label: data_source(d) for label, d in trained.items()}, test.source),
-        "fit_seconds": fit_seconds,
-        "evaluation_seconds": time.perf_counter() - start,
+        "panels": panels,
+        "trained": list(networks),
+        "cautions": overlap_caution({label: data_source(d) for label, d in networks.items()}, test.source),
+        "fit_seconds": seconds,
         "records": records,
         "expected": expected,
     }
@@ -236,6 +215,23 @@ def gain_findings(records: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def trained_findings(result: dict[str, Any]) -> list[str]:
+    """The gap between the best family and the best trained network on held-out images, level by level."""
+    names, records, gaps = result.get("trained") or [], result["records"], []
+    for sigma in sorted({r["sigma"] for r in records}):
+        here = [r for r in select(records, split="test", sigma=sigma) if "to_reference" in r]
+        networks, families = [r for r in here if r["method"] in names], [r for r in here if r["degree"] is not None]
+        if networks and families:
+            # Both are known relative to the linear denoiser on the same images, which removes the choice of images.
+            network, family = (min(rows, key=lambda r: r["to_reference"]["ratio"]) for rows in (networks, families))
+            ratio = family["to_reference"]["ratio"] / network["to_reference"]["ratio"]
+            error = ratio * math.hypot(
+                *(combined_se(r["to_reference"]) / r["to_reference"]["ratio"] for r in (family, network))
+            )
+            gaps.append(f"{ratio:.2f} ± {error:.2f} at sigma {sigma:g} ({family['method']} over {network['method']})")
+    return [f"held-out MSE of the best family over that of the best trained network: {', '.join(gaps)}"] if gaps else []
+
+
 def findings(result: dict[str, Any]) -> list[str]:
     """Sentences read off the records: does the MSE fall with the degree, by how much, and which method is lowest where."""
     records = result["records"]
@@ -251,36 +247,97 @@ def findings(result: dict[str, Any]) -> list[str]:
             )
             lines.append(
                 f"{split}, sigma {sigma:g}: lowest family {family['method']} at degree {family['degree']}, "
-                f"{family['mse']:.5f} (± {family['se']:.5f}); {beside or 'no baseline'}"
+                f"{plus_minus(family['mse'], family['se'])}; {beside or 'no baseline'}"
             )
-    return lines + trained_findings(result) + result.get("cautions", [])
+    return lines + trained_findings(result) + result.get("notes", []) + result.get("cautions", [])
 
 
-def trained_findings(result: dict[str, Any]) -> list[str]:
-    """The gap between the best family and the best trained network on held-out images, level by level."""
-    trained, records, gaps = result.get("trained") or [], result["records"], []
-    for sigma in sorted({r["sigma"] for r in records}):
-        here = [r for r in select(records, split="test", sigma=sigma)]
-        networks = [r for r in here if r["method"] in trained and "to_reference" in r]
-        families = [r for r in here if r["degree"] is not None and "to_reference" in r]
-        if networks and families:
-            # Both are known relative to the linear denoiser on the same images, which removes the choice of images.
-            network = min(networks, key=lambda r: r["to_reference"]["ratio"])
-            family = min(families, key=lambda r: r["to_reference"]["ratio"])
-            ratio = family["to_reference"]["ratio"] / network["to_reference"]["ratio"]
-            error = ratio * math.hypot(
-                *(combined_se(r["to_reference"]) / r["to_reference"]["ratio"] for r in (family, network))
+def best_of(records: Sequence[dict[str, Any]], readout: str) -> tuple[str, int] | None:
+    """Method and degree of a readout with the lowest MSE on the training images (geometric mean over sigma)."""
+    rows = [r for r in records if r["degree"] is not None and f"{readout} readout" in r["method"] and r["split"] == "train"]
+    found = {(r["method"], r["degree"]) for r in rows}
+
+    def mean(key: tuple[str, int]) -> float:
+        return float(np.mean([math.log(r["mse"]) for r in select(rows, method=key[0], degree=key[1])]))
+
+    return min(found, key=mean, default=None)
+
+
+def draw(result: dict[str, Any]) -> Any:
+    """A panel per family, own and shared readout side by side (MSE above, its change against the lowest degree below).
+
+    The last panel holds the best of each readout (on training images), the baselines and the networks: MSE, and its ratio to
+    the linear denoiser on the same images.
+    """
+    p, records, panels = result["parameters"], result["records"], result["panels"]
+    sigmas, error_bar = p["sigmas"], p["error_bar"]
+    drawn = [r for r in records if r["degree"] is not None]
+    methods = ["noisy", LinearDenoiser.label]
+    rows = [(m, select(records, method=m)) for m in methods]
+    for readout in READOUTS:
+        best = best_of(drawn, readout)
+        if best is not None:
+            text = title_of(best[0]).replace(", own", ",\nown").replace(", shared", ",\nshared") + f", degree {best[1]}"
+            rows.append((text, select(records, method=best[0], degree=best[1])))
+    rows += [(m, select(records, method=m)) for m in [OptimalDenoiser.label, *result["trained"]] if select(records, method=m)]
+    columns = [(family, readout, label) for family, labels in panels.items() for readout, label in labels.items()]
+    letters, count = iter("abcdefgh"), max(len(columns), 1)
+    with plt.rc_context(STYLE):
+        lower_height = 0.36 * len(rows) + 0.3
+        height = 6.2 + lower_height + 2.1
+        figure = plt.figure(figsize=(max(2.35 * count, 9.5), height))
+        outer = figure.add_gridspec(
+            2, 1, height_ratios=[6.2, lower_height], hspace=2.2 / (6.2 + lower_height), left=0.075, right=0.985,
+            top=1 - 0.95 / height, bottom=1.05 / height,
+        )  # fmt: skip
+        upper = outer[0].subgridspec(2, count, height_ratios=[3.4, 2.6], hspace=0.1, wspace=0.08)
+        axes = [[figure.add_subplot(upper[i, j]) for j in range(count)] for i in range(2)]
+        changes = [100 * (r["to_lowest"]["ratio"] - 1) for r in drawn]
+        span = max(changes) - min(changes) or 1.0
+        degrees = [r["degree"] for r in drawn]
+        for column, (family, readout, label) in enumerate(columns):
+            top, below = axes[0][column], axes[1][column]
+            mine = select(drawn, method=label)
+            sigma_lines(top, mine, sigmas, lambda r: r["mse"], lambda r: bar_of(r, error_bar))
+            sigma_lines(
+                below, mine, sigmas, lambda r: 100 * (r["to_lowest"]["ratio"] - 1), lambda r: 100 * bar_of(r["to_lowest"], error_bar)
             )
-            gaps.append(f"{ratio:.2f} ± {error:.2f} at sigma {sigma:g} ({family['method']} over {network['method']})")
-    return [f"held-out MSE of the best family over that of the best trained network: {', '.join(gaps)}"] if gaps else []
+            below.axhline(0, color="0.4", linewidth=0.8)
+            top.set_ylim(min(r["mse"] for r in drawn) / 1.2, max(r["mse"] for r in drawn) * 1.2)
+            plain_log(top)
+            below.set_ylim(min(changes) - 0.08 * span, max(changes) + 0.08 * span)
+            below.set_xlabel("polynomial degree")
+            top.tick_params(labelbottom=False, labelleft=not column)
+            below.tick_params(labelleft=not column)
+            for axis in (top, below):
+                axis.set_xlim(min(degrees) - 0.2, max(degrees) + 0.2)
+            top.set_title(f"{readout} readout", fontsize=9.5)
+            if (family, readout) == next((f, r) for f, r, _ in columns if f == family):
+                name = label.split(", own")[0].split(", shared")[0]
+                place = top.get_position()
+                figure.text(place.x0, place.y1 + 0.42 / height, f"({next(letters)}) {title_of(name + ',').rstrip(',')}", fontsize=11)
+        axes[0][0].set_ylabel("MSE per pixel (clamped)")
+        axes[1][0].set_ylabel(f"change against\ndegree {min(degrees)}, per cent")
+        lower = outer[1].subgridspec(1, 3, wspace=0.04, width_ratios=[0.28, 1, 0.85])  # room for the methods' names
+        left, right = figure.add_subplot(lower[1]), figure.add_subplot(lower[2])
+        networks = [r["mse"] for r in records if r["method"] in result["trained"]]
+        low = min([min(r["mse"] for r in drawn) / 1.5, *(v / 1.3 for v in networks)])
+        method_rows(left, rows, sigmas, lambda r: r["mse"], lambda r: bar_of(r, error_bar), low)
+        ratios = [r["to_reference"]["ratio"] for r in records if "to_reference" in r and r["method"] != OptimalDenoiser.label]
+        method_rows(
+            right, rows, sigmas, lambda r: r["to_reference"]["ratio"] if "to_reference" in r else None,
+            lambda r: bar_of(r["to_reference"], error_bar), min([*ratios, 1.0]) / 1.4,
+        )  # fmt: skip
+        right.tick_params(labelleft=False)
+        right.axvline(1.0, color="0.4", linewidth=0.8)
+        left.set_title(f"({next(letters)}) best of each readout, baselines: MSE per pixel (clamped)", fontsize=10)
+        right.set_title("ratio to the linear denoiser, same images", fontsize=10)
+        title = f"Denoising MSE, {p['size']}x{p['size']}, {fitted_on(result)}, {p['basis']} basis"
+        figure.suptitle(title, y=1 - 0.1 / height, fontsize=11.5)
+        note = error_bar_text(error_bar, drawn[0]["seeds"]) + "; changes and ratios are paired; best: on training images"
+        note = "; ".join([note, *result["notes"]])
+        legend_figure(figure, sigma_handles(sigmas) + split_handles(), note)
+    return figure
 
 
-def make_figure(
-    config: SweepConfig, output: str | Path, progress: bool = True
-) -> tuple[Any, dict[str, Any], list[Path]]:
-    """Run the sweep and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
-    result = mse_sweep(config, progress)
-    fit = result["data"]["fit"]
-    title = f"Denoising MSE, {config.size}x{config.size}, fitted on {fit['count']:,} images of {fit['source']}, {config.basis} basis"
-    figure = mse_against_degree(result, list(config.sigmas), title, config.error_bar)
-    return finish_figure(figure, {**result, "findings": findings(result)}, output, config.name, config.seed)
+make_figure: Callable[..., Any] = figure_maker(measure, draw, findings)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import factorial
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -32,10 +31,10 @@ from analytic import (
 )
 from analytic.numbers.digits import DigitTable, textbook
 from analytic.theory.response import standard_cumulants
-from numeric.data import ImageSet, load_mnist
-from numeric.figures.style import STYLE
+from numeric.data import ImageSet
+from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.style import STYLE, fitted_on
 from numeric.progress import progress_bar
-from numeric.results import finish_figure
 from numeric.wavelets import WaveletTransform
 
 GRID = 2**32
@@ -44,8 +43,8 @@ GRID = 2**32
 NAMES = {"A": "scaling", "H": "horizontal", "V": "vertical", "D": "diagonal"}
 
 
-@dataclass
-class FormulasConfig:
+@dataclass(kw_only=True)
+class FormulasConfig(Parameters):
     """Parameters of the figure.
 
     Attributes:
@@ -55,6 +54,7 @@ class FormulasConfig:
         digit_degree: highest degree of the table of lost digits; digit_sigmas: its VE levels.
     """
 
+    name: str = "formulas"
     size: int = 32
     n_train: int | None = None
     wavelet: str = "db2"
@@ -65,27 +65,22 @@ class FormulasConfig:
     points: int = 41
     digit_degree: int = 10
     digit_sigmas: Sequence[float] = (0.1, 1.0)
-    seed: int = 0
-    name: str = "formulas"
-    data_root: str | None = None
 
-    def __post_init__(self) -> None:
+    notebook: ClassVar[str] = "formulas"
+
+    def check(self) -> None:
         self.places = tuple((int(scale), str(orientation)) for scale, orientation in self.places)
         if self.degree < 3:
             raise ValueError(f"degree must be >= 3 (skewness and kurtosis are shown), got {self.degree}")
         if not 0 < self.sigma_low < self.sigma_high or self.points < 2:
-            raise ValueError(
-                f"the noise axis needs 0 < sigma_low < sigma_high and 2 points, got {self.sigma_low}, "
-                f"{self.sigma_high}, {self.points}"
-            )
-        if self.digit_degree < 1 or not self.digit_sigmas or min(self.digit_sigmas) <= 0:
-            raise ValueError(
-                f"digit_degree must be >= 1 and digit_sigmas > 0, got {self.digit_degree}, {self.digit_sigmas}"
-            )
+            given = f"{self.sigma_low}, {self.sigma_high}, {self.points}"
+            raise ValueError(f"the noise axis needs 0 < sigma_low < sigma_high and 2 points, got {given}")
+        if self.digit_degree < 1:
+            raise ValueError(f"digit_degree must be >= 1, got {self.digit_degree}")
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple | list) else v for k, v in vars(self).items()}
+        return super().settings | {"places": [list(place) for place in self.places]}
 
     @property
     def sigmas(self) -> np.ndarray:
@@ -183,9 +178,7 @@ def response_norms(curve: dict[str, Any], config: FormulasConfig) -> np.ndarray:
     weights = np.array([factorial(k) for k in range(config.degree + 1)], dtype=float)
     orders = np.arange(3, 2 * config.degree + 1)
     for i, rho in enumerate(curve["rho"]):
-        noisy = [
-            sp.Rational(round(kappa * rho ** (p / 2) * 10**6), 10**6) for p, kappa in zip(orders, curve["cumulants"])
-        ]
+        noisy = [sp.Rational(round(k * rho ** (p / 2) * 10**6), 10**6) for p, k in zip(orders, curve["cumulants"])]
         jacobian = np.array(response.jacobian(noisy).evalf().tolist(), dtype=float)
         out[:, i] = np.sqrt((weights[:, None] * jacobian**2).sum(0)) * rho ** (orders / 2)
     return out
@@ -236,30 +229,21 @@ def named_conditions() -> list[dict[str, str]]:
     return rows
 
 
-def compute(config: FormulasConfig, progress: bool = True) -> dict[str, Any]:
+def measure(config: FormulasConfig, progress: bool = True) -> dict[str, Any]:
     """Everything the figure and its sentences are made of."""
-    images = load_mnist("train", size=config.size, count=config.n_train, root=config.data_root)
+    images = config.images("train", config.size, config.n_train)
     real = coefficients(images, config, progress)
     found = [curves(coefficient, config) for coefficient in real]
+    formula = ScoreCoefficient("independent", config.degree, "ve")
     for coefficient, curve in zip(real, found):
         curve["response"] = response_norms(curve, config)
-        exact = exact_theta(
-            ScoreCoefficient("independent", config.degree, "ve"),
-            coefficient.moments[: 2 * config.degree + 1],
-            sp.Rational(*float(config.sigma_low).as_integer_ratio()),
-        )
-        top = max(abs(float(value)) for value in exact)
-        curve["error_at_lowest_sigma"] = (
-            max(abs(float(value) - curve["ve"][k, 0]) for k, value in enumerate(exact)) / top
-        )
+        lowest = sp.Rational(*float(config.sigma_low).as_integer_ratio())
+        exact = [float(value) for value in exact_theta(formula, coefficient.moments[: 2 * config.degree + 1], lowest)]
+        apart = max(abs(value - curve["ve"][k, 0]) for k, value in enumerate(exact))
+        curve["error_at_lowest_sigma"] = apart / max(abs(value) for value in exact)
     digits = mnist_digits(real, config)
-    return {
-        "parameters": config.settings,
-        "data": {"fit": images.provenance},
-        "sigma": config.sigmas,
-        "coefficients": found,
-        "digits": {"table": digits.rows(), "records": [record.record() for record in digits.records]},
-    }
+    table = {"table": digits.rows(), "records": [record.record() for record in digits.records]}
+    return {"data": {"fit": images.provenance}, "sigma": config.sigmas, "coefficients": found, "digits": table}
 
 
 def draw(result: dict[str, Any]) -> Figure:
@@ -307,13 +291,8 @@ def draw(result: dict[str, Any]) -> Figure:
         _digits_panel(axes[2, 3], result["digits"]["records"], [c["label"] for c in found], colours)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        fit = result["data"]["fit"]
-        figure.suptitle(
-            f"Closed-form score coefficients, degree {result['parameters']['degree']}, independent family, "
-            f"exact moments of {fit['count']:,} images of {fit['source']}",
-            fontsize=12,
-        )
-    plt.close(figure)
+        title = f"Closed-form score coefficients, degree {result['parameters']['degree']}, independent family, exact moments of"
+        figure.suptitle(f"{title} {fitted_on(result).removeprefix('fitted on ')}", fontsize=12)
     return figure
 
 
@@ -368,9 +347,4 @@ def findings(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def make_figure(
-    config: FormulasConfig, output: str | Path, progress: bool = True
-) -> tuple[Figure, dict[str, Any], list[Path]]:
-    """Compute, draw and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
-    result = compute(config, progress)
-    return finish_figure(draw(result), {**result, "findings": findings(result)}, output, config.name, config.seed)
+make_figure = figure_maker(measure, draw, findings)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pywt
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
-from numeric.data import load_mnist
-from numeric.evaluation.sweep import noise_like, standard_error
+from numeric.daubechies import cascade, unit_sum, vanishing_moments
+from numeric.evaluation.sweep import image_errors, noise_like, standard_error
+from numeric.figures.base import Parameters, figure_maker
 from numeric.figures.style import (
     COLOURS,
     IMAGE_STYLE,
     STYLE,
+    fitted_on,
     legend_figure,
     plain_log,
     select,
@@ -27,119 +27,72 @@ from numeric.figures.style import (
     sigma_colours,
 )
 from numeric.noise import ddpm_alpha_bars, vp
-from numeric.results import finish_figure
 from numeric.scores.families import Family, exponents
 from numeric.wavelets import ORIENTATIONS, WaveletTransform
-
-Made = tuple[Any, dict[str, Any], list[Path]]
-
 
 # ----- Figure 1 ------------------------------------------------------------------------------------------------------
 
 
-def cascade(wavelet: str, depth: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scaling function phi and wavelet psi on the dyadic grid ``x = i / 2^depth``, exact there (Fig. 1).
+@dataclass(kw_only=True)
+class DaubechiesConfig(Parameters):
+    """Parameters of Figure 1: wavelets, the one drawn thick, and the depth of the grid, ``2^-depth``."""
 
-    The values of phi at the integers are the eigenvector of the two-scale relation ``phi(x) = sqrt(2) sum_k h_k
-    phi(2x - k)`` to eigenvalue 1; the relation itself then gives the half integers, the quarters, and so on, and
-    ``psi(x) = sqrt(2) sum_k g_k phi(2x - k)``.
+    name: str = "fig1"
+    wavelets: Sequence[str] = ("db2", "db3", "db4", "db8")
+    highlight: str = "db2"
+    depth: int = 10
 
-    Args:
-        wavelet: an orthogonal wavelet of PyWavelets with a continuous scaling function (db2, db3, sym4, ...).
-
-    Returns: ``(x, phi, psi)``, each ``(length * 2^depth + 1,)`` over the support ``[0, length]``, length = taps - 1.
-    """
-    filters = pywt.Wavelet(wavelet)
-    h, g = np.sqrt(2) * np.array(filters.rec_lo), np.sqrt(2) * np.array(filters.rec_hi)
-    length = len(h) - 1
-    if length < 2:
-        raise ValueError(f"{wavelet!r} has a discontinuous scaling function: use db2 or higher")
-    i = np.arange(length + 1)
-    k = 2 * i[:, None] - i[None, :]  # phi(i) = sum_j h[2i - j] phi(j)
-    two_scale = np.where((k >= 0) & (k <= length), h[np.clip(k, 0, length)], 0.0)
-    values, vectors = np.linalg.eig(two_scale)
-    phi = vectors[:, np.argmin(abs(values - 1.0))].real
-    phi = phi / phi.sum()  # partition of unity: the integers' values sum to one
-    for level in range(1, depth + 1):
-        step, finer = 2**level, np.zeros(length * 2**level + 1)
-        finer[::2] = phi
-        x2 = np.arange(1, len(finer), 2)  # 2x on the previous grid is the index itself
-        for tap, weight in enumerate(h):
-            source = x2 - tap * step // 2
-            inside = (source >= 0) & (source < len(phi))
-            finer[x2[inside]] += weight * phi[source[inside]]
-        phi = finer
-    psi = np.zeros_like(phi)
-    doubled = 2 * np.arange(len(phi))
-    for tap, weight in enumerate(g):
-        source = doubled - tap * 2**depth
-        inside = (source >= 0) & (source < len(phi))
-        psi[inside] += weight * phi[source[inside]]
-    return np.arange(len(phi)) / 2**depth, phi, psi
+    notebook: ClassVar[str] = "fig1"
 
 
-def unit_sum(phi: np.ndarray, depth: int) -> np.ndarray:
-    """``sum_k phi(x - k)`` on the grid points of [0, 1): one everywhere, although only the integers were made to sum to one."""
-    return phi[:-1].reshape(-1, 2**depth).sum(0)
+def _daubechies(config: DaubechiesConfig, progress: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    curves = {wavelet: cascade(wavelet, config.depth) for wavelet in config.wavelets}
+    step = 2.0**-config.depth
+    rows = [
+        {
+            "wavelet": wavelet,
+            "support": float(x[-1]),
+            "integral_phi": float(phi.sum() * step),
+            "norm_phi": float((phi**2).sum() * step),
+            "norm_psi": float((psi**2).sum() * step),
+            "overlap": float((phi * psi).sum() * step),
+            "vanishing_moments": vanishing_moments(x, psi),
+            "partition_of_unity": float(abs(unit_sum(phi, config.depth) - 1).max()),
+        }
+        for wavelet, (x, phi, psi) in curves.items()
+    ]
+    return {"wavelets": rows}, curves
 
 
-def vanishing_moments(x: np.ndarray, psi: np.ndarray, tolerance: float = 1e-6) -> int:
-    """How many of ``int x^k psi dx``, k = 0, 1, ..., vanish: the rectangle rule on the grid, relative to ``int |x^k psi|``.
-
-    The dyadic sums of a refinable function are exact for the polynomials it reproduces, so the zeros are sharp.
-    """
-    count = 0
-    while count < 20 and abs((x**count * psi).sum()) < tolerance * abs(x**count * psi).sum():
-        count += 1
-    return count
-
-
-def daubechies(
-    output: str | Path,
-    wavelets: Sequence[str] = ("db2", "db3", "db4", "db8"),
-    highlight: str = "db2",
-    depth: int = 10,
-    name: str = "fig1",
-) -> Made:
-    """Figure 1: phi and psi of several Daubechies wavelets, the one used everywhere else drawn thick."""
-    curves = {wavelet: cascade(wavelet, depth) for wavelet in wavelets}
-    rows: list[dict[str, Any]] = []
-    step = 2.0**-depth
-    for wavelet, (x, phi, psi) in curves.items():
-        rows.append(
-            {
-                "wavelet": wavelet,
-                "support": float(x[-1]),
-                "integral_phi": float(phi.sum() * step),
-                "norm_phi": float((phi**2).sum() * step),
-                "norm_psi": float((psi**2).sum() * step),
-                "overlap": float((phi * psi).sum() * step),
-                "vanishing_moments": vanishing_moments(x, psi),
-                "partition_of_unity": float(abs(unit_sum(phi, depth) - 1).max()),
-            }
-        )
-    shades = [COLOURS[c] for c in ("sky", "orange", "green", "purple", "blue", "black")]
-    others = iter(shades)
+def _draw_daubechies(record: dict[str, Any], curves: dict[str, Any]) -> Any:
+    """A panel per wavelet and function, each over its own support; the scale of x is the same, so none is squeezed."""
+    p, supports = record["parameters"], {r["wavelet"]: r["support"] for r in record["wavelets"]}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.7))
-        for wavelet in [*[w for w in wavelets if w != highlight], *[w for w in wavelets if w == highlight]]:
-            x, phi, psi = curves[wavelet]
-            main = wavelet == highlight
-            colour = COLOURS["vermilion"] if main else next(others)
-            for axis, curve in zip(axes, (phi, psi)):
-                axis.plot(x, curve, color=colour, linewidth=2.2 if main else 1.1, label=wavelet)
-        for axis, title in zip(axes, (r"scaling function $\varphi$", r"wavelet $\psi$")):
-            axis.set_title(title)
-            axis.set_xlabel("x")
-            axis.set_xlim(-0.2, min(max(c[0][-1] for c in curves.values()), 15) + 0.2)
-        figure.suptitle(f"Daubechies wavelets from their two-scale relation ({highlight} is used here)", fontsize=11.5)
-        figure.tight_layout(rect=(0, 0.08, 1, 1))
-        handles, labels = axes[0].get_legend_handles_labels()
-        order = np.argsort([list(wavelets).index(text) for text in labels])
-        legend_figure(figure, [handles[i] for i in order])
+        ratios = [max(support, 5) for support in supports.values()]
+        figure, axes = plt.subplots(
+            2, len(curves), figsize=(0.55 * sum(ratios) + 1.2, 4.8), sharex="col", sharey="row", squeeze=False,
+            gridspec_kw={"width_ratios": ratios},
+        )  # fmt: skip
+        for column, (wavelet, (x, phi, psi)) in enumerate(curves.items()):
+            main = wavelet == p["highlight"]
+            for axis, curve in zip(axes[:, column], (phi, psi)):
+                axis.plot(x, curve, color=COLOURS["vermilion" if main else "blue"], linewidth=2.2 if main else 1.3)
+                axis.axhline(0, color="0.5", linewidth=0.7)
+            axes[0, column].set_title(wavelet + (" (used here)" if main else ""))
+            axes[1, column].set_xlabel("x")
+        axes[0, 0].set_ylabel(r"scaling function $\varphi$")
+        axes[1, 0].set_ylabel(r"wavelet $\psi$")
+        figure.suptitle("Daubechies wavelets from their two-scale relation", fontsize=11.5)
+        figure.tight_layout()
+    return figure
+
+
+def _found_daubechies(record: dict[str, Any]) -> list[str]:
+    rows = record["wavelets"]
     worst = max(abs(r["integral_phi"] - 1) for r in rows)
-    findings = [
-        f"the integral of phi is 1 to {worst:.1e} for {', '.join(curves)}, and its integer translates sum to 1 at every grid point "
+    names = ", ".join(r["wavelet"] for r in rows)
+    return [
+        f"the integral of phi is 1 to {worst:.1e} for {names}, and its integer translates sum to 1 at every grid point "
         f"to {max(r['partition_of_unity'] for r in rows):.1e}",
         "vanishing moments of psi, counted by quadrature: "
         + ", ".join(f"{r['wavelet']} {r['vanishing_moments']} (support {r['support']:g})" for r in rows),
@@ -147,11 +100,25 @@ def daubechies(
         f"{max(abs(r[k] - 1) for r in rows for k in ('norm_phi', 'norm_psi')):.1e} and phi psi to 0 within "
         f"{max(abs(r['overlap']) for r in rows):.1e}",
     ]
-    parameters = {"wavelets": list(wavelets), "highlight": highlight, "depth": depth}
-    return finish_figure(figure, {"parameters": parameters, "wavelets": rows, "findings": findings}, output, name)
+
+
+daubechies = figure_maker(_daubechies, _draw_daubechies, _found_daubechies)
+"""Figure 1: phi and psi of several Daubechies wavelets, the one used everywhere else drawn thick."""
 
 
 # ----- Figure 2 ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class AtomsConfig(Parameters):
+    """Parameters of Figure 2: image side, wavelet and levels of the transform (None: down to a 4 x 4 scaling band)."""
+
+    name: str = "fig2"
+    size: int = 32
+    wavelet: str = "db2"
+    levels: int | None = None
+
+    notebook: ClassVar[str] = "fig2"
 
 
 def atom(transform: WaveletTransform, scale: int, orientation: str) -> tuple[np.ndarray, tuple[int, int]]:
@@ -163,21 +130,17 @@ def atom(transform: WaveletTransform, scale: int, orientation: str) -> tuple[np.
     return transform.inverse(unit)[0, 0].numpy(), place
 
 
-def atoms(
-    output: str | Path, size: int = 32, wavelet: str = "db2", levels: int | None = None, name: str = "fig2"
-) -> Made:
-    """Figure 2: scaling and detail atoms over the scales, read off the transform that all results use."""
-    transform = WaveletTransform(size, wavelet, levels)
+def _atoms(config: AtomsConfig, progress: bool = True) -> tuple[dict[str, Any], WaveletTransform, dict[Any, np.ndarray]]:
+    transform = WaveletTransform(config.size, config.wavelet, config.levels)
     rows: list[dict[str, Any]] = []
     pictures = {}
     for scale in range(1, transform.levels + 1):
         for orientation in ORIENTATIONS:
             # Scaling atoms of finer scales belong to shallower transforms; only the coarsest are in the basis.
-            source = WaveletTransform(size, wavelet, scale) if orientation == "A" else transform
+            source = WaveletTransform(config.size, config.wavelet, scale) if orientation == "A" else transform
             picture, place = atom(source, scale, orientation)
             pictures[scale, orientation] = picture
             used = np.argwhere(abs(picture) > 1e-9 * abs(picture).max())
-            extent = used.max(0) - used.min(0) + 1
             rows.append(
                 {
                     "scale": scale,
@@ -185,19 +148,21 @@ def atoms(
                     "place": list(place),
                     "norm": float(np.linalg.norm(picture)),
                     "sum": float(picture.sum()),
-                    "pixels": extent.tolist(),
+                    "pixels": (used.max(0) - used.min(0) + 1).tolist(),
                     "in_basis": orientation != "A" or scale == transform.levels,
                 }
             )
+    identity = float(abs(transform.matrix @ transform.matrix.T - np.eye(transform.n_coefficients)).max())
+    return {"transform": transform.config, "atoms": rows, "orthonormality": identity}, transform, pictures
+
+
+def _draw_atoms(record: dict[str, Any], transform: WaveletTransform, pictures: dict[Any, np.ndarray]) -> Any:
     titles = {"A": "scaling (A)", "H": "horizontal (H)", "V": "vertical (V)", "D": "diagonal (D)"}
     with plt.rc_context(IMAGE_STYLE):
         figure, axes = plt.subplots(transform.levels, 4, figsize=(8.2, 2.15 * transform.levels + 0.5), squeeze=False)
         for (scale, orientation), picture in pictures.items():
-            axis = axes[scale - 1, ORIENTATIONS.index(orientation)]
-            largest = abs(picture).max()
-            axis.imshow(picture, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis, largest = axes[scale - 1, ORIENTATIONS.index(orientation)], abs(picture).max()
+            show_image(axis, picture, cmap="RdBu_r", vmin=-largest, vmax=largest)
             axis.spines[:].set_visible(True)
             axis.spines[:].set_color("0.8")
             if orientation == "A" and scale < transform.levels:
@@ -206,27 +171,43 @@ def atoms(
                 axis.set_title(titles[orientation])
             if orientation == "A":
                 axis.set_ylabel(f"scale {scale}" + (" (finest)" if scale == 1 else ""))
-        figure.suptitle(
-            f"{wavelet} atoms at {size}x{size}, {transform.mode} (blue negative, red positive)", fontsize=11.5
-        )
+        p = record["parameters"]
+        title = f"{p['wavelet']} atoms at {p['size']}x{p['size']}, {transform.mode} (blue negative, red positive)"
+        figure.suptitle(title, fontsize=11.5)
         figure.tight_layout()
-    identity = abs(transform.matrix @ transform.matrix.T - np.eye(transform.n_coefficients)).max()
+    return figure
+
+
+def _found_atoms(record: dict[str, Any]) -> list[str]:
+    rows = record["atoms"]
     details = [r for r in rows if r["orientation"] != "A"]
-    findings = [
-        f"the {transform.n_coefficients:,} atoms are orthonormal: max |W W^T - I| = {identity:.1e}",
+    sides = {r["scale"]: max(max(q["pixels"]) for q in select(details, scale=r["scale"])) for r in details}
+    return [
+        f"the {record['parameters']['size'] ** 2:,} atoms are orthonormal: max |W W^T - I| = {record['orthonormality']:.1e}",
         f"detail atoms sum to zero within {max(abs(r['sum']) for r in details):.1e}; all have norm 1 within "
         f"{max(abs(r['norm'] - 1) for r in rows):.1e}",
-        "side of a detail atom in pixels: "
-        + ", ".join(
-            f"scale {s}: {max(max(r['pixels']) for r in select(details, scale=s))}"
-            for s in range(1, transform.levels + 1)
-        ),
+        "side of a detail atom in pixels: " + ", ".join(f"scale {scale}: {side}" for scale, side in sides.items()),
     ]
-    record = {"parameters": transform.config, "atoms": rows, "orthonormality": float(identity), "findings": findings}
-    return finish_figure(figure, record, output, name)
+
+
+atoms = figure_maker(_atoms, _draw_atoms, _found_atoms)
+"""Figure 2: scaling and detail atoms over the scales, read off the transform that all results use."""
 
 
 # ----- Figure 3 ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class FamiliesConfig(Parameters):
+    """Parameters of Figure 3: side of the coefficients' grid, levels, wavelet, and highest degree of the feature counts."""
+
+    name: str = "fig3"
+    size: int = 16
+    levels: int = 2
+    wavelet: str = "db2"
+    degree: int = 3
+
+    notebook: ClassVar[str] = "fig3"
 
 
 def mallat_grid(transform: WaveletTransform) -> np.ndarray:
@@ -244,85 +225,85 @@ def monomial_text(row: np.ndarray, names: Sequence[str]) -> str:
     return r"\,".join(parts) or "1"
 
 
-@dataclass(frozen=True)
-class _Seen:
-    family: Family
-    title: str
-    names: tuple[str, ...]
+SEEN = (
+    (Family("independent"), "(i) independent", ("w",)),
+    (Family("band"), "(ii) band-tied", ("w_H", "w_V", "w_D")),
+    (Family("local", radius=1), "(iii) local, r = 1", ("w", "m")),
+    (Family("local", radius=2), "(iii) local, r = 2", ("w", "m")),
+)
+"""Families drawn: title, and names of the variables in the features written below."""
 
 
-def families_drawn(
-    output: str | Path, size: int = 16, levels: int = 2, wavelet: str = "db2", degree: int = 3, name: str = "fig3"
-) -> Made:
-    """Figure 3: which coefficients a target's features see, on the grid of coefficients, from the families' own tables."""
-    transform = WaveletTransform(size, wavelet, levels)
-    grid = mallat_grid(transform)
-    where = {int(index): (r, c) for (r, c), index in np.ndenumerate(grid)}
-    fine = next(b for b in transform.bands if (b.scale, b.orientation) == (1, "H"))
+def _seen(config: FamiliesConfig, progress: bool = True) -> tuple[dict[str, Any], WaveletTransform]:
+    transform = WaveletTransform(config.size, config.wavelet, config.levels)
+    fine, coarse = next(b for b in transform.bands if (b.scale, b.orientation) == (1, "H")), transform.bands[0]
     detail = int(fine.indices[fine.shape[0] // 2 - 1, fine.shape[1] // 2])
-    coarse = transform.bands[0]
     scaling = int(coarse.indices[coarse.shape[0] // 2, coarse.shape[1] // 2 - 1])
-    seen = [
-        _Seen(Family("independent"), "(i) independent", ("w",)),
-        _Seen(Family("band"), "(ii) band-tied", ("w_H", "w_V", "w_D")),
-        _Seen(Family("local", radius=1), "(iii) local, r = 1", ("w", "m")),
-        _Seen(Family("local", radius=2), "(iii) local, r = 2", ("w", "m")),
-    ]
     rows = []
+    for family, _, _ in SEEN:
+        blocks = family.blocks(transform)
+        for target in (detail, scaling):
+            block = next(b for b in blocks if target in b.targets)
+            variables = block.variables[list(block.targets).index(target)].tolist()
+            tables = {n: exponents(block.pattern, len(variables), n) for n in range(1, config.degree + 1)}
+            address = transform.addresses[target]
+            rows.append(
+                {
+                    "family": family.label,
+                    "target": [int(address["scale"]), str(address["orientation"])],
+                    "pattern": block.pattern,
+                    "variables": variables,
+                    "neighbours": len(variables) - 1,
+                    "features": {n: len(table) for n, table in tables.items()},
+                    "every_feature_has_target": bool((tables[config.degree][1:, 0] >= 1).all()),
+                }
+            )
+    return {"transform": transform.config, "interactions": "pairwise", "targets": rows}, transform
+
+
+def _draw_seen(record: dict[str, Any], transform: WaveletTransform) -> Any:
+    p, grid = record["parameters"], mallat_grid(transform)
+    where = {int(index): place for place, index in np.ndenumerate(grid)}
     with plt.rc_context(IMAGE_STYLE):
         figure, axes = plt.subplots(1, 4, figsize=(13, 4.9))
-        for axis, item in zip(axes, seen):
-            picture = np.ones((*grid.shape, 3)) * 0.96
-            blocks = item.family.blocks(transform)
-            for target, near_colour, own_colour in ((detail, "sky", "vermilion"), (scaling, "orange", "vermilion")):
-                block = next(b for b in blocks if target in b.targets)
-                variables = block.variables[list(block.targets).index(target)].tolist()
-                for index in variables[1:]:
-                    picture[where[index]] = to_rgb(COLOURS[near_colour])
-                picture[where[target]] = to_rgb(COLOURS[own_colour])
-                table = exponents(block.pattern, len(variables), degree)
-                address = transform.addresses[target]
-                rows.append(
-                    {
-                        "family": item.family.label,
-                        "target": [int(address["scale"]), str(address["orientation"])],
-                        "pattern": block.pattern,
-                        "variables": variables,
-                        "neighbours": len(variables) - 1,
-                        "features": {n: len(exponents(block.pattern, len(variables), n)) for n in range(1, degree + 1)},
-                        "every_feature_has_target": bool((table[1:, 0] >= 1).all()),
-                    }
-                )
+        for number, (axis, (_, title, names)) in enumerate(zip(axes, SEEN)):
+            picture, targets = np.ones((*grid.shape, 3)) * 0.96, record["targets"][2 * number : 2 * number + 2]
+            for row, colour in zip(targets, ("sky", "orange")):
+                for index in row["variables"][1:]:
+                    picture[where[index]] = to_rgb(COLOURS[colour])
+                picture[where[row["variables"][0]]] = to_rgb(COLOURS["vermilion"])
             axis.imshow(picture, interpolation="nearest")
             _band_frames(axis, transform)
-            axis.set_title(item.title)
-            detail_row = rows[-2]
-            shown = exponents(detail_row["pattern"], min(detail_row["neighbours"] + 1, len(item.names)), 2)
-            text = ",\\; ".join(monomial_text(row, item.names) for row in shown)
-            counts = ", ".join(map(str, detail_row["features"].values())) + f" features at n = 1 to {degree}"
-            each = "; m: each neighbour" if "m" in item.names else ""
+            axis.set_title(title)
+            shown = exponents(targets[0]["pattern"], min(targets[0]["neighbours"] + 1, len(names)), 2)
+            text = ",\\; ".join(monomial_text(row, names) for row in shown)
+            counts = ", ".join(map(str, targets[0]["features"].values())) + f" features at n = 1 to {p['degree']}"
+            each = "; m: each neighbour" if "m" in names else ""
             axis.set_xlabel(f"n = 2:  ${text}${each}\n{counts} (detail target)", fontsize=8.5, labelpad=6)
-        figure.suptitle(
-            f"What a target coefficient sees (grid of {size}x{size} coefficients, {levels} levels)", fontsize=11.5
-        )
+        title = f"What a target coefficient sees (grid of {p['size']}x{p['size']} coefficients, {p['levels']} levels)"
+        figure.suptitle(title, fontsize=11.5)
         figure.tight_layout(rect=(0, 0.1, 1, 1))
-        handles: list[Any] = [
-            Rectangle((0, 0), 1, 1, color=COLOURS[c], label=text)
-            for c, text in (
-                ("vermilion", "target (one detail, one scaling atom)"),
-                ("sky", "also seen by the detail target"),
-                ("orange", "also seen by the scaling target"),
-            )
-        ]
-        legend_figure(figure, handles)
-    findings = [
+        meanings = {
+            "vermilion": "target (one detail, one scaling atom)",
+            "sky": "also seen by the detail target",
+            "orange": "also seen by the scaling target",
+        }
+        legend_figure(figure, [Rectangle((0, 0), 1, 1, color=COLOURS[c], label=text) for c, text in meanings.items()])
+    return figure
+
+
+def _found_seen(record: dict[str, Any]) -> list[str]:
+    degree = record["parameters"]["degree"]
+    return [
         f"{r['family']}, {'scaling' if r['target'][1] == 'A' else 'detail'} target: {r['neighbours']} other coefficients, "
         f"{r['features'][degree]} features at degree {degree}"
         + ("; every feature but the intercept holds the target" if r["every_feature_has_target"] else "")
-        for r in rows
+        for r in record["targets"]
     ]
-    parameters = {**transform.config, "degree": degree, "interactions": "pairwise"}
-    return finish_figure(figure, {"parameters": parameters, "targets": rows, "findings": findings}, output, name)
+
+
+families_drawn = figure_maker(_seen, _draw_seen, _found_seen)
+"""Figure 3: which coefficients a target's features see, on the grid of coefficients, from the families' own tables."""
 
 
 def _band_frames(axis: Any, transform: WaveletTransform) -> None:
@@ -364,29 +345,30 @@ def band_snr(images: Any, transform: WaveletTransform, batch_size: int = 1000) -
     ]
 
 
-def noise_levels(
-    output: str | Path,
-    size: int = 32,
-    sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0),
-    n_train: int | None = None,
-    n_images: int = 2,
-    wavelet: str = "db2",
-    seed: int = 0,
-    data_root: str | None = None,
-    name: str = "fig4",
-) -> Made:
-    """Figure 4: images at the noise levels, VE and the VP level of equal signal-to-noise ratio, and that ratio by band."""
-    train = load_mnist("train", size=size, count=n_train, root=data_root)
-    clean = load_mnist("test", size=size, count=n_images, root=data_root)[:]
-    transform = WaveletTransform(train.shape[1:], wavelet)
-    bands = band_snr(train, transform)
-    schedule = ddpm_alpha_bars()
-    levels: list[dict[str, Any]] = []
-    for sigma in sigmas:
+@dataclass(kw_only=True)
+class NoiseConfig(Parameters):
+    """Parameters of Figure 4: image side, VE levels, images for the signal-to-noise ratios (None: all), images shown."""
+
+    name: str = "fig4"
+    size: int = 32
+    sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
+    n_train: int | None = None
+    n_images: int = 2
+    wavelet: str = "db2"
+
+    notebook: ClassVar[str] = "fig4"
+
+
+def _noise(config: NoiseConfig, progress: bool = True) -> tuple[dict[str, Any], torch.Tensor]:
+    train = config.images("train", config.size, config.n_train)
+    clean = config.images("test", config.size, config.n_images)[:]
+    bands = band_snr(train, WaveletTransform(train.shape[1:], config.wavelet))
+    schedule, levels, first = ddpm_alpha_bars(), [], train[:1000]
+    for sigma in config.sigmas:
         alpha_bar = 1.0 / (1.0 + sigma**2)  # sigma / alpha of VP equals the VE sigma
         equal = vp(alpha_bar)
-        noise = noise_like(train[:1000], seed, 0, round(sigma * 1e6))
-        error = (((train[:1000] + sigma * noise).clamp(0, 1)) - train[:1000]).square().flatten(1).mean(1).numpy()
+        noisy = first + sigma * noise_like(first, config.seed, 0, round(sigma * 1e6))
+        error = image_errors(noisy.clamp(*train.pixel_range), first).numpy()
         levels.append(
             {
                 "sigma": sigma,
@@ -400,75 +382,63 @@ def noise_levels(
                 "snr": [{**b, "snr": b["variance"] / sigma**2} for b in bands],
             }
         )
+    return {"data": {"fit": train.provenance}, "ddpm_steps": len(schedule), "levels": levels}, clean
+
+
+def _draw_noise(record: dict[str, Any], clean: torch.Tensor) -> Any:
+    """Images at the noise levels, VE and the VP level of equal signal-to-noise ratio, and that ratio by band."""
+    p, levels, count = record["parameters"], record["levels"], len(clean)
     with plt.rc_context(IMAGE_STYLE):
-        columns = len(sigmas) + 1
-        figure = plt.figure(figsize=(max(1.75 * columns, 8), 1.9 * n_images + 1.9 + 3.9))
-        outer = figure.add_gridspec(2, 1, height_ratios=[1.9 * n_images + 1.9, 3.0], hspace=0.14)
-        inner = outer[0].subgridspec(n_images + 1, columns, hspace=0.12, wspace=0.05)
-        for row in range(n_images + 1):
-            image = clean[min(row, n_images - 1), 0]
-            for column in range(columns):
+        columns, above = len(levels) + 1, 1.9 * count + 1.9
+        figure = plt.figure(figsize=(max(1.75 * columns, 8), above + 3.9))
+        outer = figure.add_gridspec(2, 1, height_ratios=[above, 3.0], hspace=0.14)
+        inner = outer[0].subgridspec(count + 1, columns, hspace=0.12, wspace=0.05)
+        for row in range(count + 1):
+            vp_row, image = row == count, clean[row % count, 0]
+            axis = figure.add_subplot(inner[row, 0])
+            if vp_row:
+                axis.axis("off")
+                axis.text(0.5, 0.5, "the first image\nat the equal\nVP level", ha="center", va="center", fontsize=9)
+            else:
+                show_image(axis, image)
+                axis.set_title("clean" if row == 0 else "")
+            for column, level in enumerate(levels, 1):
                 axis = figure.add_subplot(inner[row, column])
-                vp_row = row == n_images
-                if vp_row:
-                    image = clean[0, 0]
-                if column == 0:
-                    if vp_row:
-                        axis.axis("off")
-                        axis.text(
-                            0.5, 0.5, "the first image\nat the equal\nVP level", ha="center", va="center", fontsize=9
-                        )
-                        continue
-                    show_image(axis, image)
-                    axis.set_title("clean" if row == 0 else "")
-                    continue
-                level = levels[column - 1]
-                noise = noise_like(image, seed, 1, 0 if vp_row else row, round(level["sigma"] * 1e6))
+                noise = noise_like(image, p["seed"], 1, 0 if vp_row else row, round(level["sigma"] * 1e6))
                 if vp_row:  # (0, 1) maps to (0, alpha): shown on that scale
                     show_image(axis, level["alpha"] * image + level["vp_sigma"] * noise, vmax=level["alpha"])
-                    axis.set_xlabel(
-                        rf"$\bar\alpha$ = {level['alpha_bar']:.3g}, DDPM t = {level['ddpm_step']}",
-                        fontsize=8,
-                        labelpad=3,
-                    )
+                    text = rf"$\bar\alpha$ = {level['alpha_bar']:.3g}, DDPM t = {level['ddpm_step']}"
+                    axis.set_xlabel(text, fontsize=8, labelpad=3)
                 else:
                     show_image(axis, image + level["sigma"] * noise)
                     axis.set_title(rf"VE $\sigma$ = {level['sigma']:g}" if row == 0 else "")
         axis = figure.add_subplot(outer[1])
-        names = [f"{b['orientation']}{b['scale']}" for b in bands]
-        for level, colour in zip(levels, sigma_colours(sigmas).values()):
-            values = [b["snr"] for b in level["snr"]]
-            axis.plot(names, values, "o-", color=colour, label=rf"$\sigma$ = {level['sigma']:g}")
+        for level, colour in zip(levels, sigma_colours(p["sigmas"]).values()):
+            names = [f"{b['orientation']}{b['scale']}" for b in level["snr"]]
+            axis.plot(names, [b["snr"] for b in level["snr"]], "o-", color=colour, label=rf"$\sigma$ = {level['sigma']:g}")
         axis.axhline(1, color="0.4", linewidth=0.9)
         plain_log(axis)
         axis.grid(True, axis="y")
-        axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylabel(r"signal to noise, $\overline{\mathrm{var}\,w}\,/\,\sigma^2$")
         axis.set_xlabel("band (orientation and scale, coarse to fine)")
-        axis.legend(fontsize=8.5, ncols=len(sigmas), loc="upper right")
-        source = f"{len(train):,} images of {train.source}"
-        figure.suptitle(f"Noise levels, {size}x{size}; signal to noise by band from\n{source}", fontsize=11, y=0.945)
-    finest = [b for b in bands if b["scale"] == 1]
-    findings = [
-        f"sigma {v['sigma']:g} is VP alpha_bar {v['alpha_bar']:.4g} (nearest DDPM step {v['ddpm_step']} of {len(schedule)}); MSE of "
-        f"the clamped noisy image {v['noisy_mse']:.5f} ± {v['noisy_mse_se']:.5f}; "
+        axis.legend(fontsize=8.5, ncols=len(levels), loc="upper right")
+        source = fitted_on(record).removeprefix("fitted on ")
+        title = f"Noise levels, {p['size']}x{p['size']}; signal to noise by band from\n{source}"
+        figure.suptitle(title, fontsize=11, y=0.945)
+    return figure
+
+
+def _found_noise(record: dict[str, Any]) -> list[str]:
+    bands = record["levels"][0]["snr"]
+    lines = [
+        f"sigma {v['sigma']:g} is VP alpha_bar {v['alpha_bar']:.4g} (nearest DDPM step {v['ddpm_step']} of {record['ddpm_steps']}); "
+        f"MSE of the clamped noisy image {v['noisy_mse']:.5f} ± {v['noisy_mse_se']:.5f}; "
         f"signal exceeds noise in {sum(b['snr'] > 1 for b in v['snr'])} of {len(bands)} bands"
-        for v in levels
+        for v in record["levels"]
     ]
-    findings.append(
-        f"mean variance of a coefficient: {bands[0]['variance']:.3g} in the scaling band, "
-        f"{np.mean([b['variance'] for b in finest]):.3g} at the finest scale"
-    )
-    record = {
-        "parameters": {
-            "size": size,
-            "sigmas": list(sigmas),
-            "n_train": n_train,
-            "n_images": n_images,
-            "wavelet": wavelet,
-        },
-        "data": {"fit": train.provenance},
-        "levels": levels,
-        "findings": findings,
-    }
-    return finish_figure(figure, record, output, name, seed)
+    finest = np.mean([b["variance"] for b in select(bands, scale=1)])
+    return [*lines, f"mean variance of a coefficient: {bands[0]['variance']:.3g} in the scaling band, {finest:.3g} at the finest scale"]
+
+
+noise_levels = figure_maker(_noise, _draw_noise, _found_noise)
+"""Figure 4: images at the noise levels, VE and the VP level of equal signal-to-noise ratio, and that ratio by band."""

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
-import torch
+from matplotlib.lines import Line2D
 
-from numeric.baselines import trained
 from numeric.baselines.configs import CONFIGS, get_config, parameter_count
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.locality import LocalityDenoiser
-from numeric.baselines.network import overlap_caution, trained_label
+from numeric.baselines.network import overlap_caution, trained, trained_label
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalScoreMachine
 from numeric.baselines.plateau import images_seen
+from numeric.baselines.schedule import Schedule
 from numeric.baselines.shrinkage import WaveletShrinkage
-from numeric.baselines.train import Schedule, train
-from numeric.data import load_mnist
+from numeric.baselines.train import train
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
-from numeric.figures.style import STYLE, sigma_colours
-from numeric.results import finish_figure
-from numeric.scores.own import WaveletScore
-from numeric.scores.shared import SharedWaveletScore
+from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.fig5 import READOUTS
+from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
+from numeric.figures.style import STYLE, fitted_on, plus_minus, sigma_colours, sigma_handles
+from numeric.noise import ve
+from numeric.progress import progress_bar
 
 
-@dataclass
-class Table1Config:
+@dataclass(kw_only=True)
+class Table1Config(Parameters):
     """Parameters of Table 1.
 
     The fall-back's held-out digits belong to MNIST's training set, which the shipped networks have seen: there the findings say
@@ -42,12 +42,12 @@ class Table1Config:
         n_eval: images per split for closed forms. n_network: for networks. n_slow: for the optimal and local denoisers.
         n_local: training images of the local machines and the PCA-locality denoiser.
         sigmas: VE levels. families: ``family:degree`` of the ``own`` readout; shared: of the ``shared`` one.
-        networks: configurations to show (None: all eight); those not shipped are trained for ``steps`` steps here, or left
-            out where ``steps`` is 0. batch_size: of that training.
-        weights: folder of trained networks (None: those shipped).
+        networks: configurations to show (None: all eight); those not there are trained for ``steps`` steps here, or listed as
+            not trained where ``steps`` is 0. batch_size: of that training. weights: folder of networks (None: those shipped).
         slow: include the optimal empirical, local and shrinkage denoisers.
     """
 
+    name: str = "table1"
     size: int = 32
     n_train: int | None = None
     n_eval: int = 2000
@@ -56,99 +56,88 @@ class Table1Config:
     n_local: int = 500
     sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
     families: Sequence[str] = ("independent:3", "band:3", "local:3")
-    shared: Sequence[str] = ("independent:2",)
+    shared: Sequence[str] = ("independent:2", "band:2", "local:2")
     networks: Sequence[str] | None = None
+    weights: str | None = None
     steps: int = 0
     batch_size: int = 32
-    weights: str | None = None
     slow: bool = True
-    seed: int = 0
-    name: str = "table1"
-    data_root: str | None = None
-    output: str = field(default="paper_figures")
 
-    def __post_init__(self) -> None:
+    notebook: ClassVar[str] = "table1"
+
+    def check(self) -> None:
         for name in self.networks or ():
             get_config(name)
-        if not self.sigmas or min(self.sigmas) <= 0:
-            raise ValueError(f"sigmas must be > 0, got {list(self.sigmas)}")
-        for item in [*self.families, *self.shared]:
-            name, _, degree = item.partition(":")
-            if not name or not degree.isdigit() or int(degree) < 1:
-                raise ValueError(f"a family is written name:degree, such as band:3; got {item!r}")
+        for text in [*self.families, *self.shared]:
+            if family_degree(text)[1] is None:
+                raise ValueError(f"a family is written name:degree, such as band:3; got {text!r}")
+
+    def work(self, train: int) -> list[Work]:
+        levels, images = len(self.sigmas), 2 * self.n_eval
+        shared = [family_degree(text) for text in self.shared]
+        networks = list(trained(self.size, None, self.weights).values())
+        out = [linear_work(self.size, train, levels, images), own_work(self.size, train, len(self.families), levels, images)]
+        out += [shared_work(f, [d or 1], self.size, train, levels, images) for f, d in shared]
+        if self.slow:
+            out.append(optimal_work(self.size, train, levels, 2 * self.n_slow))
+        return [*out, network_work(self.size, networks, levels, 2 * self.n_network)]
 
 
-def _closed_forms(config: Table1Config, train_images: Any) -> tuple[dict[str, Denoiser], dict[str, dict[str, Any]]]:
-    """Label -> fitted denoiser, and label -> fit time, number of fitted parameters, kind."""
+Rows = tuple[dict[str, Denoiser], dict[str, dict[str, Any]]]
+"""Label -> denoiser, and label -> its facts (kind, parameters, times, ...)."""
+
+
+def _closed_forms(config: Table1Config, images: Any, progress: bool) -> Rows:
     models: dict[str, Denoiser] = {}
     facts: dict[str, dict[str, Any]] = {}
+    first = config.sigmas[0]
 
-    def add(label: str, model: Any, parameters: Any, n_images: int, **more: Any) -> None:
-        start = time.perf_counter()
-        model.fit(train_images)
-        solve = time.perf_counter()
-        y = train_images[:1] + 0.0
+    def add(label: str, model: Any, parameters: Callable[[], int], **options: Any) -> None:
+        start, clock = time.process_time(), time.perf_counter()  # CPU time: what else runs on the machine does not count
+        model.fit(images, **options)
+        middle = time.process_time()
         for sigma in config.sigmas:  # solving at each noise level is part of the closed form
-            model.estimate(y, _ve(sigma))
+            model.estimate(images[:1], ve(sigma))
+        end, wall = time.process_time(), time.perf_counter() - clock
+        times = {"fit_seconds": middle - start, "solve_seconds": end - middle, "wall_seconds": wall}
         models[label] = model
-        facts[label] = {
-            "kind": "closed form",
-            "parameters": parameters(model) if callable(parameters) else parameters,
-            "fit_seconds": solve - start,
-            "solve_seconds": time.perf_counter() - solve,
-            "fitted_on": n_images,
-            **more,
-        }
+        facts[label] = {"kind": "closed form", "parameters": parameters(), **times, "fitted_on": len(images)}
 
-    n, pixels, linear = len(train_images), train_images.shape[1] * train_images.shape[2], LinearDenoiser()
-    add("linear", linear, pixels * (pixels + 3) // 2, n)
-    for item in config.families:
-        name, degree = item.split(":")
-        model = WaveletScore(name, int(degree))
-        add(f"{model.label}, degree {degree}", model, lambda m: _theta_count(m, config.sigmas[0]), n)
-    for item in config.shared:
-        name, degree = item.split(":")
-        shared = SharedWaveletScore(name, int(degree))
-        add(f"{shared.label}, degree {degree}", shared, lambda m: int(m.solve(_ve(config.sigmas[0]))[0].numel()), n)
+    pixels = images.shape[0] * images.shape[1] * images.shape[2]
+    linear = LinearDenoiser()
+    add("linear", linear, lambda: pixels * (pixels + 3) // 2, progress=progress)
+    for readout, families in (("own", config.families), ("shared", config.shared)):
+        for text in families:
+            family, degree = family_degree(text)
+            model = READOUTS[readout](family, degree)
+            count = {
+                "own": lambda model=model: sum(block.theta.numel() for block in model.solve(ve(first)).blocks),
+                "shared": lambda model=model: model.solve(ve(first)).readout.numel(),
+            }[readout]
+            add(f"{model.label}, degree {degree}", model, count, progress=progress)
     if config.slow:
-        machine = LocalScoreMachine(9, False, n_train=config.n_local)
-        locality = LocalityDenoiser(n_train=config.n_local)
-        bayes = WaveletShrinkage("bayes")
+        machine, locality = LocalScoreMachine(9, False, n_train=config.n_local), LocalityDenoiser(n_train=config.n_local)
         models |= {
-            "optimal empirical": OptimalDenoiser().fit(train_images),
-            machine.label: machine.fit(train_images),
-            locality.label: locality.fit(train_images, linear=linear),
-            bayes.label: bayes,
+            "optimal empirical": OptimalDenoiser().fit(images),
+            machine.label: machine.fit(images),
+            locality.label: locality.fit(images, linear=linear),
         }
-        facts |= {
-            "optimal empirical": {"kind": "training images", "fitted_on": n},
-            machine.label: {"kind": "training images", "fitted_on": config.n_local},
-            locality.label: {"kind": "training images", "fitted_on": config.n_local},
-            bayes.label: {"kind": "no training", "fitted_on": 0},
-        }
+        facts |= {label: {"kind": "training images", "fitted_on": config.n_local} for label in list(models)[-2:]}
+        facts["optimal empirical"] = {"kind": "training images", "fitted_on": len(images)}
+        bayes = WaveletShrinkage("bayes")
+        models[bayes.label], facts[bayes.label] = bayes, {"kind": "no training", "fitted_on": 0}
     return models, facts
 
 
-def _ve(sigma: float) -> Any:
-    from numeric.noise import ve
-
-    return ve(sigma)
-
-
-def _theta_count(model: WaveletScore, sigma: float) -> int:
-    """Numbers theta at one noise level and the model's degree."""
-    solution = model.solve(_ve(sigma))
-    return int(sum(block.theta.numel() for block in solution.blocks))
-
-
-def _networks(config: Table1Config, train_images: Any, progress: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Label -> denoiser and facts of every network shown."""
-    shipped = {d.record["config"]["name"]: d for d in trained(config.size, folder=config.weights).values()}
+def _networks(config: Table1Config, images: Any, progress: bool) -> Rows:
+    there = {d.record["config"]["name"]: d for d in trained(config.size, None, config.weights).values()}
     models: dict[str, Denoiser] = {}
     facts: dict[str, dict[str, Any]] = {}
     for name in config.networks or CONFIGS:
         row = get_config(name)
-        printed = {
+        fact = {
+            "kind": "network",
+            "blocks": len(row.channel_mult) if row.kind != "cnn" else None,
             "base_channels": row.base_channels,
             "channel_mult": list(row.channel_mult),
             "printed_steps": row.steps,
@@ -157,23 +146,21 @@ def _networks(config: Table1Config, train_images: Any, progress: bool) -> tuple[
             "printed_minutes": row.printed_minutes,
             "note": row.note,
         }
-        if name in shipped:
-            denoiser: Any = shipped[name]
-            record, source = denoiser.record, "shipped"
+        if name in there:
+            denoiser: Any = there[name]
+            record, source = denoiser.record, "shipped" if config.weights is None else "from a folder"
         elif config.steps:
             schedule = Schedule(config.steps, config.batch_size, row.learning_rate, config.seed)
-            trainer, record = train(row, train_images, schedule, progress=progress)
+            trainer, record = train(row, images, schedule, progress=progress)
             denoiser, source = trainer.denoiser(), "trained here"
         else:
-            label = f"{row.title} (not trained)"
-            parameters = parameter_count(row.build(train_images.shape[0]))
-            facts[label] = {"kind": "network", **printed, "parameters": parameters, "source": "not trained"}
+            count = parameter_count(row.build(images.shape[0]))
+            facts[f"{row.title} (not trained)"] = {**fact, "parameters": count, "source": "not trained"}
             continue
         label = trained_label(row, record)
         models[label] = denoiser
         facts[label] = {
-            "kind": "network",
-            **printed,
+            **fact,
             "parameters": record["parameters"],
             "steps": record["steps"],
             "images": images_seen(record),
@@ -193,40 +180,50 @@ def _networks(config: Table1Config, train_images: Any, progress: bool) -> tuple[
     return models, facts
 
 
-def table(config: Table1Config, progress: bool = True) -> dict[str, Any]:
+def measure(config: Table1Config, progress: bool = True) -> dict[str, Any]:
     """Fit, load or train every row and measure it; returns the record the table is drawn from."""
-    train_images = load_mnist("train", size=config.size, count=config.n_train, root=config.data_root)
-    test_images = load_mnist("test", size=config.size, root=config.data_root)
-    models, facts = _closed_forms(config, train_images)
-    network_models, network_facts = _networks(config, train_images, progress)
-    models |= network_models
+    images = config.images("train", config.size, config.n_train)
+    splits = {"train": images.take(config.n_eval), "test": config.images("test", config.size, config.n_eval)}
+    models, facts = _closed_forms(config, images, progress)
+    networks, network_facts = _networks(config, images, progress)
+    models |= networks
     facts = network_facts | facts
-    limits = {}
-    for label, fact in facts.items():
-        if fact["kind"] == "network":
-            limits[label] = config.n_network
-        elif fact["kind"] != "closed form":
-            limits[label] = config.n_slow
+    most = {"network": config.n_network, "closed form": config.n_eval}
+    limits = {label: most.get(fact["kind"], config.n_slow) for label, fact in facts.items()}
     errors: dict[str, dict[str, dict[str, Any]]] = {}
-    for split, images in (("train", train_images), ("test", test_images)):
-        for sigma in config.sigmas:
-            rows = evaluate(
-                {label: (model, None) for label, model in models.items()},
-                images.take(config.n_eval),
-                sigma,
-                key=(config.seed, split == "test", round(sigma * 1e6)),
-                batch_size=250,
-                limits=limits,
-            )
-            for row in rows:
-                cell = {k: row[k] for k in ("mse", "se", "n")}
-                errors.setdefault(row["method"], {}).setdefault(split, {})[f"{sigma:g}"] = cell
+    with progress_bar(len(splits) * len(config.sigmas) * config.n_eval, "measure", progress) as bar:
+        for split, part in splits.items():
+            for sigma in config.sigmas:
+                key = (config.seed, split == "test", round(sigma * 1e6))
+                every = {label: (model, None) for label, model in models.items()}
+                for row in evaluate(every, part, sigma, key=key, batch_size=250, limits=limits, bar=bar):
+                    cell = {k: row[k] for k in ("mse", "se", "n")}
+                    errors.setdefault(row["method"], {}).setdefault(split, {})[f"{sigma:g}"] = cell
     rows = [{"method": label, **fact, "errors": errors.get(label, {})} for label, fact in facts.items()]
-    noisy = {"method": "noisy", "kind": "input", "errors": errors["noisy"]}
+    data = {"fit": images.provenance, "test": splits["test"].provenance}
+    return {"data": data, "rows": [{"method": "noisy", "kind": "input", "errors": errors["noisy"]}, *rows]}
+
+
+def duration(seconds: float | None) -> str:
+    """``3.2 s``, ``41 min``; nothing for None."""
+    return "" if seconds is None else f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.3g} min"
+
+
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """The text columns of a row."""
+    steps, times = row.get("steps"), [row[k] for k in ("fit_seconds", "solve_seconds") if row.get(k) is not None]
     return {
-        "parameters": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()},
-        "data": {"fit": train_images.provenance, "test": test_images.take(config.n_eval).provenance},
-        "rows": [noisy, *rows],
+        "method": row["method"],
+        "blocks": f"{row['blocks']}" if row.get("blocks") else "",
+        "base": f"{row['base_channels']}" if row.get("base_channels") else "",
+        "ch_mult": ",".join(map(str, row["channel_mult"])) if row.get("channel_mult") else "",
+        "parameters": f"{row['parameters']:,}" if row.get("parameters") else "",
+        "images seen": f"{row['images']:,}" if steps else "",
+        "of the paper's": f"{row['images'] / row['printed_steps'] / row['printed_batch']:.1%}" if steps else "",
+        "plateau": ("yes" if row["trained"] else "not yet") if steps else "",
+        "LR": f"{row['learning_rate']:g}" if steps else "",
+        "time": duration(sum(times) if times else None),
+        "paper's": duration(60 * row["printed_minutes"] if row.get("printed_minutes") else None),
     }
 
 
@@ -236,60 +233,37 @@ def frame(record: dict[str, Any], split: str = "test") -> Any:
 
     lines = []
     for row in record["rows"]:
-        line = {
-            "method": row["method"],
-            "kind": row["kind"],
-            "parameters": f"{row['parameters']:,}" if row.get("parameters") else "",
-            "images seen": f"{row['images']:,} of {row['printed_steps'] * row['printed_batch']:,}" if row.get("steps") else "",
-            "plateau": ("yes" if row["trained"] else "not yet") if row.get("steps") else "",
-            "batch": row.get("batch", ""),
-            "LR": row.get("learning_rate", ""),
-            "fit or training, s": f"{row['fit_seconds']:.1f}" if row.get("fit_seconds") is not None else "",
-        }
-        for sigma, cell in row["errors"].get(split, {}).items():
-            line[f"MSE, sigma {sigma}"] = f"{cell['mse']:.5f} ± {cell['se']:.5f}"
-        lines.append(line)
+        errors = {f"MSE, sigma {s}": plus_minus(c["mse"], c["se"]) for s, c in row["errors"].get(split, {}).items()}
+        lines.append({**cells(row), **errors})
     return pd.DataFrame(lines).set_index("method").fillna("")
+
+
+RIGHT = {"blocks": 0.44, "base": 0.48, "ch_mult": 0.55, "parameters": 0.66, "images seen": 0.77, "LR": 0.84, "time": 0.92, "paper's": 1.0}
+"""Right edges of the columns drawn, in the width of the text; the method begins at the left."""
 
 
 def draw(record: dict[str, Any]) -> Any:
     """Left: the table's columns as text. Right: error of each row, held-out (open) and training (filled)."""
-    rows = record["rows"]
-    sigmas = list(record["parameters"]["sigmas"])
+    rows, sigmas = record["rows"], record["parameters"]["sigmas"]
     colours = sigma_colours(sigmas)
-    positions = {row["method"]: len(rows) - 1 - i for i, row in enumerate(rows)}
     with plt.rc_context(STYLE):
-        figure, (text, axis) = plt.subplots(
-            1,
-            2,
-            figsize=(14.5, 0.42 * len(rows) + 1.6),
-            gridspec_kw={"width_ratios": [1.45, 1], "wspace": 0.03, "top": 0.95, "bottom": 0.1},
-        )
+        ratios: Any = {"width_ratios": [1.75, 1], "wspace": 0.03, "top": 0.95, "bottom": 0.1, "left": 0.01, "right": 0.99}
+        figure, (text, axis) = plt.subplots(1, 2, figsize=(16.5, 0.42 * len(rows) + 1.6), gridspec_kw=ratios)
         text.axis("off")
         text.set_xlim(0, 1)
-        columns = [(0.0, "method"), (0.62, "parameters"), (0.78, "images seen"), (0.87, "LR"), (1.0, "time")]
-        for x, title in columns:
+        for x, title in ((0.0, "method"), *((x, title) for title, x in RIGHT.items())):
             text.text(x, len(rows) - 0.1, title, fontsize=9, weight="bold", ha="left" if x == 0 else "right")
-        for row in rows:
-            y = positions[row["method"]]
-            seconds = row.get("fit_seconds")
-            cells = [
-                row["method"],
-                f"{row['parameters']:,}" if row.get("parameters") else "",
-                f"{row['images']:,}" if row.get("steps") else "",
-                f"{row['learning_rate']:g}" if row.get("steps") else "",
-                "" if seconds is None else (f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"),
-            ]
-            for (x, _), cell in zip(columns, cells):
-                text.text(x, y, cell, fontsize=8.5, va="center", ha="left" if x == 0 else "right")
-            for sigma in sigmas:
-                for split, filled in (("train", True), ("test", False)):
+        for y, row in zip(range(len(rows) - 1, -1, -1), rows):
+            shown = cells(row)
+            text.text(0.0, y, shown["method"], fontsize=8.5, va="center")
+            for title, x in RIGHT.items():
+                text.text(x, y, shown[title], fontsize=8.5, va="center", ha="right")
+            for split, marker, place, face in (("train", "o", 0.12, None), ("test", "s", -0.12, "white")):
+                for sigma in sigmas:
                     cell = row["errors"].get(split, {}).get(f"{sigma:g}")
                     if cell:
-                        axis.errorbar(
-                            cell["mse"], y + (0.12 if filled else -0.12), xerr=cell["se"], fmt="o" if filled else "s",
-                            markersize=4.5, capsize=2, color=colours[sigma], markerfacecolor=None if filled else "white",
-                        )  # fmt: skip
+                        look: Any = {"markersize": 4.5, "capsize": 2, "color": colours[sigma], "markerfacecolor": face}
+                        axis.errorbar(cell["mse"], y + place, xerr=cell["se"], fmt=marker, **look)
         for each in (text, axis):
             each.set_ylim(-0.6, len(rows) + 0.3)
         drawn = [row for row in rows if row["kind"] != "training images" and row["errors"]]
@@ -298,19 +272,14 @@ def draw(record: dict[str, Any]) -> Any:
         axis.set_xlim(low / 1.5, 0.5)  # what has memorised the training images lies to the left of this
         axis.set_yticks(range(len(rows)), [""] * len(rows))
         axis.set_xlabel("MSE per pixel (clamped)\nrows that hold the training images leave the axis to the left")
-        handles = [plt.Line2D([], [], color=colours[s], linewidth=3, label=rf"$\sigma={s:g}$") for s in sigmas]
-        handles += [
-            plt.Line2D([], [], color="0.3", marker="o", linestyle="", label="training images"),
-            plt.Line2D([], [], color="0.3", marker="s", markerfacecolor="white", linestyle="", label="held-out images"),
-        ]
-        figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8.5, bbox_to_anchor=(0.5, 0.0))
-        fit = record["data"]["fit"]
-        figure.suptitle(
-            f"Table 1: networks and closed forms, {fit['shape'][-1]}x{fit['shape'][-1]}, fitted on {fit['count']:,} images of "
-            f"{fit['source']}",
-            fontsize=10.5,
-            y=0.985,
-        )
+        note = "time: CPU time of fit and solves (closed forms), time of the training that was run (networks)"
+        text.text(0, -0.75, f"{note}; paper's: time printed for its full schedule", fontsize=7.5, color="0.35")
+        splits = (("training images", "o", None), ("held-out images", "s", "white"))
+        handles = [Line2D([], [], color="0.3", marker=m, markerfacecolor=f, linestyle="", label=t) for t, m, f in splits]
+        below: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.0)}
+        figure.legend(handles=[*sigma_handles(sigmas), *handles], ncols=len(sigmas) + 2, fontsize=8.5, **below)
+        side = record["parameters"]["size"]
+        figure.suptitle(f"Table 1: networks and closed forms, {side}x{side}, {fitted_on(record)}", fontsize=10.5, y=0.985)
     return figure
 
 
@@ -362,12 +331,4 @@ def findings(record: dict[str, Any]) -> list[str]:
 
 CONFIGS_BY_TITLE = {c.title: c.name for c in CONFIGS.values()}
 
-
-def make_table(
-    config: Table1Config, output: str | Path, progress: bool = True
-) -> tuple[Any, dict[str, Any], list[Path]]:
-    """Measure every row and write ``output/<name>.{png,pdf,json}``; returns the figure, its record and the paths."""
-    with torch.random.fork_rng(devices=[]):
-        result = table(config, progress)
-    result["findings"] = findings(result)  # written below the table too
-    return finish_figure(draw(result), result, output, config.name, config.seed)
+make_table = figure_maker(measure, draw, findings)

@@ -52,6 +52,7 @@ def denoised_figure(methods: Mapping[str, Denoiser], clean: Tensor, sigmas: Sequ
                 text = rf"$\sigma$ = {sigma:g}" if row == 0 else f"{name}, MSE {image_errors(images, clean).mean():.4f}"
                 axes[row, column].set_title(text, fontsize=8.5)
         figure.tight_layout()
+    plt.close(figure)
     return figure
 
 
@@ -64,4 +65,5 @@ def samples_figure(samples: Mapping[str, Tensor]) -> Figure:
             axis.set_title(name, fontsize=9)
             axis.set_axis_off()
         figure.tight_layout()
+    plt.close(figure)
     return figure

@@ -17,11 +17,13 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from numeric.data import as_image_set
-from numeric.denoiser import Denoiser, NotFittedError
+from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
 from numeric.noise import NoiseLevel
 from numeric.progress import progress_bar
+from numeric.results import reading
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
+from numeric.scores.stored import pixel_range
 from numeric.wavelets import WaveletTransform
 
 BASES = ("monomial", "hermite")
@@ -29,7 +31,7 @@ KEPT_BYTES = 2**30
 """Solutions of earlier noise levels and degrees that an estimator keeps for the next call."""
 SCORE_SIGMAS = (0.1, 0.25, 0.5, 1.0)
 """Noise levels of :meth:`WaveletEstimator.score` without one, where scikit-learn asks for a number."""
-SETTINGS = ("family", "radius", "interactions", "channels_coupled", "wavelet", "levels", "mode", "device")
+SETTINGS = ("family", "radius", "interactions", "channels_coupled", "wavelet", "levels", "mode", "synthesis", "device")
 """Parameters that the moments depend on: changing one after a fit asks for another fit."""
 
 
@@ -90,6 +92,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
     wavelet: str
     levels: int | None
     mode: str
+    synthesis: str
     basis: str
     ridge: float | str
     ridge_side: str
@@ -127,7 +130,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
     def new_transform(self, shape: tuple[int, int, int]) -> WaveletTransform:
         """The wavelet transform of images of ``(channels, height, width)``."""
         levels = None if self.levels is None else int(self.levels)
-        return WaveletTransform((shape[1], shape[2]), str(self.wavelet), levels, str(self.mode))
+        return WaveletTransform((shape[1], shape[2]), str(self.wavelet), levels, str(self.mode), str(self.synthesis))
 
     # ----- fitting -------------------------------------------------------------------------------------------------------
 
@@ -313,7 +316,11 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         moments, extra = cls.moments_class.load_with_extra(path, device)
         if "checkpoint" in extra:
             raise ValueError(f"{path} is the checkpoint of an unfinished fit: give it as fit(..., checkpoint=) to go on")
-        params = extra.get("params", {k: v for k, v in extra.items() if k != "pixel_range"})
-        model = cls(**{**params, "device": device}).fit_moments(moments)
-        model.pixel_range_ = tuple(extra.get("pixel_range", (0.0, 1.0)))  # files without one are of images in [0, 1]
+        with reading(path, "model file"):
+            params = extra.get("params", {k: v for k, v in extra.items() if k != "pixel_range"})
+            model = cls(**{**params, "device": device})
+            model.check_settings()
+            model.fit_moments(moments)
+            # Files without a range are of images in [0, 1].
+            model.pixel_range_ = pixel_range(extra.get("pixel_range", UNIT_RANGE))
         return model

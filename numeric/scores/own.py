@@ -17,8 +17,9 @@ from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.scores.base import WaveletEstimator
-from numeric.scores.moments import CentralMoments, CleanMoments, monomials
+from numeric.scores.moments import CentralMoments, CleanMoments
 from numeric.scores.solve import BlockSolution, held_out_error, solve_block
+from numeric.scores.tables import monomials
 
 EVALUATION_BYTES = 24 * 2**20
 """Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
@@ -51,9 +52,9 @@ class WaveletScore(WaveletEstimator):
         degree: polynomial degree; lower ones can be asked of the fitted object too.
         radius, interactions: of the local family.
         channels_coupled: couple colour channels at one atom.
-        wavelet, levels, mode: of the transform.
+        wavelet, levels, mode, synthesis: of the :class:`~numeric.wavelets.WaveletTransform`.
         basis: ``monomial`` or ``hermite`` features (one space, two conditionings).
-        ridge, ridge_side, ridge_scaling: see :class:`numeric.scores.solve.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
+        ridge, ridge_side, ridge_scaling: see :class:`numeric.scores.crossval.Ridge`; ``ridge="gcv"`` chooses lambda at each noise
             level and coefficient by generalised cross-validation from the moments, ``"gcv-band"`` one per band.
         device: torch device of the moments and solves.
 
@@ -75,6 +76,7 @@ class WaveletScore(WaveletEstimator):
         wavelet: str = "db2",
         levels: int | None = None,
         mode: str = "periodization",
+        synthesis: str = "pseudo-inverse",
         basis: str = "monomial",
         ridge: float | str = 1e-10,
         ridge_side: str = "score",
@@ -83,7 +85,7 @@ class WaveletScore(WaveletEstimator):
     ) -> None:
         self.family, self.degree, self.radius, self.interactions = family, degree, radius, interactions
         self.channels_coupled = channels_coupled
-        self.wavelet, self.levels, self.mode = wavelet, levels, mode
+        self.wavelet, self.levels, self.mode, self.synthesis = wavelet, levels, mode, synthesis
         self.basis, self.ridge, self.ridge_side, self.ridge_scaling = basis, ridge, ridge_side, ridge_scaling
         self.device = device
 
@@ -177,12 +179,11 @@ class WaveletScore(WaveletEstimator):
         ]
 
     def _covariance(self, variables: Any) -> Tensor | None:
-        full = self.transform_.noise_covariance
-        if full is None:
+        if self.transform_.is_orthonormal:
             return None
         size = self.transform_.n_coefficients
         local, channel = variables % size, variables // size
-        k = full[local[:, :, None], local[:, None, :]] * (channel[:, :, None] == channel[:, None, :])
+        k = self.transform_.covariance(local[:, :, None], local[:, None, :]) * (channel[:, :, None] == channel[:, None, :])
         return torch.as_tensor(k, dtype=torch.float64, device=self.device).permute(1, 2, 0)
 
     def _bands(self, targets: Any) -> np.ndarray:
@@ -263,6 +264,36 @@ class WaveletScore(WaveletEstimator):
             out = torch.cat(pieces, 1).index_select(1, torch.cat(targets).argsort())
         images = out.transpose(1, 2).reshape(len(degrees) * y.shape[0], moments.channels, self.transform_.n_coefficients)
         return self.transform_.inverse(images).reshape(len(degrees), *y.shape)
+
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy`` in closed form: the sum of the polynomials' derivatives by their own coefficients.
+
+        In an over-complete basis ``D = W^- h(W y)``, so ``tr dD/dy = sum dh_i/dv_j P_ji`` with the projection
+        ``P = W W^-``: derivatives by the neighbours count as well.
+        """
+        moments, solution, projection = self.fitted(), self.solve(noise), self.transform_.projection
+        size = self.transform_.n_coefficients
+        v = self.transform_.forward(y).flatten(1).T
+        out = torch.zeros_like(v[0])
+        for block, part in zip(moments.blocks, solution.blocks):
+            variables, count = block.block.variables, part.denoiser.shape[1]
+            target = variables[:, 0]
+            slopes = torch.zeros_like(part.denoiser)
+            for i in range(1 if projection is None else variables.shape[1]):
+                if projection is None:
+                    weight: Any = 1.0
+                else:
+                    same = variables[:, i] // size == target // size
+                    weight = torch.as_tensor(projection[variables[:, i] % size, target % size] * same)[:, None].to(slopes)
+                slopes += part.plan.differentiated(part.denoiser, i) / part.scale[i][:, None] * weight
+            index = torch.as_tensor(variables, device=v.device)
+            centre, scale = part.centre.T[:, :, None].to(v), part.scale.T[:, :, None].to(v)
+            step = max(1, EVALUATION_BYTES // (v.element_size() * v.shape[1] * (count + variables.shape[1])))
+            for start in range(0, len(variables), step):
+                rows = slice(start, start + step)
+                phi = monomials((v[index[rows]] - centre[rows]) / scale[rows], block.plan, count)
+                out = out + torch.einsum("gb,gbn->n", slopes[rows].to(v), phi)
+        return out
 
     def expected_mse(
         self,

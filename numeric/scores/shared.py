@@ -84,12 +84,13 @@ class SharedWaveletScore(WaveletEstimator):
         ridge_side: str = "denoiser",
         ridge_scaling: str = "unit",
         mode: str = "periodization",
+        synthesis: str = "pseudo-inverse",
         device: str = "cpu",
     ) -> None:
         self.family, self.degree, self.radius, self.interactions = family, degree, radius, interactions
         self.channels_coupled, self.wavelet, self.levels = channels_coupled, wavelet, levels
         self.basis, self.ridge, self.ridge_side, self.ridge_scaling = basis, ridge, ridge_side, ridge_scaling
-        self.mode, self.device = mode, device
+        self.mode, self.synthesis, self.device = mode, synthesis, device
 
     # ----- fitting -----------------------------------------------------------------------------------------------------
 
@@ -227,7 +228,7 @@ class SharedWaveletScore(WaveletEstimator):
         gram = moments.wick_gram(a, s, size)
         wick = wick_map(self.monomials_, s, covariance, size)
         unwick = wick_map(self.monomials_, s, covariance, size, sign=-1.0)
-        scale = np.sqrt(_quadratic(wick, gram))
+        scale = _units(wick, gram)
         to, back = self._feature_map(noise, size, scale[1 : 1 + n])
         maps = (to @ wick).tocsr()
         rhs, second = self._right_hand_side(noise, gram)
@@ -236,7 +237,7 @@ class SharedWaveletScore(WaveletEstimator):
             strength, penalty = self._cross_validated(noise, gram, rhs, second, maps, inverse)
         else:
             strength = ridge.strength
-            weights = np.sqrt(_quadratic(maps, gram)) if ridge.scaling == "unit" else np.ones(size)
+            weights = _units(maps, gram) if ridge.scaling == "unit" else np.ones(size)
             penalty = (inverse @ sp.diags(weights)).tocsr()
         if strength:
             _add_penalty(gram, strength, penalty)
@@ -280,7 +281,7 @@ class SharedWaveletScore(WaveletEstimator):
         centring, back = sp.eye(size) - column, sp.eye(size) + column
         centred = (centring @ maps).tocsr()
         if self.ridge_.scaling == "unit":
-            norm = np.sqrt(np.maximum(_quadratic(centred, gram), np.finfo(float).tiny))
+            norm = _units(centred, gram)
         else:
             norm = np.ones(size)
         free = norm.copy()
@@ -409,6 +410,27 @@ class SharedWaveletScore(WaveletEstimator):
 
     # ----- use ---------------------------------------------------------------------------------------------------------
 
+    def trace_coefficients(self, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy`` as one polynomial: its coefficients ``(P,)`` in the centred noisy monomials, float64.
+
+        ``D = W^- R^T phi(W y)``; each monomial loses one of its letters j, and what is left is weighted by the readout to the
+        coefficients that the synthesis and the transform bring back to j, ``R (W W^-)^T``.  One scalar product an image.
+        """
+        solution, projection = self.solve(noise), self.transform_.projection
+        readout = (solution.readout / solution.scale[:, None]).cpu().numpy()
+        if projection is not None:
+            parts = readout.reshape(len(readout), self.channels_, -1)
+            readout = np.einsum("pcl,ml->pcm", parts, projection, optimize=True).reshape(readout.shape)
+        takings = self.monomials_.takings
+        one = takings.chosen((takings.order == 1) & (takings.monomial < len(readout)))
+        weights = one.ways * readout[one.monomial, one.taken[:, -1]]
+        return torch.from_numpy(np.bincount(one.left, weights, len(readout)))
+
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        coefficients = self.kept(("trace", noise, self.degree, self.basis, self.ridge_), lambda: self.trace_coefficients(noise), lambda c: c.nbytes)
+        v = self.transform_.forward(y).flatten(1) - torch.as_tensor(noise.alpha * self.mean_).to(y)
+        return coefficients.to(y) @ self.monomials_.features(v, len(coefficients))
+
     def at_degrees(self, y: Tensor, noise: NoiseLevel, degrees: Sequence[int]) -> Tensor:
         solutions = self.solve_degrees(noise, degrees)
         v = self.transform_.forward(y).flatten(1) - torch.as_tensor(noise.alpha * self.mean_).to(y)
@@ -434,6 +456,12 @@ def _quadratic(t: sp.csr_matrix, gram: Tensor) -> np.ndarray:
         parts = gram[torch.as_tensor(high, device=gram.device), torch.as_tensor(low, device=gram.device)].cpu().numpy()
         out[rows] = np.einsum("ri,rij,rj->r", values, parts, values)
     return out
+
+
+def _units(maps: sp.csr_matrix, gram: Tensor) -> np.ndarray:
+    """Root mean squares of features, 1 for those that are always zero (a Haar detail across a repeated border sample)."""
+    square = _quadratic(maps, gram)
+    return np.sqrt(np.where(square > 0, square, 1.0))
 
 
 def _add_penalty(gram: Tensor, strength: float, root: sp.csr_matrix) -> None:

@@ -21,7 +21,7 @@ from numeric.noise import NoiseLevel
 from numeric.scores.crossval import GCV_GRID, Ridge, gcv_scores
 from numeric.scores.dense import SingularGramError
 from numeric.scores.families import MonomialPlan
-from numeric.scores.moments import heat, translate
+from numeric.scores.tables import heat, translate
 
 BASES = ("monomial", "hermite")
 SOLVE_BYTES = 256 * 2**20
@@ -130,12 +130,16 @@ def standardise(table: Tensor, plan: MonomialPlan, scale: Tensor) -> Tensor:
 
 
 def noisy_scale(table: Tensor, plan: MonomialPlan) -> Tensor:
-    """Standard deviations ``(q, g)`` of the variables from noisy central moments; 1 where a variable is not used."""
+    """Standard deviations ``(q, g)`` of the variables from noisy central moments; 1 where a variable is not used or is zero.
+
+    A Haar detail across a repeated border sample is zero for every image: its features are, and the ridge leaves them out.
+    """
     rows = []
     for i in range(plan.variables):
         index = plan.product_index(i, i)
         rows.append(torch.ones_like(table[0]) if index is None else table[index].sqrt())
-    return torch.stack(rows)
+    out = torch.stack(rows)
+    return torch.where(out > 0, out, 1.0)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     )
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore", FallbackDataWarning)
-        patch.setattr("numeric.figures.formulas.load_mnist", partial(load_mnist, download=False))
+        patch.setattr("numeric.figures.base.load_mnist", partial(load_mnist, download=False))
         return config, *make_figure(config, tmp_path_factory.mktemp("figures"), progress=False)
 
 

@@ -17,8 +17,8 @@ from analytic import ScoreCoefficient, compare, exact_theta
 from numeric.data import FallbackDataWarning, load_mnist
 from numeric.noise import NoiseLevel, ve, vp
 from numeric.scores.families import exponents as numeric_exponents
-from numeric.scores.moments import translate
 from numeric.scores.own import WaveletScore
+from numeric.scores.tables import translate
 
 TOLERANCE = 1e-9
 LEVELS = {"ve": (0.1, 0.5, 1.0), "vp": (0.1, 0.5, 0.9, 0.99)}

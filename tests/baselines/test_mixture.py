@@ -65,6 +65,17 @@ def test_score_is_the_gradient_of_the_log_density(generator):
     assert torch.allclose(model.score(y, vp(0.6)), gradient, atol=1e-7)
 
 
+def test_divergence_in_closed_form_is_autograds(generator):
+    x = torch.rand(60, 1, 3, 4, generator=generator)
+    for model in (GaussianMixtureDenoiser(3).fit(x), GaussianMixtureDenoiser(2, rank=4).fit(x)):
+        y = (x[:4] + 0.3 * noise_like(x[:4], 1)).double()
+        jacobian = torch.func.jacrev(lambda t, m=model: m.estimate(t[None], vp(0.6))[0].flatten())
+        traces = torch.stack([jacobian(image).flatten(1).diagonal().sum() for image in y])
+        assert torch.allclose(model.jacobian_trace(y, vp(0.6)), traces, atol=1e-6)
+        joint = log_joint(y.flatten(1), vp(0.6), model.components_)
+        assert torch.allclose(model.log_density(y, vp(0.6)), joint.logsumexp(1))
+
+
 def test_one_component_is_the_linear_denoiser(generator):
     x = torch.rand(40, 2, 3, 4, generator=generator)
     y = (x[:5] + 0.2 * noise_like(x[:5], 0)).double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 from numeric.baselines.linear import LinearDenoiser
 from numeric.commands.app import app
 from numeric.denoiser import Denoiser
+from numeric.evaluation.kept import kept_samples
 from numeric.evaluation.metrics import (
     SampleQuality,
     edge_error,
@@ -30,7 +32,8 @@ from numeric.evaluation.metrics import (
     seed_agreement,
 )
 from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, compare, ddpm_sigmas, edm_sigmas, level
-from numeric.figures.fig11 import GenerateConfig, findings, kept_samples
+from numeric.evaluation.sweep import FittedLater
+from numeric.figures.fig11 import GenerateConfig, findings
 from numeric.noise import ddpm_alpha_bars, ve
 from numeric.scores.own import WaveletScore
 
@@ -464,18 +467,56 @@ def test_fig11_notebook_runs(tmp_path):
 
 def test_finished_samples_are_kept(tmp_path, mnist16):
     """An interrupted Figure 11 takes up from the samples it has: the same images, and the denoiser is not run again."""
-    config = GenerateConfig(size=16, steps=3, n_shown=2, n_quality=3, cache=str(tmp_path))
-    train = mnist16.take(50)
-    first, seconds = kept_samples(config, "linear", LinearDenoiser().fit(train), 3, train, False)
-    again, same = kept_samples(config, "linear", Exploding(), 3, train, False)
+    sampler, train = Sampler(edm_sigmas(3, 0.03)), mnist16.take(50)
+
+    def kept(denoiser, train=train, sampler=sampler, seeds=range(3)):
+        return kept_samples(sampler, denoiser, seeds, 2, train, tmp_path, progress=False)
+
+    about = {"class": "numeric.baselines.linear.LinearDenoiser", "settings": None}
+    linear = FittedLater("linear", lambda: LinearDenoiser().fit(train), about)
+    first, seconds, unclipped = kept(linear)
+    never = FittedLater("another label", lambda: pytest.fail("it was fitted again"), about)
+    again, same, _ = kept(never)
     assert torch.equal(first, again) and seconds == same and len(list(tmp_path.rglob("*.safetensors"))) == 1
+    assert unclipped["finite"]
+    # Other settings of the denoiser, sampler, seeds or data are other samples, under whatever label; none erases another's.
+    wavelet = FittedLater("linear", lambda: WaveletScore("independent", 1).fit(train), {**about, "settings": 1})
+    assert not torch.equal(kept(wavelet)[0], first)
+    kept(linear, sampler=dataclasses.replace(sampler, start_from="noise"))
+    kept(linear, train=train.take(40))
+    kept(linear, seeds=range(1, 4))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 5
+    assert torch.equal(kept(never)[0], first)
+    with pytest.raises(ValueError, match="cannot be kept in a cache"):
+        kept(LinearDenoiser().fit(train))
+
+
+def test_a_network_with_other_weights_is_sampled_anew(tmp_path, mnist16):
+    """The key of kept samples holds the hash of the weights file: same configuration, size and label, other weights."""
+    from numeric.baselines.configs import get_config
+    from numeric.baselines.edm import EDM
+    from numeric.baselines.network import load_network, save_network
+
+    sampler = Sampler(edm_sigmas(2, 0.03))
+    network, train, found = get_config("cnn"), mnist16.take(50), []
+    path = tmp_path / "cnn_16.safetensors"
+    for seed in (0, 1):
+        built, draw = network.build(1), torch.Generator().manual_seed(seed)
+        for weight in built.parameters():  # the last layer begins at zero
+            weight.data.add_(0.05 * torch.randn(weight.shape, generator=draw))
+        save_network(tmp_path / f"{seed}.safetensors", built, network, EDM(0.5), 1)
+    for seed in (0, 1, 0):
+        path.write_bytes((tmp_path / f"{seed}.safetensors").read_bytes())
+        found.append(kept_samples(sampler, load_network(path), range(2), 2, train, tmp_path / "runs", False)[0])
+    assert not torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert len(list((tmp_path / "runs").rglob("*.safetensors"))) == 2
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"families": ["local"]}, "family:degree"),
-        ({"families": ["wave:2"]}, "family:degree"),
+        ({"families": ["wave:2"]}, "unknown family 'wave'"),
         ({"n_shown": 9, "n_quality": 5}, "n_shown <= n_quality"),
         ({"process": "xx"}, "unknown process"),
     ],

@@ -189,7 +189,7 @@ def test_over_complete_basis_denoises(mnist16, generator):
     assert (estimate - x).square().mean() < 0.3 * (y - x).square().mean()
     solution, block = model.solve(0.5), model.moments_.blocks[-1]
     v, w = model.transform_.forward(y)[:, 0], model.transform_.forward(x)[:, 0]
-    from numeric.scores.moments import monomials
+    from numeric.scores.tables import monomials
 
     part = solution.blocks[-1]
     index = torch.as_tensor(block.block.variables)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from numeric.noise import NoiseLevel, ddpm_alpha_bars, ve, vp
 from numeric.scores.families import Family, FamilyError, closure, exponents, monomial_plan, product_count
-from numeric.scores.moments import CleanMoments, MomentError, heat, translate
+from numeric.scores.moments import CleanMoments, MomentError
+from numeric.scores.tables import heat, translate
 from numeric.wavelets import WaveletTransform
 
 PATTERNS = [("independent", 1, 5), ("target", 3, 3), ("pairwise", 4, 3), ("full", 3, 3)]

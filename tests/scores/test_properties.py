@@ -231,7 +231,7 @@ def test_command_line_fits_saves_and_reports(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: WaveletScore(levels=3).fit(draw(0, size=12)), WaveletError, "not divisible by 2"),
+        (lambda: WaveletScore(levels=4).fit(draw(0, size=12)), WaveletError, "4 levels are too many for 12x12"),
         (lambda: WaveletScore(wavelet="db99").fit(draw(0)), WaveletError, "unknown wavelet 'db99'"),
         (lambda: Ridge("aic"), ValueError, "unknown ridge 'aic'"),
         (lambda: WaveletScore().fit(draw(0).long()), ValueError, "uint8 or floating"),

@@ -260,3 +260,22 @@ def test_moments_of_two_parts_are_those_of_the_whole(family, degree, mode, image
     assert merged.expected_mse(vp(0.5)) == pytest.approx(whole.expected_mse(vp(0.5)), rel=1e-9)
     with pytest.raises(ValueError, match="degree 1 and"):
         SharedWaveletScore(family, 1, **options).fit(images).merge(whole)
+
+
+@pytest.mark.parametrize("side", ["denoiser", "score"])
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_gcv_far_from_zero_shrinks_towards_the_mean(side, degree, generator):
+    """50 images about 100 at sigma 0.01: the intercept is free, so the chosen ridge is within 5 % of the best fixed one."""
+
+    def draw(count):
+        coarse = torch.rand(count, 1, 3, 3, generator=generator, dtype=torch.float64)
+        return 100 + torch.nn.functional.interpolate(coarse, size=8, mode="bilinear")
+
+    train, test = draw(50), draw(400)
+    y = test + 0.01 * torch.randn(test.shape, generator=generator, dtype=test.dtype)
+
+    def held_out(ridge: float | str) -> float:
+        model = SharedWaveletScore("independent", degree, levels=1, ridge=ridge, ridge_side=side).fit(train)
+        return float((model.denoise(y, 0.01, False) - test).square().mean())
+
+    assert held_out("gcv") < 1.05 * min(held_out(ridge) for ridge in (1e-12, 1e-10, 1e-8, 1e-6))

@@ -104,33 +104,33 @@ void forward(const T *x, const float *a, const float *b, T *y, long n, long pixe
             }
 }
 
-/* Sums over the pixels of g silu'(z) and g silu'(z) x, (n, c): the gradients of b and a. */
-void backward_sums(const T *x, const T *g, const float *a, const float *b, float *db, float *da, long n, long pixels, long c,
-              int threads) {
+/* d = g silu'(a x + b), and its sums over the pixels and those of d x, (n, c): the gradients of b and a. */
+void backward_sums(const T *x, const T *g, const float *a, const float *b, T *d, float *db, float *da, long n, long pixels,
+                   long c, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (long i = 0; i < n; i++)
         for (long j = 0; j < c; j += L) {
             F s = {}, t = {}, fa = table(a + i * c + j), fb = table(b + i * c + j);
             for (long p = 0; p < pixels; p++) {
-                F v = load(x + (i * pixels + p) * c + j);
-                F d = load(g + (i * pixels + p) * c + j) * slope(fa * v + fb);
-                s += d;
-                t += d * v;
+                long at = (i * pixels + p) * c + j;
+                F v = load(x + at), e = load(g + at) * slope(fa * v + fb);
+                store(d + at, e);
+                s += e;
+                t += e * v;
             }
             put(db + i * c + j, s);
             put(da + i * c + j, t);
         }
 }
 
-/* dx = a g silu'(z) + q x + r: q and r bring back what the moments of x passed on. */
-void backward(const T *x, const T *g, const float *a, const float *b, const float *q, const float *r, T *dx, long n,
-              long pixels, long c, int threads) {
+/* d = a d + q x + r, in place: q and r bring back what the moments of x passed on. */
+void backward(const T *x, T *d, const float *a, const float *q, const float *r, long n, long pixels, long c, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (long i = 0; i < n; i++)
         for (long p = 0; p < pixels; p++)
             for (long j = 0; j < c; j += L) {
-                F fa = table(a + i * c + j), v = load(x + (i * pixels + p) * c + j), d = load(g + (i * pixels + p) * c + j);
-                F e = fa * d * slope(fa * v + table(b + i * c + j)) + table(q + i * c + j) * v + table(r + i * c + j);
-                store(dx + (i * pixels + p) * c + j, e);
+                long at = (i * pixels + p) * c + j;
+                F e = table(a + i * c + j) * load(d + at) + table(q + i * c + j) * load(x + at) + table(r + i * c + j);
+                store(d + at, e);
             }
 }

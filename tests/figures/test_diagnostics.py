@@ -20,22 +20,19 @@ from numeric.evaluation.sweep import noise_like
 from numeric.figures.diagnostics import (
     DiagnosticsConfig,
     by_band,
-    cumulants,
-    diagnose,
     draw,
     findings,
-    gaussianise,
-    moments_from_cumulants,
-    solve_projected,
+    measure,
     target_errors,
 )
 from numeric.noise import ve
 from numeric.scores.crossval import Ridge
+from numeric.scores.cumulants import cumulants, gaussianise, moments_from_cumulants, solve_projected
 from numeric.scores.families import monomial_plan
 from numeric.scores.own import WaveletScore
 from numeric.scores.solve import solve_block
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATTERNS = st.sampled_from([("independent", 1, 3), ("target", 3, 2), ("pairwise", 3, 2), ("full", 2, 2)])
 
 
@@ -136,7 +133,7 @@ def record(tmp_path_factory):
     config = DiagnosticsConfig(
         size=16, n_train=400, n_test=200, sigmas=[0.25, 1.0], max_degree=3, max_radius=1, ablation_degree=2, folds=4
     )
-    return diagnose(config, progress=False)
+    return {"parameters": config.settings, **measure(config, progress=False)}
 
 
 def test_gains_are_the_monte_carlo_ones(mnist16, record):
@@ -166,6 +163,13 @@ def test_training_gains_of_nested_families_are_not_negative(record):
 def test_figure_and_sentences_follow_from_the_record(record, tmp_path):
     lines = findings(record)
     assert len(lines) == 2 + 1 + 3 * 2 and all("%" in line or "none" in line for line in lines)
+    sound = [r for r in record["ablations"] if r["split"] == "test" and not r["directions_left_out"]]
+    unsound = [r for r in record["ablations"] if r["split"] == "test" and r["directions_left_out"]]
+    drawn = [y for axis in draw(record).axes for line in axis.lines for y in np.atleast_1d(line.get_ydata()) if axis.get_yscale() == "symlog"]
+    heights = {round(float(y), 9) for y in drawn if np.isfinite(y)}
+    for rows, there in ((sound, True), (unsound, False)):  # a projection of a matrix that is not positive is not drawn
+        rows = [r for r in rows if r["scale"] == "all" and r["ablation"] != "degree 1"]
+        assert all((round(100 * r["rise"], 9) in heights) is there for r in rows)
     draw(record).savefig(tmp_path / "x.png", dpi=30)
     assert (tmp_path / "x.png").stat().st_size > 1000
 
