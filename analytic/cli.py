@@ -27,6 +27,7 @@ from analytic.theory.hermite import HermiteTwin
 from analytic.theory.limits import theorems as all_theorems
 from analytic.theory.response import Response
 from analytic.theory.sensitivity import Sensitivity
+from analytic.theory.wiener import WienerSystem
 
 HELP = """Closed forms of the wavelet score: derive, print, prove, differentiate, evaluate and compile them.
 
@@ -189,6 +190,26 @@ def hermite(
     else:
         typer.echo(str(twin))
     return 0 if twin.holds else 1
+
+
+@app.command(short_help="Features of a Wiener estimate, exactly.")
+def wiener(
+    degree: DegreeOption = 2,
+    coordinates: Annotated[
+        int, typer.Option(parser=_integer, metavar="Q", help="Coordinates of the estimate, each to the degree.")
+    ] = 2,
+    latex: LatexOption = False,
+    full: FullOption = False,
+) -> int:
+    """Powers of a linear estimate u = A y with correlated noise: G and B in clean moments, each formula recomputed."""
+    found = WienerSystem(degree, coordinates)
+    if latex:
+        typer.echo(found.latex(full=full))
+        for claim, holds in found.check().items():
+            typer.echo(f"% {claim}: {'holds' if holds else 'FAILS'}")
+    else:
+        typer.echo(found.written(full=full))
+    return 0 if found.holds else 1
 
 
 @app.command(short_help="Limits as theorems, verdicts computed.")

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from analytic import Derivation, HermiteTwin, Response, ScoreCoefficient, Sensitivity, digit_table, exact_theta
+from analytic import (
+    Derivation,
+    HermiteTwin,
+    Response,
+    ScoreCoefficient,
+    Sensitivity,
+    WienerSystem,
+    digit_table,
+    exact_theta,
+)
 from analytic.cli import main
 from analytic.numbers.digits import textbook
 from analytic.theory.limits import Theorem
@@ -50,7 +59,7 @@ def test_generated_code_computes_theta(capsys):
 def test_help_names_every_command(capsys):
     text = run(capsys)
     assert text == run(capsys, "--help")
-    commands = ("coefficient", "code", "derive", "hermite", "theorems", "sensitivity", "evaluate", "digits")
+    commands = ("coefficient", "code", "derive", "hermite", "wiener", "theorems", "sensitivity", "evaluate", "digits")
     for command in commands:
         assert command in text
         assert "--degree" in run(capsys, command, "--help")
@@ -117,6 +126,14 @@ def test_hermite_prints_its_proof(capsys, family):
     text = run(capsys, "hermite", "--family", family, "--degree", "1")
     assert text.strip() == str(HermiteTwin(family, 1)) and text.count("holds") == 3
     assert r"T^{\top}" in run(capsys, "hermite", "--degree", "2", "--latex")
+
+
+def test_wiener_prints_its_proof(capsys):
+    """Two coordinates: the text is the object's, its four claims recomputed; LaTeX keeps the verdicts in comments."""
+    text = run(capsys, "wiener", "--degree", "1")
+    assert text.strip() == str(WienerSystem(1)) and text.count("holds") == 4
+    latex = run(capsys, "wiener", "--degree", "2", "--latex")
+    assert latex.count("holds") == 4 and r"\Theta" in latex and len(latex) < 20_000
 
 
 def test_sensitivity_prints_the_object(capsys):
@@ -205,6 +222,8 @@ def test_digits_prints_the_table(capsys):
         ("sensitivity --moment 9", "'9'", "any of 1"),
         ("sensitivity --standardised --family band", "independent", "leave them out"),
         ("sensitivity --language rust", "'rust'", "numpy"),
+        ("wiener --coordinates 0", "got 0", ">= 1"),
+        ("wiener --degree 40", "81 features", "fewer"),
         ("digits --law cauchy", "'cauchy'", "laplace"),
         ("digits --moments 1,0", "2 values", "mu_2"),
         ("digits --sigma 1,y", "'y'", "1/10"),
