@@ -44,10 +44,13 @@ def judged_claim(claim: Claim, measurements: Measurements) -> dict[str, Any]:
         for k in ("name", "quote", "section", "effect", "quantifier", "unit", "threshold", "interval")
     }
     readouts = rules.by_readout(effects, claim.quantifier, claim.threshold)
+    text = rules.verdict_text(judged) if tested or effects else claim.untestable(measurements)
+    if measurements.finished_only and judged["counts"][SKIPPED]:
+        text = f"so far: {text}"
     return {
         **fields,
         **judged,
-        "text": rules.verdict_text(judged) if tested or effects else claim.untestable(measurements),
+        "text": text,
         "readouts": {name: {**part, "text": rules.verdict_text(part)} for name, part in readouts.items()},
         "explanation": claim.explain(measurements, effects) if tested else [],
         "not_measured": list(dict.fromkeys(e.reason for e in effects if e.status == SKIPPED)),
