@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from numeric.divergence import EXACT_PIXELS, exact_trace, probed_trace, signs
 from numeric.noise import NoiseLevel, as_levels
 from numeric.pixels import native_tensor, picture_array
 
@@ -73,6 +74,47 @@ class Denoiser:
     def score(self, y: Any, noise: Any) -> Any:
         """Score ``(alpha D(y) - y) / sigma^2`` in the shape of ``y`` (Tweedie's formula)."""
         return self.by_level(y, noise, lambda part, level: (level.alpha * self.estimate(part, level) - part) / level.sigma**2)
+
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy`` of the unclamped estimate of every image, ``(n,)``.
+
+        Denoisers that have it in closed form override this; here it costs a backward pass for each pixel.
+
+        Raises:
+            ValueError: too many pixels for that.
+        """
+        pixels = y[0].numel()
+        if pixels > EXACT_PIXELS:
+            raise ValueError(
+                f"{type(self).__name__} has no closed-form divergence, and {pixels:,} pixels need as many backward passes: "
+                "give probes=16 (Hutchinson's estimate), or smaller images"
+            )
+        return exact_trace(lambda part: self.estimate(part, noise), y)
+
+    def divergence(self, y: Any, noise: Any, probes: int | None = None, generator: torch.Generator | None = None) -> Any:
+        """Divergence of the score, ``(alpha tr dD/dy - pixels) / sigma^2``, of every image ``(n,)``.
+
+        It is the Laplacian of the log density whose score this is.
+
+        Args:
+            y, noise: as in :meth:`denoise`.
+            probes: how many random directions estimate it without bias, by Hutchinson; None: exactly.
+            generator: of the probes (None: one of seed 0).
+        """
+
+        def one_level(part: Tensor, level: NoiseLevel) -> Tensor:
+            trace = self._trace(part, level, probes, generator)
+            return (level.alpha * trace - part[0].numel()) / level.sigma**2
+
+        return self.by_level(y, noise, one_level)
+
+    def _trace(self, y: Tensor, noise: NoiseLevel, probes: int | None, generator: torch.Generator | None) -> Tensor:
+        if probes is None:
+            return self.jacobian_trace(y, noise)
+        if probes < 1:
+            raise ValueError(f"probes must be >= 1, or None for the exact divergence, got {probes}")
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        return probed_trace(lambda part: self.estimate(part, noise), y, signs(probes, y, generator))
 
     def clamp(self, x: Tensor) -> Tensor:
         """``x`` clamped to the pixels' range."""

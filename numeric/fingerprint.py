@@ -75,10 +75,12 @@ def _meaning_hash(source: str) -> str:
 
 
 def code_hash(*roots: str) -> str:
-    """sha256 of the meaning of the modules behind the roots (see :func:`modules_behind`)."""
+    """sha256 of the meaning of the modules behind the roots (see :func:`modules_behind`), and of a C file of a module's name."""
     digest = hashlib.sha256()
     for name, path in modules_behind(roots).items():
         digest.update(f"{name}\0{_meaning_hash(path.read_text())}\n".encode())
+        if path.with_suffix(".c").is_file():
+            digest.update(path.with_suffix(".c").read_bytes())
     return digest.hexdigest()
 
 

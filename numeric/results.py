@@ -9,7 +9,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -22,11 +22,84 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
+class FileError(ValueError):
+    """A file does not hold what it should; the message names the file and the fix."""
+
+
+@contextmanager
+def reading(path: str | Path, what: str, error: type[ValueError] = FileError) -> Iterator[None]:
+    """Whatever the content of a file makes fail inside the block becomes one error that names the file.
+
+    Errors of the class ``error`` and of the system (OSError, MemoryError) pass as they are.
+    """
+    try:
+        yield
+    except error:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RuntimeError) as problem:
+        reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        raise error(f"{path} is damaged or no {what} ({reason}): delete it and make it again") from problem
+
+
+def existing_file(path: str | Path) -> Path:
+    """The path, if a file is there.
+
+    Raises:
+        FileNotFoundError: nothing is there. FileError: it is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileError(f"{path} is a folder: give the file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} was not found")
+    return path
+
+
+def stored(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int], path: str | Path) -> Tensor:
+    """A tensor of numbers that a file must hold, as float64.
+
+    Raises:
+        FileError: it is missing, of another shape, of integers, or holds NaN or infinite numbers.
+    """
+    if name not in tensors:
+        raise FileError(f"{path} is damaged: it lacks {name!r}; delete it and make it again")
+    tensor = tensors[name]
+    if tuple(tensor.shape) != tuple(shape):
+        raise FileError(f"{path} is damaged: {name!r} has shape {tuple(tensor.shape)}, its settings ask for {tuple(shape)}")
+    if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+        raise FileError(f"{path} is damaged: {name!r} holds {tensor.dtype}, not floating numbers")
+    tensor = tensor.double()
+    if tensor.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):  # no mask as large as the tensor
+        raise FileError(f"{path} is damaged: {name!r} holds NaN or infinite numbers; delete it and make it again")
+    return tensor
+
+
+def check_output(path: str | Path) -> Path:
+    """Make sure, before the work whose result goes there, that a file can be written; its folder is made.
+
+    Raises:
+        FileError: ``path`` is a folder, or its folder is a file. OSError: the folder cannot be made or written in.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileError(f"{path} is a folder: give the name of a file to write")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise FileError(f"{path} cannot be written: {above} is a file, not a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: the folder {above} may not be written in; give another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        FileError: ``path`` is a folder. OSError: nothing can be written there; what was at ``path`` is as it was.
+    """
+    path = check_output(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
@@ -102,37 +175,46 @@ def read_json(path: str | Path) -> Any:
     """Read JSON.
 
     Raises:
-        ValueError: the file is truncated or not JSON.
+        FileError: the file is truncated or not JSON, or a folder. FileNotFoundError: it is not there.
     """
     try:
-        return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is truncated or not JSON ({error}): delete it and run again") from error
+        return json.loads(existing_file(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FileError(f"{path} is truncated or not JSON ({error}): delete it and run again") from error
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write tensors atomically as safetensors with string metadata."""
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(f"{path} could not be written ({error}): what was there before is as it was") from error
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file and its metadata.
+    """Read a safetensors file and its metadata; no code in it is run, and no more is allocated than the file holds.
 
     Raises:
-        ValueError: the file is truncated or not safetensors.
+        FileError: the file is truncated or not safetensors, or a folder. FileNotFoundError: it is not there.
     """
+    path = existing_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise FileError(
             f"{path} is truncated or not a safetensors file ({error}): delete it and make it again"
         ) from error
 
 
 def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[Path]:
-    """Write a figure as ``path.png`` and ``path.pdf`` and its numbers as ``path.json``."""
+    """Write a figure as ``path.png`` and ``path.pdf`` and its numbers as ``path.json``, and close it.
+
+    A notebook then shows it once, as the value of a cell, and not again as a figure left open.
+    """
+    import matplotlib.pyplot as plt
+
     base = Path(path)
     written = []
     for suffix in (".png", ".pdf"):
@@ -143,4 +225,5 @@ def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[P
         written.append(target)
     target = base.with_name(base.name + ".json")
     write_json(target, record)
+    plt.close(figure)
     return [*written, target]

@@ -395,6 +395,21 @@ class WaveletTransform:
             )
 
     @cached_property
+    def projection(self) -> np.ndarray | None:
+        """``W W^-`` with the synthesis ``W^-``: onto the coefficients that images have, ``(n_coefficients, n_coefficients)``.
+
+        None where it is the identity, in every square basis.
+
+        Raises:
+            MemoryError: foreseen.
+        """
+        if self.n_coefficients == self.shape[0] * self.shape[1]:
+            return None
+        self._foresee("the projection onto the range", 3 * self.n_coefficients**2, "use a square basis, or probes")
+        unit = torch.eye(self.n_coefficients, dtype=torch.float64)[:, None]
+        return self.forward(self.inverse(unit))[:, 0].numpy().T.copy()
+
+    @cached_property
     def matrix(self) -> np.ndarray:
         """``W`` as a dense array ``(n_coefficients, height * width)``; rows are the vectorised atoms.
 

@@ -52,6 +52,23 @@ class LinearDenoiser(Denoiser):
         centred = y.flatten(1) / noise.alpha - mean
         return (((centred @ vectors) * gain) @ vectors.T + mean).reshape(y.shape)
 
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy = sum_i l_i / (l_i + s^2) / a``, the same for every image."""
+        eigenvalues = self.learned("eigenvalues_")
+        trace = float((eigenvalues / (eigenvalues + noise.effective_sigma**2)).sum()) / noise.alpha
+        return torch.full_like(y.flatten(1)[:, 0], trace)
+
+    def log_density(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """Natural logarithm of the Gaussian ``N(alpha mu, alpha^2 C + s^2 I)`` at every image, ``(n,)`` float64."""
+        eigenvalues = self.learned("eigenvalues_")
+        centred = y.flatten(1).double() - noise.alpha * self.mean_
+        variance, least = noise.alpha**2 * eigenvalues + noise.sigma**2, noise.sigma**2
+        inside = centred @ self.eigenvectors_
+        outside = (centred.square().sum(1) - inside.square().sum(1)).clamp_min(0.0)
+        rest = centred.shape[1] - len(eigenvalues)
+        logs = variance.log().sum() + rest * math.log(least) + centred.shape[1] * math.log(2 * math.pi)
+        return -0.5 * ((inside.square() / variance).sum(1) + outside / least + logs)
+
     def expected_mse(self, noise: NoiseLevel | float) -> float:
         """Exact expected MSE per pixel on the fitted data, before clamping: ``sum_i l_i s^2 / (l_i + s^2) / pixels``."""
         eigenvalues, s2 = self.learned("eigenvalues_"), as_noise(noise).effective_sigma ** 2

@@ -27,10 +27,11 @@ from numeric.baselines.network import NetworkDenoiser
 from numeric.baselines.plateau import SIGMAS, count_after, is_trained, last_doubling
 from numeric.baselines.schedule import Schedule
 from numeric.data import ImageSet, LazyImages
+from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
 from numeric.memory import free_memory
 from numeric.progress import progress_bar
-from numeric.results import load_tensors, save_tensors
+from numeric.results import load_tensors, reading, save_tensors
 
 
 def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator:
@@ -91,7 +92,7 @@ class Batches:
     def __getitem__(self, index: Tensor) -> Tensor:
         if self.kept is not None:
             return self.kept[index]
-        return self.images[index.cpu()].to(self.device)
+        return self.images[index.cpu()].to(self.device, torch.float32)
 
 
 class Trainer:
@@ -214,17 +215,18 @@ class Trainer:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        self.network.load_state_dict(part("network."))
-        self.average.load_state_dict(part("average."))
-        state: dict[int, dict[str, Tensor]] = {}
-        parameters = list(self.network.parameters())
-        for key, value in part("adam.").items():
-            number, name = key.split(".", 1)
-            if value.ndim:  # in the memory layout of its parameter, which the fused optimiser relies on
-                value = torch.empty_like(parameters[int(number)], requires_grad=False).copy_(value)
-            state.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self.step, self.images_seen, self.seconds = int(meta["step"]), int(meta["images"]), float(meta["seconds"])
+        with reading(path, "checkpoint"):
+            self.network.load_state_dict(part("network."))
+            self.average.load_state_dict(part("average."))
+            state: dict[int, dict[str, Tensor]] = {}
+            parameters = list(self.network.parameters())
+            for key, value in part("adam.").items():
+                number, name = key.split(".", 1)
+                if value.ndim:  # in the memory layout of its parameter, which the fused optimiser relies on
+                    value = torch.empty_like(parameters[int(number)], requires_grad=False).copy_(value)
+                state.setdefault(int(number), {})[name] = value
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+            self.step, self.images_seen, self.seconds = int(meta["step"]), int(meta["images"]), float(meta["seconds"])
         self.phases = phases
         return json.loads(meta["extra"])
 
@@ -239,11 +241,14 @@ def _differences(a: dict[str, Any], b: dict[str, Any]) -> str:
     return ", ".join(f"{k} {a[k]} there, {b[k]} here" for k in keys)
 
 
-def measure(denoiser: NetworkDenoiser, images: ImageSet, sigmas: Iterable[float], seed: int = 0) -> dict[str, Any]:
+def measure(
+    denoiser: Denoiser, images: ImageSet, sigmas: Iterable[float], seed: int = 0, device: str = "cpu"
+) -> dict[str, Any]:
     """MSE per pixel (clamped) with its standard error at each sigma: ``{"0.5": {"mse", "se", "n"}}``."""
     out = {}
     for sigma in sigmas:
-        record = evaluate({"network": (denoiser, None)}, images, sigma, key=(seed, round(sigma * 1e6)))[1]
+        key = (seed, round(sigma * 1e6))
+        record = evaluate({"network": (denoiser, None)}, images, sigma, key=key, device=device)[1]
         out[f"{sigma:g}"] = {k: record[k] for k in ("mse", "se", "n")}
     return out
 
@@ -310,7 +315,7 @@ def train(
 
     def follow() -> None:
         if held_out is not None and (not curves.errors or curves.errors[-1]["images"] != trainer.images_seen):
-            error = measure(trainer.denoiser(), held_out, sigmas)
+            error = measure(trainer.denoiser(), held_out, sigmas, device=schedule.device)
             point = {"images": trainer.images_seen, "step": trainer.step, "seconds": trainer.seconds}
             curves.errors.append({**point, "mse": {k: v["mse"] for k, v in error.items()}})
 

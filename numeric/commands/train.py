@@ -49,6 +49,7 @@ def main(
     as many processes as there are cores: each takes the next network that no other is at.
     """
     import torch
+    from filelock import Timeout
 
     from numeric.baselines import runs
     from numeric.baselines import train as training
@@ -106,10 +107,14 @@ def main(
         raise ValueError(f"--publish: there is no checkpoint {run.checkpoint}")
     images, test = data(size)
     if publish is None:
-        training.train(
-            network, images, run.schedule, held_out=test.take(n_curve), checkpoint=run.checkpoint, resume=resume,
-            reschedule=reschedule,
-        )  # fmt: skip
+        try:
+            with run.lock():
+                training.train(
+                    network, images, run.schedule, held_out=test.take(n_curve), checkpoint=run.checkpoint, resume=resume,
+                    reschedule=reschedule,
+                )  # fmt: skip
+        except Timeout:
+            raise ValueError(f"another process is training {run.checkpoint}: wait for it, or choose another --output") from None
     record = runs.publish(run, images.take(n_eval), test.take(n_eval), folder=publish)
     _tell(record)
     folder = publish or output

@@ -17,11 +17,13 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from numeric.data import as_image_set
-from numeric.denoiser import Denoiser, NotFittedError
+from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
 from numeric.noise import NoiseLevel
 from numeric.progress import progress_bar
+from numeric.results import reading
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
+from numeric.scores.stored import pixel_range
 from numeric.wavelets import WaveletTransform
 
 BASES = ("monomial", "hermite")
@@ -314,7 +316,11 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         moments, extra = cls.moments_class.load_with_extra(path, device)
         if "checkpoint" in extra:
             raise ValueError(f"{path} is the checkpoint of an unfinished fit: give it as fit(..., checkpoint=) to go on")
-        params = extra.get("params", {k: v for k, v in extra.items() if k != "pixel_range"})
-        model = cls(**{**params, "device": device}).fit_moments(moments)
-        model.pixel_range_ = tuple(extra.get("pixel_range", (0.0, 1.0)))  # files without one are of images in [0, 1]
+        with reading(path, "model file"):
+            params = extra.get("params", {k: v for k, v in extra.items() if k != "pixel_range"})
+            model = cls(**{**params, "device": device})
+            model.check_settings()
+            model.fit_moments(moments)
+            # Files without a range are of images in [0, 1].
+            model.pixel_range_ = pixel_range(extra.get("pixel_range", UNIT_RANGE))
         return model

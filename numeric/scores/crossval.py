@@ -36,7 +36,7 @@ class Ridge:
         if isinstance(self.strength, str):
             if self.strength not in GCV_CHOICES:
                 raise ValueError(f"unknown ridge {self.strength!r}: use a number >= 0, 'gcv' or 'gcv-band'")
-        elif not self.strength >= 0 or not np.isfinite(self.strength):
+        elif isinstance(self.strength, bool) or not self.strength >= 0 or not np.isfinite(self.strength):
             raise ValueError(f"ridge must be a finite number >= 0, got {self.strength}")
         if self.side not in RIDGE_SIDES:
             raise ValueError(

@@ -161,6 +161,26 @@ class MonomialPlan:
             variable.append(i)
         return np.array(parent), np.array(variable)
 
+    @cached_property
+    def lowered(self) -> np.ndarray:
+        """Position in the basis of each basis monomial with exponent i lowered by one, -1 where there is none, ``(q, B)``."""
+        out = np.full((self.variables, len(self.basis)), -1, dtype=np.int64)
+        for i in range(self.variables):
+            for b in np.flatnonzero(self.basis[:, i]):
+                row = self.basis[b].copy()
+                row[i] -= 1
+                out[i, b] = self._position[tuple(int(e) for e in row)]
+        return out
+
+    def differentiated(self, coefficients: Any, variable: int) -> Any:
+        """Coefficients ``(g, B')`` of leading basis monomials, differentiated by a variable: a tensor of the same shape."""
+        lowered = self.lowered[variable, : coefficients.shape[1]]
+        held = np.flatnonzero(lowered >= 0)
+        powers = coefficients.new_tensor(self.basis[held, variable].astype(float))
+        out = coefficients.new_zeros(coefficients.shape)
+        out[:, lowered[held]] = coefficients[:, held] * powers
+        return out
+
     def closed_count(self, degree: int) -> int:
         """How many leading basis monomials the closure at a lower degree needs."""
         self._check(degree)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from numeric.data import ImageSet
 from numeric.memory import free_memory
-from numeric.results import load_tensors, save_tensors
+from numeric.results import load_tensors, reading, save_tensors, stored
 from numeric.scores.contraction import CROSS_BYTES, CorrelatedNoise, WhiteNoise, conjugate, translation
 from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
+from numeric.scores.stored import StoredSettings, whole
 from numeric.wavelets import WaveletTransform
 
 
@@ -120,12 +121,17 @@ class JointMoments:
         tensors, metadata = load_tensors(path)
         if "checkpoint" not in metadata:
             raise MomentError(f"{path} is not a checkpoint of a shared fit: delete it or give another file")
-        record = json.loads(metadata["checkpoint"])
-        if record["joint"] != json.loads(json.dumps(self.config)):
-            raise MomentError(f"{path} was made with other settings ({record['joint']}): use them, or delete the file")
-        if record["key"] != key:
-            raise MomentError(f"{path} was made from other data or batches ({record['key']}, now {key}): delete it to start again")
-        return record["seen"], tensors["centre"].to(self.device), tensors["sums"].to(self.device)
+        with reading(path, "checkpoint of a shared fit", MomentError):
+            record = json.loads(metadata["checkpoint"])
+            size, n = len(self.monomials), self.monomials.variables
+            seen = whole(record["seen"], "number of images", 0, 2**63)
+            made, made_key = record["joint"], record["key"]
+        if made != json.loads(json.dumps(self.config)):
+            raise MomentError(f"{path} was made with other settings ({made}): use them, or delete the file")
+        if made_key != key:
+            raise MomentError(f"{path} was made from other data or batches ({made_key}, now {key}): delete it to start again")
+        centre, sums = stored(tensors, "centre", (n,), path), stored(tensors, "sums", (size, size), path)
+        return seen, centre.to(self.device), sums.to(self.device)
 
     # ----- moving and merging --------------------------------------------------------------------------------------------
 
@@ -222,12 +228,11 @@ class JointMoments:
             raise MomentError(f"{path} is the checkpoint of an unfinished fit: give it as fit(..., checkpoint=) to go on")
         if "joint" not in metadata:
             raise MomentError(f"{path} is not a file of the shared readout: WaveletScore.load reads those of the own readout")
-        config = json.loads(metadata["joint"])
-        settings = dict(config["transform"])
-        transform = WaveletTransform(tuple(settings.pop("shape")), **settings)
-        out = cls(transform, Family(**config["family"]), config["degree"], config["channels"], device)
-        out.gram, out.mean = tensors["gram"].to(out.device), tensors["mean"].numpy()
-        out.count = int(metadata["images"])
-        if out.gram.shape != (len(out.monomials),) * 2:
-            raise MomentError(f"{path} holds a Gram matrix {tuple(out.gram.shape)} for {len(out.monomials):,} features: make it again")
-        return out, json.loads(metadata["extra"])
+        with reading(path, "file of the shared readout", MomentError):
+            settings = StoredSettings(json.loads(metadata["joint"]), tensors["mean"].numel())
+            settings.check_gram(tuple(tensors["gram"].shape))
+            out = cls(settings.transform, settings.family, settings.degree, settings.channels, device)
+            out.gram = stored(tensors, "gram", (len(out.monomials),) * 2, path).to(out.device)
+            out.mean = stored(tensors, "mean", (settings.variables,), path).numpy()
+            out.count = whole(json.loads(metadata["images"]), "number of images", 1, 2**63)
+            return out, dict(json.loads(metadata["extra"]))

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from numeric.results import load_tensors, save_tensors
+from numeric.results import load_tensors, reading, save_tensors, stored
 from numeric.scores.families import Block, Family, MonomialPlan, monomial_plan, product_count
+from numeric.scores.stored import StoredSettings, whole
 from numeric.scores.tables import grams, monomial_steps, translate
 from numeric.wavelets import WaveletTransform
 
@@ -270,17 +271,17 @@ class CleanMoments:
         """Take the sums of a checkpoint into this (empty) accumulator; returns the number of images they hold."""
         if self.count:
             raise MomentError("only an empty accumulator can take up a checkpoint: make a new one")
-        stored, extra = type(self).load_with_extra(path, self.device)
-        if stored.config != self.config:
+        kept, extra = type(self).load_with_extra(path, self.device)
+        if kept.config != self.config:
             raise MomentError(
-                f"{path} was made with other settings ({stored.config}, now {self.config}): use them, or delete the file"
+                f"{path} was made with other settings ({kept.config}, now {self.config}): use them, or delete the file"
             )
         if extra.get("checkpoint") != key:
             raise MomentError(
                 f"{path} was made from other data or batches ({extra.get('checkpoint')}, now {key}): delete it to start again"
             )
-        self.centre, self.count = stored.centre, stored.count
-        for mine, theirs in zip(self.blocks, stored.blocks):
+        self.centre, self.count = kept.centre, kept.count
+        for mine, theirs in zip(self.blocks, kept.blocks):
             mine.sums = theirs.sums
         return self.count
 
@@ -372,22 +373,19 @@ class CleanMoments:
         tensors, metadata = load_tensors(path)
         if "config" not in metadata or "centre" not in tensors:
             raise MomentError(f"{path} is not a moments file: it has no settings")
-        config = json.loads(metadata["config"])
-        transform_config = dict(config["transform"])
-        transform = WaveletTransform(tuple(transform_config.pop("shape")), **transform_config)
-        out = cls(
-            transform,
-            Family(**config["family"]),
-            config["degree"],
-            config["channels"],
-            tensors["centre"],
-            device,
-            json.loads(metadata.get("block_bytes", "null")),
-        )
-        out.count = int(metadata["count"])
-        for i, block in enumerate(out.blocks):
-            block.sums = tensors[f"sums.{i}"].to(out.device)
-        return out, json.loads(metadata["extra"])
+        with reading(path, "moments file", MomentError):
+            settings = StoredSettings(json.loads(metadata["config"]), tensors["centre"].numel())
+            shapes = [tuple(tensors[f"sums.{i}"].shape) for i in range(sum(name.startswith("sums.") for name in tensors))]
+            settings.check_tables(shapes)
+            centre = stored(tensors, "centre", (settings.variables,), path)
+            cut = json.loads(metadata.get("block_bytes", "null"))
+            out = cls(settings.transform, settings.family, settings.degree, settings.channels, centre, device, cut)
+            if [(block.plan.n_products, len(block.block.variables)) for block in out.blocks] != shapes:
+                raise ValueError(f"its tables of moments have the shapes {shapes}, its settings ask for others")
+            out.count = whole(json.loads(metadata["count"]), "number of images", 1, 2**63)
+            for i, block in enumerate(out.blocks):
+                block.sums = stored(tensors, f"sums.{i}", shapes[i], path).to(out.device)
+            return out, dict(json.loads(metadata["extra"]))
 
     @property
     def spilled(self) -> bool:

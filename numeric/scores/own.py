@@ -265,6 +265,36 @@ class WaveletScore(WaveletEstimator):
         images = out.transpose(1, 2).reshape(len(degrees) * y.shape[0], moments.channels, self.transform_.n_coefficients)
         return self.transform_.inverse(images).reshape(len(degrees), *y.shape)
 
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy`` in closed form: the sum of the polynomials' derivatives by their own coefficients.
+
+        In an over-complete basis ``D = W^- h(W y)``, so ``tr dD/dy = sum dh_i/dv_j P_ji`` with the projection
+        ``P = W W^-``: derivatives by the neighbours count as well.
+        """
+        moments, solution, projection = self.fitted(), self.solve(noise), self.transform_.projection
+        size = self.transform_.n_coefficients
+        v = self.transform_.forward(y).flatten(1).T
+        out = torch.zeros_like(v[0])
+        for block, part in zip(moments.blocks, solution.blocks):
+            variables, count = block.block.variables, part.denoiser.shape[1]
+            target = variables[:, 0]
+            slopes = torch.zeros_like(part.denoiser)
+            for i in range(1 if projection is None else variables.shape[1]):
+                if projection is None:
+                    weight: Any = 1.0
+                else:
+                    same = variables[:, i] // size == target // size
+                    weight = torch.as_tensor(projection[variables[:, i] % size, target % size] * same)[:, None].to(slopes)
+                slopes += part.plan.differentiated(part.denoiser, i) / part.scale[i][:, None] * weight
+            index = torch.as_tensor(variables, device=v.device)
+            centre, scale = part.centre.T[:, :, None].to(v), part.scale.T[:, :, None].to(v)
+            step = max(1, EVALUATION_BYTES // (v.element_size() * v.shape[1] * (count + variables.shape[1])))
+            for start in range(0, len(variables), step):
+                rows = slice(start, start + step)
+                phi = monomials((v[index[rows]] - centre[rows]) / scale[rows], block.plan, count)
+                out = out + torch.einsum("gb,gbn->n", slopes[rows].to(v), phi)
+        return out
+
     def expected_mse(
         self,
         noise: NoiseLevel | float,

@@ -410,6 +410,27 @@ class SharedWaveletScore(WaveletEstimator):
 
     # ----- use ---------------------------------------------------------------------------------------------------------
 
+    def trace_coefficients(self, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy`` as one polynomial: its coefficients ``(P,)`` in the centred noisy monomials, float64.
+
+        ``D = W^- R^T phi(W y)``; each monomial loses one of its letters j, and what is left is weighted by the readout to the
+        coefficients that the synthesis and the transform bring back to j, ``R (W W^-)^T``.  One scalar product an image.
+        """
+        solution, projection = self.solve(noise), self.transform_.projection
+        readout = (solution.readout / solution.scale[:, None]).cpu().numpy()
+        if projection is not None:
+            parts = readout.reshape(len(readout), self.channels_, -1)
+            readout = np.einsum("pcl,ml->pcm", parts, projection, optimize=True).reshape(readout.shape)
+        takings = self.monomials_.takings
+        one = takings.chosen((takings.order == 1) & (takings.monomial < len(readout)))
+        weights = one.ways * readout[one.monomial, one.taken[:, -1]]
+        return torch.from_numpy(np.bincount(one.left, weights, len(readout)))
+
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        coefficients = self.kept(("trace", noise, self.degree, self.basis, self.ridge_), lambda: self.trace_coefficients(noise), lambda c: c.nbytes)
+        v = self.transform_.forward(y).flatten(1) - torch.as_tensor(noise.alpha * self.mean_).to(y)
+        return coefficients.to(y) @ self.monomials_.features(v, len(coefficients))
+
     def at_degrees(self, y: Tensor, noise: NoiseLevel, degrees: Sequence[int]) -> Tensor:
         solutions = self.solve_degrees(noise, degrees)
         v = self.transform_.forward(y).flatten(1) - torch.as_tensor(noise.alpha * self.mean_).to(y)

@@ -42,8 +42,8 @@ def denoiser(request) -> NetworkDenoiser:
 def test_gradients_flow_to_the_images(denoiser):
     """gradcheck of denoise and score in float64; no graph and no gradient of the weights where none is asked for."""
     y = images(2, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: denoiser.denoise(v, 0.5, clamp=False), (y,))
-    assert torch.autograd.gradcheck(lambda v: denoiser.score(v, vp(0.6)), (y,))
+    assert torch.autograd.gradcheck(lambda v: denoiser.denoise(v, 0.5, clamp=False), (y,), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda v: denoiser.score(v, vp(0.6)), (y,), fast_mode=True)
     denoiser.denoise(y, 0.5).sum().backward()
     assert y.grad is not None and all(p.grad is None for p in denoiser.network.parameters())
     assert not denoiser.denoise(images(), 0.5).requires_grad
@@ -167,6 +167,18 @@ def test_a_bf16_step_is_as_exact_as_pytorchs(compiled, monkeypatch):
     assert ours < 1.2 * theirs + 1e-3 and ours < 0.05
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_networks_are_one_graph(name, bf16):
+    """torch.compile, which training uses on a GPU, sees a whole network without a break, in training mode too."""
+    torch.compiler.reset()
+    net, x, c = network(name).train().to(memory_format=torch.channels_last), images(2, 16), torch.zeros(2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        got, want = torch.compile(net, backend="eager", fullgraph=True)(x, c), net(x, c)
+    assert (got.float() - want.float()).norm() < (0.05 if bf16 else 1e-5) * want.float().norm()
+    torch.compiler.reset()
+
+
 def test_without_a_compiler(monkeypatch):
     """The switch and a missing compiler leave PyTorch's functions; second derivatives in eval mode go through those."""
     x, norm = in_layout((1, 16, 4, 4), torch.float32, 3), nn.GroupNorm(4, 16).eval()
@@ -181,3 +193,17 @@ def test_without_a_compiler(monkeypatch):
     fused.kernels.cache_clear()
     first = torch.autograd.grad(fused.norm_silu(norm, x).square().sum(), x, create_graph=True)[0]
     assert torch.autograd.grad(first.square().sum(), x)[0].any()
+
+
+def test_the_compiled_code_is_part_of_a_results_key(tmp_path, monkeypatch):
+    """A change in the C file changes the code hash of networks, and of nothing that does not use them."""
+    from numeric import fingerprint
+
+    before = [fingerprint.code_hash(name) for name in ("numeric.baselines.network", "numeric.noise")]
+    module = tmp_path / "fused.py"
+    module.write_text(fused.SOURCE.with_suffix(".py").read_text())
+    module.with_suffix(".c").write_text(fused.SOURCE.read_text() + "/* changed */")
+    real = fingerprint._file
+    monkeypatch.setattr(fingerprint, "_file", lambda name: module if name == "numeric.baselines.fused" else real(name))
+    after = [fingerprint.code_hash(name) for name in ("numeric.baselines.network", "numeric.noise")]
+    assert after[0] != before[0] and after[1] == before[1]

@@ -14,7 +14,7 @@ import numeric.baselines.train as train_module
 from numeric.baselines.configs import CONFIGS, TRAINING_ORDER, NetworkConfig, get_config
 from numeric.baselines.network import trained
 from numeric.baselines.plateau import count_after, is_trained, last_doubling
-from numeric.baselines.runs import Run, all_runs, foresee, train_all
+from numeric.baselines.runs import Run, all_runs, foresee, publish, train_all
 from numeric.baselines.schedule import Schedule
 from numeric.baselines.train import Trainer, check_memory, saved_bytes, step_generator, train
 from numeric.commands.app import app
@@ -114,6 +114,9 @@ def test_training_on_images_read_as_needed(images):
     a, _ = train(SMALL, images, SCHEDULE, progress=False)
     b, _ = train(SMALL, lazy, SCHEDULE, progress=False)
     assert same(a, b)
+    exact = (images.raw.float() / 255).double()  # stored in float64; networks train in float32
+    c, _ = train(SMALL, ImageSet(LazyImages(exact.numpy())), SCHEDULE, progress=False)
+    assert same(a, c)
 
 
 def test_other_settings_or_data_are_not_resumed(images, tmp_path):
@@ -183,6 +186,61 @@ def test_a_diverging_run_stops(images):
         next(trainer.network.parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="lower --learning-rate"):
         trainer.advance()
+
+
+def test_training_goes_on_where_compiling_fails(images, monkeypatch):
+    """A compiler that fails at the first step costs a warning; the numbers are those without it."""
+
+    def broken(network):
+        def call(*_):
+            raise RuntimeError("no C++ compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match="torch.compile does not work here"):
+        a, _ = train(SMALL, images, dataclasses.replace(SCHEDULE, steps=2, compile=True), progress=False)
+    b, _ = train(SMALL, images, dataclasses.replace(SCHEDULE, steps=2), progress=False)
+    assert same(a, b)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_alike(images):
+    """torch.compile on this machine: the loss after ten steps is that without, to the rounding of float32."""
+    a, first = train(SMALL, images, dataclasses.replace(SCHEDULE, steps=10, compile=True), progress=False)
+    _, second = train(SMALL, images, dataclasses.replace(SCHEDULE, steps=10), progress=False)
+    assert a._forward is not a.network and first["loss"][0][1] == pytest.approx(second["loss"][0][1], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["4blocks_noattn", "cnn"])
+def test_at_the_size_people_use(name, mnist32_test):
+    """Two threads, 32 pixels, batches of 128, the CPU schedule: the loss falls and the fused step is PyTorch's."""
+    torch.set_num_threads(2)
+    config = get_config(name)
+    schedule = Schedule.cpu(config, batch_size=128, steps=40, until_trained=False)
+    _, record = train(config, mnist32_test, schedule, progress=False)
+    assert record["loss"][-1][1] < 0.9 * record["loss"][0][1]
+
+
+def test_training_curves_are_drawn(tmp_path, images):
+    """The figure of a folder of networks: curves, states and the linear denoiser's error, computed from the records."""
+    from numeric.figures.training import TrainingConfig, findings, make_figure
+
+    run = Run(get_config("cnn"), 8, Schedule(700, 4, 1e-3), tmp_path)
+    train(run.config, images, run.schedule, held_out=images, checkpoint=run.checkpoint, progress=False)
+    publish(run, images, images)
+    config = TrainingConfig(sizes=[8], weights=str(tmp_path), n_train=20, name="curves")
+    config.images = lambda split, size, count=None: images.take(count)  # type: ignore[method-assign]
+    _, record, paths = make_figure(config, tmp_path / "out", progress=False)
+    row = record["rows"][0]
+    assert {p.suffix for p in paths} == {".png", ".pdf", ".json"}
+    assert [p["images"] for p in row["curve"]] == [1000, 1416, 2000, 2800] and not row["trained"]
+    told = findings(record)
+    assert "CNN: in training (2,800 images); the last doubling of images lowered" in told[0]
+    assert "of the linear denoiser's" in told[0] and told[-1].startswith("0 of 1 networks count as trained")
+    with pytest.raises(ValueError, match="no network is called 'unet'"):
+        TrainingConfig(sizes=[8], weights=str(tmp_path), networks="unet")
 
 
 def test_counts_are_a_factor_apart():
@@ -316,6 +374,9 @@ def test_command_line_writes_weights_and_record(tmp_path, monkeypatch, images):
     assert run_cli(*more, "--seed", "5").exit_code == 0 and (tmp_path / "2blocks_noattn_8_seed5.json").exists()
     assert (tmp_path / "2blocks_noattn_8.json").read_text() == before
     longer = [*more, "--steps", "4", "--resume"]
+    with Run(get_config("2blocks_noattn"), 8, SCHEDULE, tmp_path).lock():
+        taken = run_cli(*longer)
+    assert taken.exit_code == 2 and "another process is training" in taken.output
     assert run_cli(*longer).exit_code == 0
     assert json.loads((tmp_path / "2blocks_noattn_8.json").read_text())["images"] == 12
     shipped = run_cli(*longer, "--publish", str(tmp_path / "shipped"))
@@ -327,20 +388,23 @@ def test_command_line_writes_weights_and_record(tmp_path, monkeypatch, images):
 
 
 def test_the_recorded_command_makes_the_same_weights(tmp_path, monkeypatch, images):
-    """A run's record names a command; run in a fresh folder it gives the same file."""
+    """A record names the commands of a run of two schedules; run in a fresh folder they give the same file."""
     monkeypatch.setattr("numeric.data.load_mnist", lambda *_, size, **__: images.resized(size))
-    options = ["--config", "cnn", "--size", "8", "--steps", "3", "--batch-size", "4", "--seed", "2", "--warmup", "8", "--decay-after", "4",
-               "--late-batch-size", "6",
-               "--n-eval", "4", "--n-curve", "3", "--threads", "1"]  # fmt: skip
-    assert run_cli(*options, "--output", str(tmp_path / "a")).exit_code == 0
+    few = ["--n-eval", "4", "--n-curve", "3", "--threads", "1"]
+    base = ["--config", "cnn", "--size", "8", "--seed", "2", *few, "--output", str(tmp_path / "a")]
+    assert run_cli(*base, "--steps", "2", "--batch-size", "3", "--ema", "0.9", "--float32").exit_code == 0
+    more = ["--steps", "4", "--batch-size", "4", "--warmup", "8", "--decay-after", "12", "--late-batch-size", "6"]
+    assert run_cli(*base, *more, "--resume", "--reschedule").exit_code == 0
     record = json.loads((tmp_path / "a" / "cnn_8_seed2.json").read_text())
-    command = record["command"].removeprefix("python -m numeric train ").split()
-    result = run_cli(*command, "--n-eval", "4", "--n-curve", "3", "--threads", "1", "--output", str(tmp_path / "b"))
-    assert result.exit_code == 0, result.output
+    assert record["images"] == 20 and record["command"].count("python -m numeric train ") == 2
+    for command in record["command"].split(" && "):
+        options = command.removeprefix("python -m numeric train ").split()
+        result = run_cli(*options, *few, "--output", str(tmp_path / "b"))
+        assert result.exit_code == 0, result.output
     a, b = (load_tensors(tmp_path / x / "cnn_8_seed2.safetensors")[0] for x in "ab")
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     again = json.loads((tmp_path / "b" / "cnn_8_seed2.json").read_text())
-    assert again["images"] == record["images"] == 16 and again["loss"] == record["loss"]
+    assert again["images"] == record["images"] and again["loss"] == record["loss"] and again["command"] == record["command"]
 
 
 def test_training_all_from_the_command_line(tmp_path, monkeypatch, images):
