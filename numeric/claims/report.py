@@ -17,7 +17,7 @@ from numeric.claims import rules
 from numeric.claims.config import ClaimsConfig, command
 from numeric.claims.effects import SKIPPED, Claim, by_setting
 from numeric.claims.forest import draw
-from numeric.claims.measure import Measurements
+from numeric.claims.measure import NOT_YET, Measurements
 from numeric.claims.page import findings, markdown
 from numeric.claims.sentences import CLAIMS
 from numeric.claims.simulation import error_rates
@@ -45,7 +45,7 @@ def judged_claim(claim: Claim, measurements: Measurements) -> dict[str, Any]:
     }
     readouts = rules.by_readout(effects, claim.quantifier, claim.threshold)
     text = rules.verdict_text(judged) if tested or effects else claim.untestable(measurements)
-    if measurements.finished_only and judged["counts"][SKIPPED]:
+    if any(NOT_YET in e.reason for e in effects):
         text = f"so far: {text}"
     return {
         **fields,
