@@ -36,6 +36,7 @@ from numeric.figures.style import (
 from numeric.fingerprint import code_hash, weights_hash
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.solve import BASES
 
 FEW = 20_000
 """Fewer images than this (the fall-back digits): the shared local family stops at degree 2, unless ``"local:3"`` is asked for."""
@@ -86,6 +87,10 @@ class SweepConfig(Parameters):
     notebook: ClassVar[str] = "fig5"
 
     def check(self) -> None:
+        if not self.families and not self.shared:
+            raise ValueError("give at least one family, with the own readout (families) or the shared one (shared)")
+        if self.basis not in BASES:
+            raise ValueError(f"unknown basis {self.basis!r}: use one of {', '.join(BASES)}")
         if self.n_trained:
             trained(self.size, self.networks, self.weights)
 
