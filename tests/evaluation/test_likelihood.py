@@ -10,6 +10,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.optimal import OptimalDenoiser
 from numeric.divergence import exact_trace, probed_trace, signs
 from numeric.evaluation.likelihood import Flow, LikelihoodError, bits_per_dimension, log_likelihood, noised
 from numeric.noise import ve, vp
@@ -145,6 +146,17 @@ def test_own_readout_has_the_density_of_a_known_mixture():
         density = log_likelihood(fitted, y, Flow(sigma, 20.0, 24))
         gaps.append(float((truth - density).mean()))
     assert gaps[0] > 0.05 and abs(gaps[1]) < 0.03, gaps  # nats an image, the Kullback-Leibler divergence
+
+
+def test_flow_of_the_empirical_denoiser_has_the_kernel_density():
+    """The optimal denoiser's density is known, and its score is not linear: automatic differentiation, then the ODE."""
+    x, generator = gaussian(6, (1, 2, 3), 0), torch.Generator().manual_seed(0)
+    model = OptimalDenoiser().fit(x)
+    y = noised(x[:3], 0.3, generator)
+    normal = [multivariate_normal(m.flatten().numpy(), 0.09 * np.eye(6)).pdf(y.flatten(1).numpy()) for m in x]
+    assert np.allclose(model.log_density(y, ve(0.3)).numpy(), np.log(np.mean(normal, 0)), rtol=1e-9)
+    flowed = log_likelihood(model, y, Flow(0.3, 20.0, 60), prior=LinearDenoiser().fit(x))
+    assert np.abs(flowed.numpy() - np.log(np.mean(normal, 0))).max() < 5e-3
 
 
 def test_bits():
