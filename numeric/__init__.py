@@ -18,6 +18,7 @@ _NAMES = {
     "numeric.wavelets": ("WaveletTransform",),
     "numeric.scores.own": ("WaveletScore",),
     "numeric.scores.shared": ("SharedWaveletScore",),
+    "numeric.scores.wiener": ("WienerScore",),
     "numeric.evaluation.likelihood": ("Flow", "bits_per_dimension", "log_likelihood"),
     "numeric.evaluation.sample": ("NoiseStream", "Sampler", "edm_sigmas"),
     "numeric.evaluation.sweep": ("evaluate",),

@@ -68,10 +68,12 @@ def meaning(source: str) -> str:
 
 
 def code_hash(*roots: str) -> str:
-    """sha256 of the meaning of the modules behind the roots (see :func:`modules_behind`)."""
+    """sha256 of the meaning of the modules behind the roots (see :func:`modules_behind`), and of a C file of a module's name."""
     digest = hashlib.sha256()
     for name, path in modules_behind(roots).items():
         digest.update(f"{name}\0{hashlib.sha256(meaning(path.read_text()).encode()).hexdigest()}\n".encode())
+        if path.with_suffix(".c").is_file():
+            digest.update(path.with_suffix(".c").read_bytes())
     return digest.hexdigest()
 
 

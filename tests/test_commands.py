@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from numeric.commands.app import app
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.wiener import WienerScore
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["fit", "train", "generate", "claims", "figures", "table1"]
@@ -57,7 +58,7 @@ def test_formulas_are_the_analytic_command():
         (["--ridge", "-1"], "finite number >= 0, got -1"),
         (["--sigma", "0"], "sigma must be a finite number > 0, got 0"),
         (["--family", "unicorn"], "unknown family 'unicorn'"),
-        (["--readout", "both"], "use own or shared"),
+        (["--readout", "both"], "use own, shared or wiener"),
         (["--degree", "0"], "degree must be >= 1"),
         (["--images", "nowhere.npy"], "nowhere.npy"),
         (["--wavelet", "db99"], "unknown wavelet 'db99'"),
@@ -70,7 +71,7 @@ def test_bad_input_is_one_line_before_the_work(options, message, images, tmp_pat
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize(("readout", "kind"), [("own", WaveletScore), ("shared", SharedWaveletScore)])
+@pytest.mark.parametrize(("readout", "kind"), [("own", WaveletScore), ("shared", SharedWaveletScore), ("wiener", WienerScore)])
 def test_fit_by_readout_and_the_longer_one_is_kept(readout, kind, images, tmp_path):
     arguments = ["fit", tmp_path / "m", "--images", images, "--size", 8, "--levels", 1, "--readout", readout, "--no-progress"]
     result = run(*arguments, "--degree", 2)

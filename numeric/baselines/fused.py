@@ -1,7 +1,7 @@
 """Group normalisation, scale, shift and SiLU in one pass, for training and denoising on a CPU.
 
 Between two convolutions of bf16 channels-last images PyTorch takes five passes and more, and its group normalisation is
-slow in that layout; the convolutions themselves are fastest in it.  ``norm_silu.c`` does the same in two passes forward
+slow in that layout; the convolutions themselves are fastest in it.  ``fused.c`` does the same in two passes forward
 and two backward.  It is compiled at first use with the machine's C compiler and kept in the cache folder; where there is no
 compiler, on a GPU, or where a shape does not suit it, the same functions are computed by PyTorch.
 """
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from numeric.data import default_root
 from numeric.results import atomic_path
 
-SOURCE = Path(__file__).with_name("norm_silu.c")
+SOURCE = Path(__file__).with_name("fused.c")
 SWITCH = "WAVELET_SCORE_FUSED"
 """Environment variable: ``0`` keeps to PyTorch's own kernels."""
 LANES = 16
@@ -51,7 +51,7 @@ def kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
     for more in (["-fopenmp"], []):
         command = [compiler, *_FLAGS, *more, *kind]
         key = hashlib.sha256("\n".join([*command, _machine(), SOURCE.read_text()]).encode()).hexdigest()[:16]
-        path = default_root() / "kernels" / f"norm_silu-{key}.so"
+        path = default_root() / "kernels" / f"fused-{key}.so"
         try:
             if not path.exists():
                 with atomic_path(path) as temporary:

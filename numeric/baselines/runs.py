@@ -20,7 +20,7 @@ from numeric.baselines.configs import CONFIGS, TRAINING_ORDER, NetworkConfig
 from numeric.baselines.edm import EDM
 from numeric.baselines.network import load_network, save_network
 from numeric.baselines.plateau import SIGMAS, images_seen
-from numeric.baselines.schedule import Schedule
+from numeric.baselines.schedule import Schedule, options
 from numeric.baselines.train import Trainer, measure, train
 from numeric.data import ImageSet
 from numeric.results import load_tensors, provenance, read_json, write_json
@@ -68,14 +68,18 @@ class Run:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self.checkpoint.with_suffix(".lock"), blocking=False)
 
-    def command(self, images: int) -> str:
-        """The command that makes the same run from its start."""
+    def command(self, images: int, phases: Sequence[dict[str, Any]]) -> str:
+        """The command that makes the same run from its start to so many images; one for every schedule it had."""
         usual = CONFIGS[self.config.name]
-        text = f"python -m numeric train --config {self.config.name} --size {self.size} "
-        text += f"--steps {-(-images // self.schedule.batch_size)} {self.schedule.options()}"
-        if self.config.base_channels != usual.base_channels:
-            text += f" --base-channels {self.config.base_channels}"
-        return text + (f" --n-train {self.n_train}" if self.n_train is not None else "")
+        width = f" --base-channels {self.config.base_channels}" if self.config.base_channels != usual.base_channels else ""
+        count = f" --n-train {self.n_train}" if self.n_train is not None else ""
+        parts = []
+        for i, phase in enumerate(phases):
+            until = phases[i + 1]["from_images"] if i + 1 < len(phases) else images
+            steps = -(-until // phase["schedule"]["batch_size"])
+            text = f"python -m numeric train --config {self.config.name} --size {self.size} --steps {steps} "
+            parts.append(text + options(phase["schedule"]) + width + count + (" --resume --reschedule" if i else ""))
+        return " && ".join(parts)
 
     def prepare(self, resume: bool, overwrite: bool) -> None:
         """Before a run starts: what an earlier one left is taken up, removed, or in the way.
@@ -126,7 +130,7 @@ def publish(
         name: measure(shipped, part, SIGMAS, device=run.schedule.device) for name, part in (("train", images), ("test", test))
     }
     record = {
-        **provenance(command or run.command(record["images"]), run.schedule.seed),
+        **provenance(command or run.command(record["images"], record["phases"]), run.schedule.seed),
         "device": torch.cuda.get_device_name() if run.schedule.device.startswith("cuda") else "CPU",
         **record,
         "errors": errors,

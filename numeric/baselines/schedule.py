@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -116,16 +116,12 @@ class Schedule:
         """What a record states: all but limits and the machine's matters."""
         return {k: v for k, v in asdict(self).items() if k not in ("max_minutes", "until_trained")}
 
-    def options(self) -> str:
-        """The command line's options for this schedule, all of them."""
-        text = f"--batch-size {self.batch_size} --learning-rate {self.learning_rate:g} --ema {self.ema:g} --seed {self.seed}"
-        text += "".join(
-            f" --{name} {value:g}"
-            for name, value in (
-                ("warmup", self.warmup),
-                ("decay-after", self.decay_after),
-                ("ema-power", self.ema_power),
-                ("late-batch-size", self.late_batch_size),
-            )
-        )
-        return text + (" --bf16" if self.bf16 else " --float32") + (" --compile" if self.compile else " --no-compile") + f" --device {self.device}"
+
+def options(schedule: dict[str, Any]) -> str:
+    """The command line's options for a recorded schedule (:meth:`Schedule.to_dict`), all but its length."""
+    s = {field.name: field.default for field in fields(Schedule)} | schedule
+    text = f"--batch-size {s['batch_size']} --learning-rate {s['learning_rate']:g} --ema {s['ema']:g} --seed {s['seed']}"
+    for name in ("warmup", "decay_after", "late_batch_size", "ema_power"):
+        text += f" --{name.replace('_', '-')} {s[name]:g}"
+    text += " --bf16" if s["bf16"] else " --float32"
+    return text + (" --compile" if s["compile"] else " --no-compile") + f" --device {s['device']}"

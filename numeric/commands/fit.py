@@ -49,7 +49,12 @@ def main(
         str, typer.Option(help="of an over-complete basis: pseudo-inverse (W^+) or per-level")
     ] = "pseudo-inverse",
     basis: Annotated[str, typer.Option(help="monomial or hermite")] = "monomial",
-    readout: Annotated[str, typer.Option(help="own (a coefficient sees its features) or shared (all features)")] = "own",
+    readout: Annotated[
+        str, typer.Option(help="own (a coefficient sees its features), shared (all) or wiener (all, of the linear estimate)")
+    ] = "own",
+    coordinates: Annotated[str, typer.Option(help="of the wiener readout: wavelet, pixel or both")] = "both",
+    of: Annotated[str, typer.Option(help="of the wiener readout: features of the wiener estimate or the noisy image")] = "wiener",
+    pixel_family: Annotated[str, typer.Option(help="of the wiener readout: independent or local")] = "independent",
     ridge: Annotated[str | None, typer.Option(help="a number, gcv or gcv-band (default: the readout's)")] = None,
     batch: Annotated[int, typer.Option(help="images per batch")] = 1000,
     resume: Annotated[bool, typer.Option(help="keep a checkpoint and take up from it after a kill")] = True,
@@ -62,18 +67,24 @@ def main(
 ) -> None:
     """Fit, save, and print the exact expected MSE per pixel at each noise level."""
     from numeric.noise import ve
-    from numeric.results import provenance, write_json
+    from numeric.results import check_output, provenance, write_json
     from numeric.scores.own import WaveletScore
     from numeric.scores.shared import SharedWaveletScore
+    from numeric.scores.wiener import WienerScore
 
-    readouts: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore}
+    readouts: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore, "wiener": WienerScore}
     if readout not in readouts:
-        raise ValueError(f"unknown readout {readout!r}: use own or shared")
+        raise ValueError(f"unknown readout {readout!r}: use own, shared or wiener")
     settings: dict[str, Any] = {
         "family": family, "degree": degree, "radius": radius, "interactions": interactions,
         "channels_coupled": channels_coupled, "wavelet": wavelet, "levels": levels, "mode": mode,
         "synthesis": synthesis, "basis": basis, "device": device,
     }  # fmt: skip
+    if readout == "wiener":
+        if basis != "monomial" or synthesis != "pseudo-inverse":
+            raise ValueError("the wiener readout has monomials and reads out pixels: leave --basis and --synthesis out")
+        del settings["basis"], settings["synthesis"]
+        settings |= {"coordinates": coordinates, "of": of, "pixel_family": pixel_family}
     if ridge is not None:
         try:
             settings["ridge"] = ridge if ridge.startswith("gcv") else float(ridge)
@@ -82,6 +93,9 @@ def main(
     levels_ = [ve(s) for s in sigma]  # what cannot be reported is said before the fit
     model = readouts[readout](**settings)
     model.check_settings()
+    for path in (output, report_file):
+        if path is not None:
+            check_output(path)
     data = read_images(images, size, count)
     kept = fitted_images(output)
     if kept is not None and kept > len(data) and not overwrite:
@@ -92,9 +106,13 @@ def main(
     )
     checkpoint = output.with_name(output.name + ".checkpoint") if resume else None
     model.fit(data, batch_size=batch, progress=progress, checkpoint=checkpoint, checkpoint_seconds=every)
+    finished = output.with_name(output.name + ".levels") if resume else None
+    if isinstance(model, WienerScore):  # a level needs a pass over the images, so the levels are part of the model
+        model.prepare_levels(levels_, range(1, degree + 1), checkpoint=finished, progress=progress)
     model.save(output)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)  # the model holds the same sums
+    for path in (checkpoint, finished):
+        if path is not None:
+            path.unlink(missing_ok=True)  # the model holds the same sums
     joint, reason = None, ""
     if readout == "own" and not model.transform_.is_orthonormal:
         joint = SharedWaveletScore(**{k: v for k, v in settings.items() if k not in ("basis", "ridge")})

@@ -14,12 +14,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import matplotlib.pyplot as plt
 import torch
 import yaml
 
 from numeric.arguments import as_list
 from numeric.data import ImageSet, load_mnist
+from numeric.figures.foresee import Work, foresee
+from numeric.fingerprint import code_hash
 from numeric.results import provenance, read_json, save_figure
 from numeric.scores.families import FAMILIES
 
@@ -74,6 +75,10 @@ class Parameters:
 
     def check(self) -> None:
         """Raise ValueError for parameters that do not go together (before anything long starts)."""
+
+    def work(self, train: int) -> list[Work]:
+        """What is ahead, for :func:`numeric.figures.foresee.foresee`, with so many images to fit on; empty: seconds."""
+        return []
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -138,13 +143,17 @@ def figure_maker(
     """
 
     def make_figure(config: Any, output: str | Path, progress: bool = True) -> Made:
+        count = getattr(config, "n_train", 0)
+        work = config.work(count if count is not None else len(config.images("train", 32)))
+        if progress:
+            foresee(work)
         with torch.random.fork_rng(devices=[]):  # nothing here depends on, or moves, the global generator
             measured = measure(config, progress)
         record, *pictures = measured if isinstance(measured, tuple) else (measured,)
-        record = {**provenance(config.command, config.seed), "parameters": config.settings, **record}
+        about = provenance(config.command, config.seed, code=code_hash(measure.__module__))
+        record = {**about, "parameters": config.settings, **record}
         record["findings"] = findings(record)
         figure = draw(record, *pictures)
-        plt.close(figure)  # a notebook shows it once, as the value of its cell
         return figure, record, save_figure(figure, Path(output) / config.name, record)
 
     return make_figure

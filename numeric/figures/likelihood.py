@@ -17,7 +17,7 @@ from numeric.evaluation.likelihood import Flow, LikelihoodError, bits_per_dimens
 from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, standard_error
 from numeric.figures.base import Parameters, family_degree, figure_maker
 from numeric.figures.fig5 import READOUTS
-from numeric.figures.style import STYLE, fitted_on, legend_figure, plus_minus, sigma_colours, sigma_handles
+from numeric.figures.style import STYLE, fitted_on, legend_figure, plain_log, plus_minus, sigma_colours, sigma_handles
 from numeric.noise import ve
 from numeric.progress import progress_bar
 
@@ -193,6 +193,7 @@ def draw(record: dict[str, Any]) -> Any:
             if place % 2:
                 for axis in axes:
                     axis.axhspan(place - 0.5, place + 0.5, color="0.5", alpha=0.07, linewidth=0)
+        plain_log(axes[1], "x")
         axes[0].set_xlim(-limit, limit)
         axes[0].axvline(0.0, color="0.4", linewidth=0.8)
         axes[1].axvline(1.0, color="0.4", linewidth=0.8)

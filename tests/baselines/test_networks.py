@@ -181,3 +181,17 @@ def test_without_a_compiler(monkeypatch):
     fused.kernels.cache_clear()
     first = torch.autograd.grad(fused.norm_silu(norm, x).square().sum(), x, create_graph=True)[0]
     assert torch.autograd.grad(first.square().sum(), x)[0].any()
+
+
+def test_the_compiled_code_is_part_of_a_results_key(tmp_path, monkeypatch):
+    """A change in the C file changes the code hash of networks, and of nothing that does not use them."""
+    from numeric import fingerprint
+
+    before = [fingerprint.code_hash(name) for name in ("numeric.baselines.network", "numeric.noise")]
+    module = tmp_path / "fused.py"
+    module.write_text(fused.SOURCE.with_suffix(".py").read_text())
+    module.with_suffix(".c").write_text(fused.SOURCE.read_text() + "/* changed */")
+    real = fingerprint._file
+    monkeypatch.setattr(fingerprint, "_file", lambda name: module if name == "numeric.baselines.fused" else real(name))
+    after = [fingerprint.code_hash(name) for name in ("numeric.baselines.network", "numeric.noise")]
+    assert after[0] != before[0] and after[1] == before[1]

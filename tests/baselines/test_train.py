@@ -385,20 +385,23 @@ def test_command_line_writes_weights_and_record(tmp_path, monkeypatch, images):
 
 
 def test_the_recorded_command_makes_the_same_weights(tmp_path, monkeypatch, images):
-    """A run's record names a command; run in a fresh folder it gives the same file."""
+    """A record names the commands of a run of two schedules; run in a fresh folder they give the same file."""
     monkeypatch.setattr("numeric.data.load_mnist", lambda *_, size, **__: images.resized(size))
-    options = ["--config", "cnn", "--size", "8", "--steps", "3", "--batch-size", "4", "--seed", "2", "--warmup", "8", "--decay-after", "4",
-               "--late-batch-size", "6",
-               "--n-eval", "4", "--n-curve", "3", "--threads", "1"]  # fmt: skip
-    assert run_cli(*options, "--output", str(tmp_path / "a")).exit_code == 0
+    few = ["--n-eval", "4", "--n-curve", "3", "--threads", "1"]
+    base = ["--config", "cnn", "--size", "8", "--seed", "2", *few, "--output", str(tmp_path / "a")]
+    assert run_cli(*base, "--steps", "2", "--batch-size", "3", "--ema", "0.9", "--float32").exit_code == 0
+    more = ["--steps", "4", "--batch-size", "4", "--warmup", "8", "--decay-after", "12", "--late-batch-size", "6"]
+    assert run_cli(*base, *more, "--resume", "--reschedule").exit_code == 0
     record = json.loads((tmp_path / "a" / "cnn_8_seed2.json").read_text())
-    command = record["command"].removeprefix("python -m numeric train ").split()
-    result = run_cli(*command, "--n-eval", "4", "--n-curve", "3", "--threads", "1", "--output", str(tmp_path / "b"))
-    assert result.exit_code == 0, result.output
+    assert record["images"] == 20 and record["command"].count("python -m numeric train ") == 2
+    for command in record["command"].split(" && "):
+        options = command.removeprefix("python -m numeric train ").split()
+        result = run_cli(*options, *few, "--output", str(tmp_path / "b"))
+        assert result.exit_code == 0, result.output
     a, b = (load_tensors(tmp_path / x / "cnn_8_seed2.safetensors")[0] for x in "ab")
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     again = json.loads((tmp_path / "b" / "cnn_8_seed2.json").read_text())
-    assert again["images"] == record["images"] == 16 and again["loss"] == record["loss"]
+    assert again["images"] == record["images"] and again["loss"] == record["loss"] and again["command"] == record["command"]
 
 
 def test_training_all_from_the_command_line(tmp_path, monkeypatch, images):

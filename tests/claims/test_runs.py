@@ -156,6 +156,17 @@ def test_weights_are_in_the_key(small_run, monkeypatch, tmp_path):
     assert keys[0] != keys[1]
 
 
+def test_finished_only_measures_nothing_and_says_what_is_left(small_run, tmp_path):
+    """From an empty cache every claim is untested, each naming what has not been measured; from a full one nothing changes."""
+    config, record = small_run
+    empty = report.run_claims(dataclasses.replace(config, cache=str(tmp_path)), progress=False, finished_only=True)
+    assert {c["verdict"] for c in empty["claims"]} == {UNTESTABLE} and not list(tmp_path.iterdir())
+    assert all(any("not measured yet" in r for r in c["not_measured"]) for c in empty["claims"] if "network" not in c["effect"])
+    page.markdown({**empty, "command": "test", "seed": 0})
+    full = report.run_claims(config, ["local coupling"], progress=False, finished_only=True)
+    assert full["claims"][0] == next(c for c in record["claims"] if c["name"] == "local coupling")
+
+
 # ----- networks ------------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from numeric.evaluation.likelihood import Flow, LikelihoodError, bits_per_dimens
 from numeric.noise import ve, vp
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.wiener import WienerScore
 
 
 def pictures(count: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
@@ -54,6 +55,27 @@ def test_divergence_in_closed_form_is_the_trace_of_the_jacobian(readout, family,
     assert torch.allclose(model.divergence(y, level), want, rtol=1e-9, atol=1e-8)
     each = model.divergence(y, [level, 0.4, level])  # a level an image
     assert torch.allclose(each[[0, 2]], want[[0, 2]]) and not torch.allclose(each[1], want[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"coordinates": "pixel", "pixel_family": "local", "of": "noisy"},
+        {"family": "band", "coordinates": "wavelet"},
+    ],
+)
+@pytest.mark.parametrize("degree", [1, 3])
+def test_divergence_of_the_wiener_readout(options, degree):
+    """The same for features of the Wiener estimate."""
+    x = pictures(40, (1, 6, 6))
+    model = WienerScore(degree=degree, levels=1, ridge=1e-3, **options).fit(x)
+    level = vp(0.7)
+    y = level.alpha * x[:3] + level.sigma * torch.randn(
+        3, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=x.dtype
+    )
+    trace = exact_trace(lambda part: model.estimate(part, level), y)
+    assert torch.allclose(model.jacobian_trace(y, level), trace, rtol=1e-9, atol=1e-9)
 
 
 def test_lower_degrees_have_their_own_divergence():

@@ -1,0 +1,131 @@
+"""Coordinates of the noisy image at one noise level: whitened linear features, and the letters that monomials are made of.
+
+With ``c = y / a - mean`` (noise ``s = sigma / a``) and the images' covariance ``S = V diag(l) V^T``:
+
+- the linear features are ``e = diag(l + s^2)^(-1/2) V^T c``: of unit covariance, and spanning all that is linear in y;
+- the letters are ``u = L c``, scaled to unit variance.  ``of="noisy"``: L is the identity (pixels) or the analysis W (wavelet
+  coefficients).  ``of="wiener"``: the same of the linear estimate ``A c``, ``A = V diag(l / (l + s^2)) V^T + floor``, in
+  which the noise is correlated with covariance ``s^2 L L^T``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from numeric.scores.families import Family
+from numeric.scores.monomials import MonomialSet
+from numeric.scores.patterns import by_pattern
+from numeric.wavelets import WaveletTransform
+
+COORDINATES = ("wavelet", "pixel", "both")
+OF = ("wiener", "noisy")
+FLOOR = 1e-3
+"""Share of the noisy image itself in a Wiener coordinate: one of (nearly) no variance is then noise, not an outlier's trace."""
+
+
+def check_coordinates(coordinates: str, of: str) -> None:
+    """Raise ValueError unless both are known."""
+    if coordinates not in COORDINATES:
+        raise ValueError(f"unknown coordinates {coordinates!r}: use 'wavelet', 'pixel' or 'both'")
+    if of not in OF:
+        raise ValueError(f"unknown of={of!r}: use 'wiener' (the linear estimate) or 'noisy' (the noisy image)")
+
+
+def pixel_rows(shape: tuple[int, int, int], family: Family, degree: int) -> np.ndarray:
+    """Monomials of pixels: powers, and for the local family products of neighbours within its radius (no wrapping).
+
+    Families of wavelet bands have no meaning among pixels; they take powers alone.
+    """
+    channels, height, width = shape
+    grid = np.arange(channels * height * width).reshape(shape)
+    rows = [np.where(np.arange(degree) >= degree - k, grid.reshape(-1, 1), -1) for k in range(1, degree + 1)]
+    radius = family.radius if family.name in ("local", "joint") else 0
+    steps = [(dr, dc) for dr, dc in product(range(radius + 1), range(-radius, radius + 1)) if (dr, dc) > (0, 0)]
+    pairs = []
+    for dr, dc in steps:
+        here = grid[:, : height - dr, max(0, -dc) : width - max(0, dc)]
+        there = grid[:, dr:, max(0, dc) : width - max(0, -dc)]
+        pairs.append(np.stack([here.ravel(), there.ravel()], axis=1))
+    if family.channels_coupled:
+        pairs += [np.stack([grid[a].ravel(), grid[b].ravel()], 1) for a in range(channels) for b in range(a + 1, channels)]
+    for pair in pairs:
+        for i, j in product(range(1, degree), repeat=2):
+            if i + j <= degree:
+                letters = np.concatenate([np.repeat(pair[:, [0]], i, 1), np.repeat(pair[:, [1]], j, 1)], axis=1)
+                rows.append(np.concatenate([np.full((len(pair), degree - i - j), -1), letters], axis=1))
+    return np.concatenate(rows)
+
+
+def letter_monomials(
+    coordinates: str, family: Family, pixel_family: Family, transform: WaveletTransform, degree: int, channels: int
+) -> MonomialSet:
+    """The monomials of the letters, grouped by their exponents; pixels come before wavelet coefficients."""
+    shape = (channels, *transform.shape)
+    parts, count = [np.full((1, degree), -1)], 0
+    if coordinates != "wavelet":
+        parts.append(pixel_rows(shape, pixel_family, degree))
+        count = int(np.prod(shape))
+    if coordinates != "pixel":
+        wavelet = MonomialSet.of_family(family, transform, degree, channels)
+        rows = wavelet.rows[1:]
+        parts.append(np.where(rows >= 0, rows + count, -1))
+        count += wavelet.variables
+    return MonomialSet(by_pattern(np.concatenate(parts)), count)
+
+
+@dataclass(frozen=True)
+class LevelCoordinates:
+    """Linear features and letters at one noise level.
+
+    Attributes:
+        sigma: the VE level.
+        whiten: ``(N, N)``, ``e = whiten c``; unwhiten: its inverse, ``c = unwhiten e``.
+        noise: ``(N,)`` the noise's variance in e (it is white there, but not of one size).
+        letters: ``(q, N)``, ``u = letters c``.
+    """
+
+    sigma: float
+    whiten: Tensor
+    unwhiten: Tensor
+    noise: Tensor
+    letters: Tensor
+
+    @classmethod
+    def at(
+        cls, sigma: float, values: Tensor, vectors: Tensor, coordinates: str, of: str, transform: WaveletTransform,
+        shape: tuple[int, int, int], floor: float = FLOOR,
+    ) -> LevelCoordinates:  # fmt: skip
+        """From the eigenvalues ``(N,)`` and eigenvectors ``(N, N)`` (columns) of the images' covariance."""
+        total = values + sigma**2
+        root = total.sqrt()
+        if of == "wiener":
+            image = (vectors * (values / total + floor)) @ vectors.T
+        else:
+            image = torch.eye(len(values), dtype=values.dtype, device=values.device)
+        parts = [] if coordinates == "wavelet" else [image]
+        if coordinates != "pixel":
+            parts.append(transform.forward(image.T.reshape(-1, *shape)).flatten(1).T)
+        letters = torch.cat(parts)
+        spread = ((letters @ vectors) * root).square().sum(1).sqrt()
+        letters = letters / spread.clamp_min(torch.finfo(values.dtype).tiny)[:, None]
+        return cls(sigma, (vectors / root).T, vectors * root, sigma**2 / total, letters)
+
+    @property
+    def letters_of_linear(self) -> Tensor:
+        """``(q, N)``, ``u = letters_of_linear e``."""
+        return self.letters @ self.unwhiten
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the letters' noise, ``s^2 L L^T``, ``(q, q)``."""
+        return self.sigma**2 * (self.letters @ self.letters.T)
+
+    @property
+    def cross(self) -> Tensor:
+        """Covariance of the linear features' noise with the letters', ``(N, q)``."""
+        return self.sigma**2 * (self.whiten @ self.letters.T)

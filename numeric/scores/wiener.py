@@ -1,0 +1,414 @@
+"""Beyond the paper: a readout of nonlinear features of the Wiener estimate, in closed form, the noise integrated exactly.
+
+The linear denoiser at a noise level gives an image; monomials of its pixels, of its wavelet coefficients or of both
+(:mod:`numeric.scores.coordinates`) are the features, beside all that is linear.  Systems are made and solved in Wick-ordered
+monomials (:mod:`numeric.scores.patterns`)::
+
+    E_z :u^alpha: = t^alpha,   E[:u^alpha: x] = E[t^alpha x],   E[:u^alpha: :u^beta:] = E[t^alpha t^beta] + powers of s^2 L L^T
+
+so the pass over the images accumulates one plain Gram matrix of clean monomials, a BLAS-3 product, and no noise is drawn.
+What is not exact: nothing, given the images and the features.  What it costs: a pass for each noise level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from numeric.memory import free_memory
+from numeric.noise import NoiseLevel, as_noise
+from numeric.progress import progress_bar
+from numeric.scores.base import WaveletEstimator, plain
+from numeric.scores.contraction import CROSS_BYTES, wick_map
+from numeric.scores.coordinates import LevelCoordinates, check_coordinates, letter_monomials
+from numeric.scores.crossval import GCV_GRID, gcv_scores
+from numeric.scores.dense import backward_solve, cholesky_, forward_solve, mirror
+from numeric.scores.families import Family
+from numeric.scores.levels import LinearMoments
+from numeric.scores.moments import MomentError
+from numeric.scores.monomials import MonomialSet
+from numeric.scores.patterns import Groups, add_noise_
+from numeric.wavelets import WaveletTransform
+
+
+@dataclass(frozen=True)
+class LevelSolution:
+    """The solved normal equations at one noise level and degree.
+
+    Attributes:
+        theta: ``(P, N)`` of intercept, whitened linear features and Wick-ordered monomials, for the image less its mean.
+        expected_error: exact expected squared error summed over pixels, before clamping, on the fitted images.
+        ridge: the lambda used.
+    """
+
+    theta: Tensor
+    expected_error: float
+    ridge: float
+
+
+@dataclass(frozen=True)
+class PlainReadout:
+    """The same as it is evaluated: ``D = constant + c linear + monomials(c letters)^T weights`` for ``c = y / a - mean``.
+
+    Attributes:
+        mean, constant: ``(N,)``; linear: ``(N, N)``; letters: ``(N, q)``; weights: ``(Q, N)`` of the nonlinear plain monomials.
+    """
+
+    mean: Tensor
+    constant: Tensor
+    linear: Tensor
+    letters: Tensor
+    weights: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in vars(self).values())
+
+    def to(self, like: Tensor) -> PlainReadout:
+        """In the type and on the device of a tensor."""
+        return PlainReadout(*(t.to(like) for t in vars(self).values()))
+
+
+class WienerScore(WaveletEstimator):
+    """Closed-form score on nonlinear features of the Wiener estimate, every pixel reading all features.
+
+    Args:
+        family: of the wavelet coefficients, as in :class:`numeric.scores.own.WaveletScore`.
+        degree: polynomial degree; degree 1 is the linear denoiser.
+        coordinates: ``"wavelet"``, ``"pixel"`` or ``"both"``: whose monomials the features are.
+        of: ``"wiener"`` (of the linear estimate) or ``"noisy"`` (of the noisy image; with wavelet coordinates the features of
+            :class:`numeric.scores.shared.SharedWaveletScore`).
+        pixel_family: ``"independent"``, or ``"local"`` for products of neighbouring pixels within ``radius``.
+        radius, interactions, channels_coupled, wavelet, levels, mode: of the families and the transform; over-complete modes
+            cost no more here.
+        ridge: on features centred and scaled to unit variance, the intercept free; ``"gcv"`` chooses one at each level.
+        device: of the products and the solves.
+
+    A level is made when it is first asked for, which reads the images again: :meth:`prepare_levels` makes many at once and
+    :meth:`save` keeps them.  VP levels are VE levels of ``y / a``.
+
+    Example:
+        >>> model = WienerScore(degree=3, coordinates="both").fit(images)      # doctest: +SKIP
+        >>> model.prepare_levels([0.1, 0.5]).save("model.safetensors")        # doctest: +SKIP
+        >>> model.denoise(noisy, 0.5)                                         # doctest: +SKIP
+    """
+
+    readout = "wiener"
+    moments_class = LinearMoments
+    basis, ridge_side, ridge_scaling, synthesis = "monomial", "denoiser", "unit", "pseudo-inverse"
+
+    def __init__(
+        self,
+        family: str = "independent",
+        degree: int = 3,
+        coordinates: str = "both",
+        of: str = "wiener",
+        pixel_family: str = "independent",
+        radius: int = 1,
+        interactions: str = "pairwise",
+        channels_coupled: bool = False,
+        wavelet: str = "db2",
+        levels: int | None = None,
+        mode: str = "periodization",
+        ridge: float | str = 1e-6,
+        device: str = "cpu",
+    ) -> None:
+        self.family, self.degree, self.coordinates, self.of, self.pixel_family = family, degree, coordinates, of, pixel_family
+        self.radius, self.interactions, self.channels_coupled = radius, interactions, channels_coupled
+        self.wavelet, self.levels, self.mode, self.ridge, self.device = wavelet, levels, mode, ridge, device
+
+    # ----- settings and fit ----------------------------------------------------------------------------------------------
+
+    @property
+    def label(self) -> str:
+        """Name for legends."""
+        kind = {"wavelet": "wavelet coefficients", "pixel": "pixels", "both": "pixels and wavelet coefficients"}[self.coordinates]
+        name = "" if self.family == "independent" or self.coordinates == "pixel" else f", {self.family_.label}"
+        near = ", local pixels" if self.coordinates != "wavelet" and self.pixel_family == "local" else ""
+        return f"{'Wiener' if self.of == 'wiener' else 'noisy'} {kind}{name}{near}"
+
+    @property
+    def pixel_family_(self) -> Family:
+        """The family of the pixels."""
+        return Family(str(self.pixel_family), int(self.radius), str(self.interactions), bool(self.channels_coupled))
+
+    @property
+    def _letters(self) -> dict[str, Any]:
+        return {"coordinates": self.coordinates, "of": self.of, "pixel_family": self.pixel_family}
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        check_coordinates(self.coordinates, self.of)
+        if self.pixel_family not in ("independent", "local"):
+            raise ValueError(f"unknown pixel_family {self.pixel_family!r}: use 'independent' or 'local'")
+        if self.ridge == "gcv-band":
+            raise ValueError("ridge='gcv-band' is of the own readout: all outputs share one system here, use 'gcv' or a number")
+
+    def new_moments(self, shape: tuple[int, int, int], memory_limit: int | None = None) -> LinearMoments:
+        self.check_settings()
+        transform, pixels = self.new_transform(shape), shape[0] * shape[1] * shape[2]
+        out = LinearMoments(
+            transform, self.family_, int(self.degree), shape[0], self._letters, str(self.device),
+            torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, pixels, dtype=torch.float64),
+        )  # fmt: skip
+        monomials = self._new_monomials(transform, shape[0])
+        out.check_memory(len(monomials) - monomials.variables + pixels, self._squares)
+        return out
+
+    @property
+    def _squares(self) -> int:
+        return 8 if isinstance(self.ridge, str) else 1
+
+    def _new_monomials(self, transform: WaveletTransform, channels: int) -> MonomialSet:
+        return letter_monomials(self.coordinates, self.family_, self.pixel_family_, transform, int(self.degree), channels)
+
+    def accumulate(self, moments: Any, data: Any, batch_size: int, bar: Any, checkpoint: Any, every: float) -> None:
+        moments.fit(data, batch_size, bar, checkpoint, every)
+
+    def fit_moments(self, moments: Any) -> Self:
+        super().fit_moments(moments)
+        self.fitted_settings_ |= {name: plain(getattr(self, name)) for name in ("coordinates", "of", "pixel_family")}
+        return self
+
+    def prepare(self) -> None:
+        moments = self.moments_
+        self.monomials_ = self._new_monomials(moments.transform, moments.channels)
+        self.groups_ = Groups(self.monomials_, len(moments.mean))
+        values, self._vectors = torch.linalg.eigh(moments.covariance)
+        self._values = values.clamp_min(0.0)
+        self.prepared_: dict[tuple[float, int, float | str], LevelSolution] = {}
+
+    def count(self, degree: int) -> int:
+        """Number of features up to a degree (they are sorted by degree).
+
+        Raises:
+            FamilyError: the degree is not between 1 and the fitted one.
+        """
+        return self.monomials_.count(degree) - self.monomials_.variables + len(self.moments_.mean)
+
+    # ----- levels --------------------------------------------------------------------------------------------------------
+
+    def coordinates_at(self, sigma: float) -> LevelCoordinates:
+        """Linear features and letters at a VE level."""
+        moments = self.fitted()
+
+        def make() -> LevelCoordinates:
+            shape = (moments.channels, *moments.transform.shape)
+            return LevelCoordinates.at(
+                sigma, self._values, self._vectors, str(self.coordinates), str(self.of), moments.transform, shape
+            )
+
+        return self.kept(("coordinates", sigma), make, lambda made: 8 * (made.letters.numel() + 2 * made.whiten.numel()))
+
+    def _key(self, noise: NoiseLevel | float, degree: int) -> tuple[float, int, float | str]:
+        ridge = self.ridge_.strength
+        return float(f"{as_noise(noise).effective_sigma:.12g}"), int(degree), ridge if isinstance(ridge, str) else float(ridge)
+
+    def prepare_levels(
+        self,
+        noises: Iterable[NoiseLevel | float],
+        degrees: Sequence[int] | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        progress: bool = False,
+    ) -> Self:
+        """Make the readouts of many noise levels; each pass over the images serves as many as memory holds (four at most).
+
+        Args:
+            degrees: up to the fitted one (only that, by default); one factor serves them all.
+            checkpoint: file that receives the model after every pass; levels that it holds already are not made again.
+
+        Raises:
+            NoImagesError, MemoryError, FamilyError (degree out of range), SingularGramError.
+            MomentError: the checkpoint is of other images or settings.
+        """
+        moments = self.fitted()
+        degrees = [int(self.degree)] if degrees is None else [int(d) for d in degrees]
+        for degree in degrees:
+            self.count(degree)
+        if checkpoint is not None and Path(checkpoint).exists():
+            self._adopt(Path(checkpoint))
+        keys = {self._key(noise, degree): None for noise in noises for degree in degrees}
+        sigmas = sorted({key[0] for key in keys if key not in self.prepared_})
+        if not sigmas:
+            return self
+        size = self.count(int(self.degree))
+        moments.check_memory(size, self._squares)
+        free = free_memory()
+        at_once = 1 if free is None or isinstance(self.ridge, str) else max(1, min(4, int(free / 2 / (8 * size**2))))
+        groups = [sigmas[i : i + at_once] for i in range(0, len(sigmas), at_once)]
+        with progress_bar(len(groups) * moments.count, f"{self.label}, {len(sigmas)} levels", progress) as bar:
+            for group in groups:
+                levels = [self.coordinates_at(sigma) for sigma in group]
+                grams = moments.grams(levels, self.monomials_, moments.mean, bar)
+                while grams:
+                    level = levels[len(grams) - 1]
+                    for degree, solution in zip(degrees, self._solve(level, grams.pop(), degrees)):
+                        self.prepared_[self._key(level.sigma, degree)] = solution
+                if checkpoint is not None:
+                    self.save(checkpoint)
+        return self
+
+    def solve(self, noise: NoiseLevel | float, degree: int | None = None) -> LevelSolution:
+        """The solution at a noise level, made now if it is not prepared (which reads the images)."""
+        self.fitted()
+        degree = int(self.degree) if degree is None else degree
+        key = self._key(noise, degree)
+        if key not in self.prepared_:
+            self.prepare_levels([noise], [degree])
+        return self.prepared_[key]
+
+    def _add_noise(self, level: LevelCoordinates, gram: Tensor) -> Tensor:
+        return add_noise_(gram, self.groups_, level.letters_of_linear, level.covariance, level.cross, level.noise)
+
+    def _solve(self, level: LevelCoordinates, gram: Tensor, degrees: Sequence[int]) -> list[LevelSolution]:
+        """``(G + lambda diag(var)) theta = b`` from the clean Gram matrix, in its place; one factor for all degrees."""
+        pixels, strength = len(self.moments_.mean), self.ridge_.strength
+        rhs = gram[:, 1 : 1 + pixels] @ level.unwhiten.T
+        clean = gram.clone() if isinstance(strength, str) else None
+        self._add_noise(level, gram)
+        variance = gram.diagonal() - gram[:, 0].square()
+        variance[0] = 0.0  # the intercept is free
+        if clean is not None:
+            strength = self._cross_validated(clean, mirror(gram.clone()), rhs, variance)
+        assert not isinstance(strength, str)
+        diagonal = gram.diagonal()
+        dead = diagonal <= 0  # coordinates without variance or noise: their theta is zero
+        diagonal.add_(strength * variance).add_(dead.to(gram))
+        factor = cholesky_(gram, "Gram matrix of the Wiener features")
+        half = forward_solve(factor, rhs)
+        out, second = [], float(self.moments_.covariance.trace())
+        for degree in degrees:
+            size = self.count(degree)
+            theta = backward_solve(factor, half[:size])
+            penalty = strength * float((variance[:size, None] * theta.square()).sum())
+            out.append(LevelSolution(theta, second - float((theta * rhs[:size]).sum()) - penalty, float(strength)))
+        return out
+
+    def _cross_validated(self, clean: Tensor, noisy: Tensor, rhs: Tensor, variance: Tensor) -> float:
+        """Lambda by generalised cross-validation (:func:`numeric.scores.crossval.gcv_scores`), features centred and scaled."""
+        scale = variance[1:].clamp_min(torch.finfo(variance.dtype).tiny).rsqrt()
+        mean = noisy[1:, 0].clone()
+
+        def centred(matrix: Tensor) -> Tensor:
+            return ((matrix[1:, 1:] - torch.outer(mean, mean)) * scale * scale[:, None])[None]
+
+        second = self.moments_.covariance.trace()[None]
+        scores = gcv_scores(
+            centred(noisy), centred(clean), (rhs[1:] * scale[:, None])[None], second, self.moments_.count, "image"
+        )
+        return float(GCV_GRID[int(scores[:, 0].argmin())])
+
+    # ----- exact errors --------------------------------------------------------------------------------------------------
+
+    def expected_mse(self, noise: NoiseLevel | float, degree: int | None = None, moments: Any = None) -> float:
+        """Exact expected MSE per pixel, before clamping.
+
+        Args:
+            moments: of other images (held-out), made by :meth:`new_moments` and :meth:`accumulate`; by default the fitted ones.
+        """
+        solution, mine = self.solve(noise, degree), self.fitted()
+        if moments is None:
+            return solution.expected_error / len(mine.mean)
+        if moments.config != mine.config:
+            raise ValueError("the held-out moments have other settings than the fitted ones: make them with new_moments")
+        level = self.coordinates_at(self._key(noise, 1)[0])
+        (gram,) = moments.grams([level], self.monomials_, mine.mean)
+        size = len(solution.theta)
+        rhs = gram[:size, 1 : 1 + len(mine.mean)] @ level.unwhiten.T
+        gram = mirror(self._add_noise(level, gram))[:size, :size]
+        second = float(moments.covariance.trace() + (moments.mean - mine.mean).square().sum())
+        quadratic = float((solution.theta * (gram @ solution.theta)).sum())
+        return (second - 2.0 * float((solution.theta * rhs).sum()) + quadratic) / len(mine.mean)
+
+    def chosen_ridge(self, noise: NoiseLevel | float, degree: int | None = None) -> float:
+        """The lambda used at a noise level, for ``ridge="gcv"`` the chosen one."""
+        return self.solve(noise, degree).ridge
+
+    # ----- use -----------------------------------------------------------------------------------------------------------
+
+    def plain_readout(self, noise: NoiseLevel | float, degree: int, like: Tensor) -> PlainReadout:
+        """The readout in plain monomials, in the type and on the device of a tensor; kept."""
+        solution, key = self.solve(noise, degree), self._key(noise, degree)
+
+        def make() -> PlainReadout:
+            level, mean, letters = self.coordinates_at(key[0]), self.moments_.mean, self.monomials_.variables
+            size, linear = self.monomials_.count(degree), 1 + len(mean)
+            wick = np.zeros((size, len(mean)))
+            wick[0], wick[1 + letters :] = solution.theta[0].cpu().numpy(), solution.theta[linear:].cpu().numpy()
+            unit = (level.letters @ level.letters.T).cpu().numpy()
+            # Columns of the inverse Wick map: theta . :phi: = theta . M^-1 phi.
+            theta = torch.from_numpy(wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T @ wick).to(mean)
+            straight = level.whiten.T @ solution.theta[1:linear] + level.letters.T @ theta[1 : 1 + letters]
+            return PlainReadout(mean, mean + theta[0], straight, level.letters.T, theta[1 + letters :]).to(like)
+
+        return self.kept(("plain", key, like.dtype, like.device), make, lambda made: made.nbytes)
+
+    def at_degrees(self, y: Tensor, noise: NoiseLevel, degrees: Sequence[int]) -> Tensor:
+        like = y.detach().new_zeros(0)
+        readouts = [self.plain_readout(noise, degree, like) for degree in degrees]
+        centred = y.flatten(1) / noise.alpha - readouts[0].mean
+        letters = self.monomials_.variables
+        features = self.monomials_.features(centred @ readouts[0].letters, self.monomials_.count(max(degrees)))
+        out = []
+        for readout in readouts:
+            nonlinear = features[1 + letters : 1 + letters + len(readout.weights)]
+            out.append((readout.constant + centred @ readout.linear + nonlinear.T @ readout.weights).reshape(y.shape))
+        return torch.stack(out)
+
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy`` in closed form: of the linear part, and one polynomial of the letters (each monomial differentiated)."""
+        readout = self.plain_readout(noise, int(self.degree), y.detach().new_zeros(0))
+        first = 1 + self.monomials_.variables
+        stop, step = first + len(readout.weights), max(1, CROSS_BYTES // (8 * len(readout.mean)))
+
+        def weight(monomial: np.ndarray, letter: np.ndarray) -> np.ndarray:
+            pairs = zip(*(torch.from_numpy(index).split(step) for index in (monomial - first, letter)))
+            parts = [(readout.weights[p] * readout.letters.T[j]).sum(1) for p, j in pairs]
+            return torch.cat([*parts, readout.mean[:0]]).double().cpu().numpy()
+
+        key = ("trace", self._key(noise, int(self.degree)), y.dtype, y.device)
+        coefficients = self.kept(key, lambda: torch.from_numpy(self.monomials_.derivative_sum(weight, first, stop)), lambda c: c.nbytes)
+        features = self.monomials_.features((y.flatten(1) / noise.alpha - readout.mean) @ readout.letters, stop)
+        return (readout.linear.diagonal().sum() + coefficients.to(y) @ features) / noise.alpha
+
+    # ----- files ---------------------------------------------------------------------------------------------------------
+
+    def attach(self, images: Any) -> Self:
+        """Give a loaded model its images again, so that it can prepare further noise levels (a list after a merge)."""
+        self.fitted().attach(images)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write settings, mean, covariance and the prepared levels, atomically; not the images (see :meth:`attach`)."""
+        moments, kept = self.fitted(), list(self.prepared_.items())
+        rows = [[*key, solution.expected_error, solution.ridge] for key, solution in kept]
+        extra = {"params": self.plain_params(), "pixel_range": list(self.pixel_range_), "levels": rows}
+        moments.save(path, extra, {f"theta{i}": solution.theta for i, (_, solution) in enumerate(kept)})
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> Self:
+        """Read what :meth:`save` wrote: the prepared levels can be used at once, others after :meth:`attach`.
+
+        Raises:
+            ValueError: the file is truncated; MomentError: it is of another readout.
+        """
+        moments, extra, tensors = LinearMoments.load(path, device)
+        model = cls(**{**extra["params"], "device": device}).fit_moments(moments)
+        model.pixel_range_ = tuple(extra["pixel_range"])
+        for i, (sigma, degree, ridge, error, used) in enumerate(extra["levels"]):
+            model.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), error, used)
+        return model
+
+    def _adopt(self, path: Path) -> None:
+        """Take over the levels of a checkpoint of the same images and settings."""
+        moments, other = self.fitted(), type(self).load(path, str(self.device))
+        if (other.moments_.config, other.moments_.hashes) != (moments.config, moments.hashes):
+            raise MomentError(f"{path} is of other images or settings than this model: delete it or name another file")
+        self.prepared_ = {**other.prepared_, **self.prepared_}
