@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from numeric.baselines.softmax import RunningSoftmax, weighted_sum
+from numeric.baselines.softmax import RunningSoftmax, resident, weighted_sum
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel
@@ -31,9 +31,10 @@ class OptimalDenoiser(Denoiser):
         self.chunk = chunk
 
     def fit(self, images: Any, y: None = None, **_: Any) -> OptimalDenoiser:
-        """Keep a reference to the images; nothing is computed."""
-        self.data_: ImageSet = as_image_set(images)
-        self.remember(self.data_)
+        """Keep the images (read once, where they take no more than 1 GiB)."""
+        data = as_image_set(images)
+        self.data_: ImageSet = resident(data)
+        self.remember(data)
         return self
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 from numeric.arguments import as_list
 from numeric.figures import fig5
-from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.fig5 import SweepConfig, combined_se
 from numeric.figures.foresee import Work
 from numeric.figures.style import (
@@ -155,4 +155,4 @@ def draw(record: dict[str, Any]) -> Any:
     return figure
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

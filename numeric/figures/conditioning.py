@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from numeric.evaluation.sweep import measure as measure_errors
 from numeric.evaluation.sweep import noise_like, paired_ratio, summary
-from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.fig5 import combined_se
 from numeric.figures.foresee import Work, own_work, shared_work
 from numeric.figures.style import (
@@ -287,4 +287,4 @@ def draw(result: dict[str, Any]) -> Any:
     return figure
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, summary
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.fig5 import READOUTS
 from numeric.figures.foresee import Work, own_work, shared_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, plus_minus, select, show_image, title_of
@@ -181,4 +181,4 @@ def findings(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

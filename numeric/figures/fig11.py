@@ -23,7 +23,7 @@ from numeric.evaluation.kept import WILD, kept_samples
 from numeric.evaluation.metrics import SampleQuality, nearest_training_image, seed_agreement
 from numeric.evaluation.sample import Sampler, edm_sigmas
 from numeric.evaluation.sweep import FittedLater
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.fig5 import READOUTS
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, show_image
@@ -258,4 +258,4 @@ def findings(record: dict[str, Any]) -> list[str]:
     return lines + record.get("cautions", [])
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.sweep import FittedLater, Methods, sweep
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import (
     STYLE,
@@ -340,4 +340,4 @@ def draw(result: dict[str, Any]) -> Any:
     return figure
 
 
-make_figure: Callable[..., Any] = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

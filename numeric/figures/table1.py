@@ -22,7 +22,7 @@ from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.baselines.train import train
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.fig5 import READOUTS
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import STYLE, fitted_on, plus_minus, sigma_colours, sigma_handles
@@ -331,4 +331,4 @@ def findings(record: dict[str, Any]) -> list[str]:
 
 CONFIGS_BY_TITLE = {c.title: c.name for c in CONFIGS.values()}
 
-make_table = figure_maker(measure, draw, findings)
+make_table = FigureMaker(measure, draw, findings)

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -34,6 +35,7 @@ from numeric.figures.diagnostics import DiagnosticsConfig
 from numeric.figures.fig5 import SweepConfig
 from numeric.figures.fig5 import make_figure as make_fig5
 from numeric.figures.fig11 import GenerateConfig
+from numeric.figures.foresee import LongRunWarning, features, foresee
 from numeric.figures.formulas import FormulasConfig
 from numeric.figures.illustrations import (
     AtomsConfig,
@@ -51,6 +53,7 @@ from numeric.fingerprint import code_hash, imports, meaning, modules_behind
 from numeric.noise import ve
 from numeric.results import read_json, write_json
 from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.tables import monomials
 from numeric.wavelets import WaveletTransform
 
@@ -426,3 +429,33 @@ def test_fingerprint_follows_imports_and_ignores_comments():
     assert meaning('def f():\n    """Doc."""\n    return 1  # note') == meaning("def f():\n    return 1\n")
     assert meaning("x = 1") != meaning("x = 2")
     assert code_hash("numeric.noise") != code_hash("numeric.scores.families")
+
+
+# ----- foresight ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "degree"), [("independent", 3), ("band", 2), ("local", 2), ("local", 3)])
+def test_foreseen_features_are_those_that_are_made(family, degree):
+    """Within 15 % at 16 x 16, where bands wrap onto themselves, and exact for independent features."""
+    made = SharedWaveletScore(family, degree).new_moments((1, 16, 16))
+    found = len(made.monomials)
+    assert features(family, degree, 16 * 16) == pytest.approx(found, rel=1e-9 if family == "independent" else 0.15)
+
+
+def test_long_runs_are_warned_of(capsys):
+    """Foreseen before the work: seconds without a word of warning, hours with one that says what would take less."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LongRunWarning)
+        foresee(SweepConfig(size=8, n_eval=50, n_optimal=0, n_trained=0, shared=[], seeds=2).work(100))
+    assert "about 0 s" in capsys.readouterr().out
+    with pytest.warns(LongRunWarning, match="a lower degree or a smaller family take less"):
+        foresee(SweepConfig(size=128, shared="local:3").work(60_000))
+    assert foresee([]) == ""
+
+
+def test_shared_local_stops_at_degree_2_on_few_images():
+    """As said in the figure; asked for by name, degree 3 is run."""
+    assert SweepConfig().wanted(60_000)["shared", "local"] == [1, 2, 3]
+    assert SweepConfig().wanted(4_000)["shared", "local"] == [1, 2] and SweepConfig().wanted(4_000)["own", "local"] == [1, 2, 3]
+    assert SweepConfig(shared="local:3").wanted(4_000)["shared", "local"] == [1, 2, 3]
+    assert SweepConfig(shared_degree=1).wanted(4_000)["shared", "local"] == [1]
