@@ -19,7 +19,8 @@ from numeric.data import ImageSet
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import measure as errors_of
 from numeric.evaluation.sweep import paired_ratio
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
+from numeric.figures.foresee import Work, linear_work, own_work
 from numeric.figures.style import (
     COLOURS,
     STYLE,
@@ -77,6 +78,14 @@ class ColourConfig(Parameters):
             raise ValueError(f"need degree >= 1, n_train >= 2 and n_eval >= 2, got {self.degree}, {self.n_train}, {self.n_eval}")
         if not self.sizes or not self.grey_sizes:
             raise ValueError("give at least one of sizes and of grey_sizes")
+
+    def work(self, train: int) -> list[Work]:
+        levels, images, out = len(self.sigmas), 2 * self.n_eval, []
+        for size in [round(size * 3**0.5) for size in self.sizes] + list(self.grey_sizes):  # as many values as a colour patch has
+            values = min(self.n_train, size**2)  # linear works in the smaller of images and pixels
+            linear = linear_work(round(values**0.5), max(self.n_train, size**2), levels, images)
+            out += [linear, own_work(size, train, 2 * len(self.families) + 3, levels, images)]
+        return out
 
     def photographs(self, split: str, size: int, channels: int) -> ImageSet:
         """A fair sample of the patches of a split."""
@@ -278,4 +287,4 @@ def draw(record: dict[str, Any]) -> Any:
     return figure
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

@@ -15,8 +15,9 @@ from numeric.baselines.network import data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.likelihood import Flow, LikelihoodError, bits_per_dimension, log_likelihood
 from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, standard_error
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.fig5 import READOUTS
+from numeric.figures.foresee import Work, linear_work, network_work, own_work, shared_work
 from numeric.figures.style import STYLE, fitted_on, legend_figure, plain_log, plus_minus, sigma_colours, sigma_handles
 from numeric.noise import ve
 from numeric.progress import progress_bar
@@ -62,6 +63,18 @@ class LikelihoodConfig(Parameters):
         for sigma in self.sigmas:
             Flow(sigma, self.sigma_max, self.steps, self.probes)
         self.chosen_networks()
+
+    def work(self, train: int) -> list[Work]:
+        levels = len(self.sigmas) * (2 * self.steps + 1)  # each used twice, for the denoiser and for its trace
+        shared = [family_degree(text) for text in self.shared]
+        networks = list(self.chosen_networks().values())
+        return [
+            linear_work(self.size, train, levels, 2 * self.n_eval),
+            own_work(self.size, train, len(self.families), levels, 4 * self.n_eval),
+            *(shared_work(family, [degree or 1], self.size, train, levels, 4 * self.n_eval) for family, degree in shared),
+            # A probe is a pass forward and one backward, which costs two; four evaluations a step.
+            network_work(self.size, networks, len(self.sigmas) * 4 * self.steps * (2 + 2 * self.probes), self.n_network),
+        ]
 
     def chosen_networks(self) -> dict[str, Any]:
         """Label -> network."""
@@ -212,4 +225,4 @@ def draw(record: dict[str, Any]) -> Any:
     return figure
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)
