@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.data import ImageSet
 from numeric.denoiser import Denoiser
@@ -51,6 +52,8 @@ class ColourConfig(Parameters):
         sizes: sides of the colour patches. n_train, n_eval: patches to fit on and to evaluate on per split.
         families: ``family:degree`` with the own readout, with and without coupled channels. ridge: of all own readouts.
         degree: of the readouts in the two other comparisons.
+        components, rank: of the Gaussian mixture: k-means clusters, and leading directions of each covariance (the rest of the
+            variance is spread evenly).
         sigmas: VE noise levels.
         neighbour_size: side at which neighbours are compared, on all three sets of images; 0 leaves it out.
         grey_sizes: sides of the grey patches, on which the families are held against linear as the size grows.
@@ -63,6 +66,8 @@ class ColourConfig(Parameters):
     families: Sequence[str] = ("independent:3", "band:3", "local:2")
     degree: int = 2
     ridge: float = 1e-6
+    components: int = 20
+    rank: int = 40
     sigmas: Sequence[float] = (0.1, 0.25, 0.5)
     neighbour_size: int = 32
     grey_sizes: Sequence[int] = (32, 64, 128)
@@ -128,13 +133,15 @@ def compared(
 def measure(config: ColourConfig, progress: bool = True) -> dict[str, Any]:
     """Three tables: colour against linear, neighbours against independent, and size."""
     colour, neighbours, sizes, data = [], [], [], {}
-    steps = len(config.sizes) * (2 + 2 * len(config.families)) + 4 * len(config.grey_sizes)
+    steps = len(config.sizes) * (3 + 2 * len(config.families)) + 4 * len(config.grey_sizes)
     steps += (1 + len(NEIGHBOURS)) * len(SETS) * bool(config.neighbour_size)
     with progress_bar(steps, "colour", progress, "model") as bar:
         for size in config.sizes:
             splits = {split: config.photographs(split, size, 3) for split in ("train", "test")}
             data[f"colour {size}"] = {split: images.provenance for split, images in splits.items()}
             models: dict[str, Denoiser] = {"linear": LinearDenoiser(), "BayesShrink": WaveletShrinkage("bayes")}
+            mixture = GaussianMixtureDenoiser(min(config.components, len(splits["train"])), config.rank, config.seed)
+            models["Gaussian mixture"] = mixture
             for text in config.families:
                 family, degree = family_degree(text)
                 models[text] = config.readout(family, degree=degree)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.network import data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.likelihood import Flow, LikelihoodError, bits_per_dimension, log_likelihood
@@ -31,6 +32,7 @@ class LikelihoodConfig(Parameters):
         size: image side. n_train, n_eval: images to fit on (None: all) and held-out images.
         sigmas: levels whose densities are compared.
         families, shared: ``family:degree`` with the own and with the shared readout.
+        components, rank: of the Gaussian mixture (k-means clusters, or "class"; leading directions of each covariance).
         steps, sigma_max: of the flow. probes: random directions of a network's trace.
         networks: which trained networks (None: the CNN and 4blocks_noattn, where there are such of this size; []: none).
         weights: their folder. n_network: images for each of them.
@@ -43,6 +45,8 @@ class LikelihoodConfig(Parameters):
     sigmas: Sequence[float] = (0.1, 0.3)
     families: Sequence[str] = ("independent:1", "independent:2", "independent:3", "band:2", "local:2")
     shared: Sequence[str] = ("independent:2",)
+    components: int | str = "class"
+    rank: int | None = None
     steps: int = 10
     sigma_max: float = 10.0
     networks: Sequence[str] | None = None
@@ -100,6 +104,8 @@ def measure(config: LikelihoodConfig, progress: bool = True) -> dict[str, Any]:
     train, test = config.images("train", config.size, config.n_train), config.images("test", config.size, config.n_eval)
     linear, networks = LinearDenoiser().fit(train, progress=progress), config.chosen_networks()
     models: dict[str, Any] = {"linear": linear, "optimal empirical": OptimalDenoiser()}
+    mixture = GaussianMixtureDenoiser(config.components, rank=config.rank)
+    models[mixture.label] = mixture
     for readout, families in (("own", config.families), ("shared", config.shared)):
         for text in families:
             family, degree = family_degree(text)
