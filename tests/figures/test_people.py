@@ -77,7 +77,7 @@ def test_likelihood_record_is_paired(monkeypatch):
         lambda self, split, size, count=None: ImageSet(x[:80] if split == "train" else x[80:90]),
     )
     config = LikelihoodConfig(
-        size=8, n_eval=10, sigmas=[0.3], families=["independent:1"], shared=[], steps=8, n_network=0
+        size=8, n_eval=10, sigmas=[0.3], families=["independent:1"], shared=[], components=2, steps=8, n_network=0
     )
     record = {**likelihood.measure(config, progress=False), "parameters": config.settings}
     rows = {r["method"]: r for r in record["rows"]}
