@@ -174,7 +174,8 @@ def measure(config: ColourConfig, progress: bool = True) -> dict[str, Any]:
 
 def percent(ratio: dict[str, Any]) -> str:
     """A ratio as a change: ``-3.1 ± 0.4 %``."""
-    return f"{plus_minus(100 * (ratio['ratio'] - 1), 100 * ratio['se'])} %"
+    sign = "+" if ratio["ratio"] > 1 else ""
+    return f"{sign}{plus_minus(100 * (ratio['ratio'] - 1), 100 * ratio['se'])} %"
 
 
 def findings(record: dict[str, Any]) -> list[str]:
@@ -216,7 +217,7 @@ def findings(record: dict[str, Any]) -> list[str]:
     values = ", ".join(f"{ratio:.1f} times at {size}" for size, ratio in memorised)
     out.append(
         f"but linear is fitted to {p['n_train']:,} patches whatever their size: at sigma {p['sigmas'][0]:g} its held-out error is "
-        f"{values} its training error, so part of any growth is what linear forgets to generalise"
+        f"{values} its training error, so part of any growth is linear's own overfitting"
     )
     return out
 
