@@ -251,10 +251,6 @@ class ImageSet:
         """The same images, read at ``size`` by ``size`` pixels."""
         return replace(self, size=size)
 
-    def to(self, device: str | torch.device) -> ImageSet:
-        """The same images with their pixels on another device; lazy ones stay where they are."""
-        return self if isinstance(self.raw, LazyImages) else replace(self, raw=self.raw.to(device))
-
     def _scan(self, hashed: bool) -> None:
         """One pass over the stored pixels for their span and, if asked for, their hash."""
         digest, low, high = hashlib.sha256(), math.inf, -math.inf
