@@ -12,8 +12,9 @@ What is not exact: nothing, given the images and the features.  What it costs: a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,12 +45,13 @@ class LevelSolution:
     Attributes:
         theta: ``(P, N)`` of intercept, whitened linear features and Wick-ordered monomials, for the image less its mean.
         expected_error: exact expected squared error summed over pixels, before clamping, on the fitted images.
-        ridge: the lambda used.
+        ridge: the lambda used. seconds: CPU time that making it took (a pass that served several levels, shared out).
     """
 
     theta: Tensor
     expected_error: float
     ridge: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -245,12 +247,16 @@ class WienerScore(WaveletEstimator):
         groups = [sigmas[i : i + at_once] for i in range(0, len(sigmas), at_once)]
         with progress_bar(len(groups) * moments.count, f"{self.label}, {len(sigmas)} levels", progress) as bar:
             for group in groups:
+                start = time.process_time()
                 levels = [self.coordinates_at(sigma) for sigma in group]
                 grams = moments.grams(levels, self.monomials_, moments.mean, bar)
+                made: dict[Any, LevelSolution] = {}
                 while grams:
                     level = levels[len(grams) - 1]
                     for degree, solution in zip(degrees, self._solve(level, grams.pop(), degrees)):
-                        self.prepared_[self._key(level.sigma, degree)] = solution
+                        made[self._key(level.sigma, degree)] = solution
+                seconds = (time.process_time() - start) / len(group)
+                self.prepared_ |= {key: replace(solution, seconds=seconds) for key, solution in made.items()}
                 if checkpoint is not None:
                     self.save(checkpoint)
         return self
@@ -372,7 +378,7 @@ class WienerScore(WaveletEstimator):
     def save(self, path: str | Path) -> None:
         """Write settings, mean, covariance and the prepared levels, atomically; not the images (see :meth:`attach`)."""
         moments, kept = self.fitted(), list(self.prepared_.items())
-        rows = [[*key, solution.expected_error, solution.ridge] for key, solution in kept]
+        rows = [[*key, solution.expected_error, solution.ridge, solution.seconds] for key, solution in kept]
         extra = {"params": self.plain_params(), "pixel_range": list(self.pixel_range_), "levels": rows}
         moments.save(path, extra, {f"theta{i}": solution.theta for i, (_, solution) in enumerate(kept)})
 
@@ -386,8 +392,8 @@ class WienerScore(WaveletEstimator):
         moments, extra, tensors = LinearMoments.load(path, device)
         model = cls(**{**extra["params"], "device": device}).fit_moments(moments)
         model.pixel_range_ = tuple(extra["pixel_range"])
-        for i, (sigma, degree, ridge, error, used) in enumerate(extra["levels"]):
-            model.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), error, used)
+        for i, (sigma, degree, ridge, *numbers) in enumerate(extra["levels"]):
+            model.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), *numbers)
         return model
 
     def _adopt(self, path: Path) -> None:
