@@ -109,7 +109,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
             Row(
                 f"{wiener.label}, degree {degree}", "beyond",
                 lambda m=wiener, p=path: _prepared(m, images, sigmas, p),  # type: ignore[misc]
-                lambda m: m.solve(first).theta.numel(), lambda m: 8 * m.count(m.degree) ** 2, ["numeric.scores.wiener"],
+                lambda m: m.solve(first).theta.numel(), lambda m: m.sums_bytes, ["numeric.scores.wiener"],
                 config.n_eval,
             )
         )  # fmt: skip
