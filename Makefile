@@ -6,7 +6,7 @@ ARGS ?=
 TORCH ?= 2.13.0
 TORCHVISION ?= 0.28.0
 
-.PHONY: help setup fig5 figures gallery test slow lint clean
+.PHONY: help setup fig5 figures ship gallery test slow lint clean
 help:  ## show these targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -17,14 +17,17 @@ $(VENV)/.installed: pyproject.toml install.py
 	$(BIN)/python install.py --torch $(TORCH) --torchvision $(TORCHVISION)
 	touch $@
 
-fig5: setup  ## Figure 5: denoising MSE against degree and noise (ARGS="-p n_train 20000" sets parameters)
+fig5: setup  ## Figure 5 into runs/figures: denoising MSE against degree and noise (ARGS="-p n_train 20000" sets parameters)
 	$(BIN)/papermill notebooks/fig5.ipynb out.ipynb $(ARGS)
 
-figures: setup  ## run every notebook that is out of date and build paper_figures/index.html (ARGS="--only fig1,fig5 --full")
+figures: setup  ## run every notebook that is out of date and build runs/figures/index.html (ARGS="--only fig1,fig5 --full")
 	$(BIN)/python -m numeric figures $(ARGS)
 
+ship: setup  ## the same into paper_figures, whose figures are tracked and shipped (from the full MNIST)
+	$(BIN)/python -m numeric figures --ship $(ARGS)
+
 gallery: setup  ## build paper_figures/index.html from what is there
-	$(BIN)/python -m numeric figures --page-only
+	$(BIN)/python -m numeric figures --ship --page-only
 
 test: setup  ## the test suite, one process a core (ARGS are passed to pytest)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
@@ -36,6 +39,5 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-clean:  ## remove the environment, caches and finished sweeps, not trained networks
-	find runs -mindepth 1 -maxdepth 1 ! -name train -exec rm -rf {} + 2>/dev/null || true
-	rm -rf $(VENV) out.ipynb .pytest_cache .ruff_cache .mypy_cache
+clean:  ## remove the environment and caches; runs/train, runs/figures, runs/claims and checkpoints stay
+	rm -rf $(VENV) runs/sweeps runs/samples runs/gallery out.ipynb .pytest_cache .ruff_cache .mypy_cache

@@ -36,6 +36,7 @@ _NAMES = {
     "analytic.theory.limits": ("theorems",),
     "analytic.theory.response": ("Response",),
     "analytic.theory.sensitivity": ("Sensitivity",),
+    "analytic.theory.wiener": ("WienerSystem",),
     "analytic.score": ("ScoreCoefficient",),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from analytic import parse
+from analytic.algebra.families import check_degree
 from analytic.algebra.laws import LAWS
 from analytic.algebra.program import PROGRAM_METHODS
 from analytic.errors import AnalyticError
@@ -26,6 +27,7 @@ from analytic.theory.hermite import HermiteTwin
 from analytic.theory.limits import theorems as all_theorems
 from analytic.theory.response import Response
 from analytic.theory.sensitivity import Sensitivity
+from analytic.theory.wiener import WienerSystem
 
 HELP = """Closed forms of the wavelet score: derive, print, prove, differentiate, evaluate and compile them.
 
@@ -67,6 +69,7 @@ NeighboursOption = Annotated[
     typer.Option(parser=_integer, metavar="K", help="Distinct neighbours of the local family (default: all)."),
 ]
 LatexOption = Annotated[bool, typer.Option("--latex", help="LaTeX instead of text.")]
+FullOption = Annotated[bool, typer.Option("--full", help="Write out every term (default: long sums are cut).")]
 
 
 @app.callback(invoke_without_command=True, help=HELP)
@@ -87,6 +90,7 @@ def coefficient(
     neighbours: NeighboursOption = None,
     latex: LatexOption = False,
     form: Annotated[str, typer.Option(help=f"LaTeX form: {', '.join(FORMS)}.")] = "auto",
+    full: FullOption = False,
 ) -> None:
     """The normal system and the closed form of its solution (equations (15), (16), (21))."""
     found = ScoreCoefficient(
@@ -99,7 +103,7 @@ def coefficient(
         interactions=interactions,
         neighbours=neighbours,
     )
-    typer.echo(found.latex(form) if latex or form != "auto" else str(found))
+    typer.echo(found.latex(form, full=full) if latex or form != "auto" else found.written(full=full))
 
 
 @app.command(short_help="NumPy, torch or C source for theta.")
@@ -142,6 +146,7 @@ def derive(
     neighbours: NeighboursOption = None,
     check: Annotated[bool, typer.Option(help="Recompute every step by its second route.")] = True,
     latex: LatexOption = False,
+    full: FullOption = False,
 ) -> int:
     """Step by step: Stein's identity, normal equations, system, noisy moments, (ridge,) cofactor formula, denoiser."""
     found = Derivation(
@@ -155,7 +160,7 @@ def derive(
             neighbours=neighbours,
         )
     )
-    typer.echo(found.latex() if latex else str(found))
+    typer.echo(found.latex(full=full) if latex else found.written(full=full))
     if not check:
         return 0
     verdicts = found.check()
@@ -185,6 +190,26 @@ def hermite(
     else:
         typer.echo(str(twin))
     return 0 if twin.holds else 1
+
+
+@app.command(short_help="Features of a Wiener estimate, exactly.")
+def wiener(
+    degree: DegreeOption = 2,
+    coordinates: Annotated[
+        int, typer.Option(parser=_integer, metavar="Q", help="Coordinates of the estimate, each to the degree.")
+    ] = 2,
+    latex: LatexOption = False,
+    full: FullOption = False,
+) -> int:
+    """Powers of a linear estimate u = A y with correlated noise: G and B in clean moments, each formula recomputed."""
+    found = WienerSystem(degree, coordinates)
+    if latex:
+        typer.echo(found.latex(full=full))
+        for claim, holds in found.check().items():
+            typer.echo(f"% {claim}: {'holds' if holds else 'FAILS'}")
+    else:
+        typer.echo(found.written(full=full))
+    return 0 if found.holds else 1
 
 
 @app.command(short_help="Limits as theorems, verdicts computed.")
@@ -279,6 +304,7 @@ def evaluate(
     slopes: Annotated[bool, typer.Option("--sensitivity", help="Also d theta_k / d mu_p, exact.")] = False,
     digits: Annotated[int, typer.Option(parser=_integer, metavar="N", help="Decimals printed beside.")] = 12,
     latex: LatexOption = False,
+    full: Annotated[bool, typer.Option("--full", help="Write out fractions of more than 200 digits.")] = False,
 ) -> None:
     """Exact coefficients from exact moments (rational in, rational out), with float64's error and the condition number."""
     if degree is None:
@@ -310,7 +336,7 @@ def evaluate(
     if slopes:
         by = Sensitivity(found)
         jacobian = (by.moment_symbols, by.exact(values, *level, ridge=lam))
-    typer.echo(report.evaluation(found, values, level, lam, digits=digits, slopes=jacobian, latex=latex))
+    typer.echo(report.evaluation(found, values, level, lam, digits=digits, slopes=jacobian, latex=latex, full=full))
 
 
 @app.command(short_help="Where float64 loses 3, 6, 9 digits.")
@@ -330,8 +356,10 @@ def digits(
     levels = parse.numbers(sigma)
     if not levels:
         raise AnalyticError("--sigma is empty: give levels such as 1/10,1")
-    if degree < 1:
-        raise AnalyticError(f"degree must be an integer >= 1, got {degree}")
+    for value in levels:
+        if value <= 0:
+            raise AnalyticError(f"--sigma holds {value}: every level must be > 0, such as 1/10")
+    check_degree(degree)
     if moments is not None:
         if law:
             raise AnalyticError("give --law or --moments, not both")

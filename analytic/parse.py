@@ -8,6 +8,7 @@ import sympy as sp
 
 from analytic.algebra.coefficient import Coefficient
 from analytic.algebra.laws import law_moments, moments_of_samples
+from analytic.algebra.rational import any_length
 from analytic.errors import AnalyticError
 
 
@@ -18,7 +19,8 @@ def number(text: str) -> sp.Rational:
         AnalyticError: anything else.
     """
     try:
-        value = sp.Rational(text.strip())
+        with any_length():
+            value = sp.Rational(text.strip())
     except (TypeError, ValueError, ZeroDivisionError):
         value = sp.nan
     if not (isinstance(value, sp.Rational) and value.is_finite):
@@ -53,10 +55,12 @@ def moments_from_text(coefficient: Coefficient, text: str) -> list[sp.Expr]:
         if name.strip("mu_0") == "" and name != "mu_":
             if number(value) != 1:
                 raise AnalyticError(f"mu_0 must be 1, got {value}: divide the moments by the number of samples")
-            continue
-        if name not in known:
+            name = "mu_0"
+        elif name not in known:
             shown = ", ".join(list(known)[:8]) + (", ..." if len(known) > 8 else "")
             raise AnalyticError(f"unknown moment {name!r} in {item!r}: {coefficient.title} takes {shown}")
+        if name in given:
+            raise AnalyticError(f"{name} is given twice (the second time in {item!r}): give each moment once")
         given[name] = number(value)
     missing = [name for name in known if name not in given]
     if missing:

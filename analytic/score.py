@@ -55,21 +55,26 @@ class ScoreCoefficient(Coefficient):
         """Source text of a function that computes theta: ``numpy``, ``torch`` or ``c``."""
         return source_of(self, language, method, name, cse)
 
-    def latex(self, form: str = "auto") -> str:
+    def latex(self, form: str = "auto", *, full: bool = True) -> str:
         """LaTeX of the system and its solution.
 
         Args:
             form: ``cofactor`` (numerators over det G in noisy moments, then the noisy moments), ``clean`` (in clean
                 moments), ``determinant`` (Cramer's rule, nothing expanded), ``system`` (G, b and equation (21)) or
                 ``auto``: the first of cofactor and system that stays readable.
+            full: write every term; False: sums beyond 40 terms are cut and the rest counted.
 
         Raises:
             AnalyticError: unknown form.
         """
-        return latex_of(self, form)
+        return latex_of(self, form, full)
 
     def _repr_latex_(self) -> str:
-        return "$\\displaystyle " + self.latex() + "$"
+        return "$\\displaystyle " + self.latex(full=False) + "$"
+
+    def written(self, *, full: bool = False) -> str:
+        """Plain text; unless ``full``, sums beyond 40 terms are cut and the rest counted."""
+        return text_of(self, full)
 
     def __str__(self) -> str:
-        return text_of(self)
+        return self.written()

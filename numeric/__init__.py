@@ -21,13 +21,16 @@ _NAMES = {
     "numeric.scores.wiener": ("WienerScore",),
     "numeric.scores.wiener_own": ("WienerOwnScore",),
     "numeric.evaluation.likelihood": ("Flow", "bits_per_dimension", "log_likelihood"),
-    "numeric.evaluation.sample": ("NoiseStream", "Sampler", "edm_sigmas"),
+    "numeric.evaluation.sample": ("NoiseStream", "Sampler", "ddpm_sigmas", "edm_sigmas"),
     "numeric.evaluation.sweep": ("evaluate",),
     "numeric.baselines.linear": ("LinearDenoiser",),
     "numeric.baselines.optimal": ("OptimalDenoiser",),
     "numeric.baselines.shrinkage": ("WaveletShrinkage",),
     "numeric.baselines.locality": ("LocalityDenoiser",),
+    "numeric.baselines.mixture": ("GaussianMixtureDenoiser",),
+    "numeric.baselines.conditional": ("ClassConditional",),
     "numeric.baselines.patches": ("LocalScoreMachine",),
+    "numeric.baselines.pspc": ("PSPCDenoiser",),
     "numeric.baselines.network": ("NetworkDenoiser", "load_network", "trained"),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}

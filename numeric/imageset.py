@@ -206,7 +206,7 @@ class ImageSet:
             raw = self.raw[index] if here else _of_tensor(self.raw, positions(index, len(self)))
         else:
             raw = self.raw[index]
-        span = _span(raw)
+        span = _span(raw, self.source)
         images = raw.float().div_(255.0) if raw.dtype == torch.uint8 else raw.to(self.dtype)
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             flat = images.reshape(-1, *images.shape[-3:])
@@ -251,16 +251,12 @@ class ImageSet:
         """The same images, read at ``size`` by ``size`` pixels."""
         return replace(self, size=size)
 
-    def to(self, device: str | torch.device) -> ImageSet:
-        """The same images with their pixels on another device; lazy ones stay where they are."""
-        return self if isinstance(self.raw, LazyImages) else replace(self, raw=self.raw.to(device))
-
     def _scan(self, hashed: bool) -> None:
         """One pass over the stored pixels for their span and, if asked for, their hash."""
         digest, low, high = hashlib.sha256(), math.inf, -math.inf
         for start in range(0, len(self), PASS):
             part = self.raw[start : start + PASS].cpu().contiguous()
-            span = _span(part)
+            span = _span(part, self.source)
             low, high = min(low, span[0]), max(high, span[1])
             if hashed:
                 digest.update(part.view(torch.uint8).numpy().reshape(-1).data)
@@ -304,7 +300,7 @@ class ImageSet:
         }
 
 
-def _span(raw: Tensor) -> tuple[float, float]:
+def _span(raw: Tensor, source: str) -> tuple[float, float]:
     """Lowest and highest stored pixel; 0 and 255 of uint8, which is not looked at.
 
     Raises:
@@ -317,7 +313,7 @@ def _span(raw: Tensor) -> tuple[float, float]:
     low, high = (float(value) for value in torch.aminmax(raw))  # NaN is handed on
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = int((~torch.isfinite(raw)).sum())
-        raise DataError(f"{bad} pixel(s) are NaN or infinite: remove or replace them before fitting")
+        raise DataError(f"{bad} pixel(s) are NaN or infinite ({source}): remove or replace them before fitting")
     return low, high
 
 
@@ -333,5 +329,5 @@ def image_set_of(tensor: Tensor, source: str = "array", labels: Tensor | None = 
     if tensor.ndim == 3:
         tensor = tensor[:, None]
     out = ImageSet(tensor, labels, source=source)
-    out._facts["span"] = _span(tensor)
+    out._facts["span"] = _span(tensor, source)
     return out

@@ -74,6 +74,24 @@ def stored(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int], path:
     return tensor
 
 
+def check_output(path: str | Path) -> Path:
+    """Make sure, before the work whose result goes there, that a file can be written; its folder is made.
+
+    Raises:
+        FileError: ``path`` is a folder, or its folder is a file. OSError: the folder cannot be made or written in.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileError(f"{path} is a folder: give the name of a file to write")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise FileError(f"{path} cannot be written: {above} is a file, not a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: the folder {above} may not be written in; give another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
@@ -81,10 +99,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises:
         FileError: ``path`` is a folder. OSError: nothing can be written there; what was at ``path`` is as it was.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise FileError(f"{path} is a folder: give the name of a file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = check_output(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
@@ -194,7 +209,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[Path]:
-    """Write a figure as ``path.png`` and ``path.pdf`` and its numbers as ``path.json``."""
+    """Write a figure as ``path.png`` and ``path.pdf`` and its numbers as ``path.json``, and close it.
+
+    A notebook then shows it once, as the value of a cell, and not again as a figure left open.
+    """
+    import matplotlib.pyplot as plt
+
     base = Path(path)
     written = []
     for suffix in (".png", ".pdf"):
@@ -205,4 +225,5 @@ def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[P
         written.append(target)
     target = base.with_name(base.name + ".json")
     write_json(target, record)
+    plt.close(figure)
     return [*written, target]

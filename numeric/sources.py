@@ -154,7 +154,13 @@ def as_image_set(data: Any, source: str = "array") -> ImageSet:
     if isinstance(data, LazyImages):
         return ImageSet(data, source=source)
     if isinstance(data, str | os.PathLike):
-        return read_file(Path(data).expanduser())
+        path = Path(data).expanduser()
+        try:
+            return read_file(path)
+        except DataError as error:
+            if path.name in str(error):
+                raise
+            raise DataError(f"{path}: {error}") from error
     if isinstance(data, torch.utils.data.DataLoader):
         return _of_loader(data)
     if isinstance(data, Tensor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,26 @@ def test_equations_are_found_by_searching() -> None:
         if not any(re.search(rf"\({number}\)", source) for source in sources):
             missing.append(number)
     assert not missing, f"no module named for equations {missing} mentions their numbers"
+
+
+def test_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python block of the README, one after the other, in a fresh folder (the data sets by name need a download)."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(blocks) >= 3
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in blocks:
+            kept = "\n".join(line for line in block.splitlines() if not line.startswith("load_images("))
+            exec(compile(kept, "README.md", "exec"), names)
+    assert float((names["denoised"] - names["clean"]).square().mean()) < 0.03 and Path("runs/local.safetensors").exists()
+
+
+def test_the_readme_lists_every_method() -> None:
+    """Each denoiser that the package hands out is in the README's table."""
+    import numeric
+
+    text = (ROOT / "README.md").read_text()
+    methods = [name for name in numeric.__all__ if name.endswith(("Denoiser", "Score", "Machine", "Shrinkage")) and name != "Denoiser"]
+    assert len(methods) > 7 and [name for name in methods if f"`{name}`" not in text] == []

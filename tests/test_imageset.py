@@ -7,6 +7,9 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays, basic_indices, integer_array_indices
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
@@ -164,11 +167,11 @@ def test_the_hash_is_of_the_stored_bytes(dtype):
 )
 def test_arrays_of_any_strides_and_types(change, tmp_path):
     x = PIXELS.astype(np.float64)
-    given = change(x)
-    assert torch.equal(as_image_set(given)[:].double(), torch.from_numpy(x))
-    assert torch.equal(as_noisy_images(given).double(), torch.from_numpy(x))
-    if isinstance(given, np.ndarray) and given.dtype != np.longdouble:
-        np.save(tmp_path / "x.npy", given)
+    form = change(x)
+    assert torch.equal(as_image_set(form)[:].double(), torch.from_numpy(x))
+    assert torch.equal(as_noisy_images(form).double(), torch.from_numpy(x))
+    if isinstance(form, np.ndarray) and form.dtype != np.longdouble:
+        np.save(tmp_path / "x.npy", form)
         assert torch.equal(as_image_set(tmp_path / "x.npy")[[1, 0]].double(), torch.from_numpy(x)[[1, 0]])
 
 
@@ -180,11 +183,11 @@ def test_channels_last_is_named_with_its_fix(shape, tmp_path):
     x = np.zeros(shape, np.uint8)
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "x.npz", images=x)
-    for given in (x, torch.from_numpy(x), tmp_path / "x.npy", str(tmp_path / "x.npz"), Items(torch.from_numpy(x))):
-        if isinstance(given, Items) and shape[1] == 4:
+    for form in (x, torch.from_numpy(x), tmp_path / "x.npy", str(tmp_path / "x.npz"), Items(torch.from_numpy(x))):
+        if isinstance(form, Items) and shape[1] == 4:
             continue
         with pytest.raises(DataError, match=r"channels last.*np.moveaxis\(x, -1, 1\).*permute\(0, 3, 1, 2\)"):
-            as_image_set(given)
+            as_image_set(form)
     assert as_image_set(np.moveaxis(x, -1, 1)).shape == (shape[3], *shape[1:3])
     assert ImageSet(torch.from_numpy(x)).shape == shape[1:]  # said outright, it is taken at its word
 
@@ -231,8 +234,8 @@ def pictures():
 def test_pictures_are_read_by_their_mode(mode):
     picture, expected = pictures()[mode]
     expected = torch.from_numpy(np.atleast_3d(expected).transpose(2, 0, 1).astype(np.float32) / 255)[None]
-    for given in (Items([picture]), [picture], Items([{"image": picture, "label": 3}]), Items([(picture, 3)])):
-        assert torch.allclose(as_image_set(given)[:], expected, atol=1e-6)
+    for form in (Items([picture]), [picture], Items([{"image": picture, "label": 3}]), Items([(picture, 3)])):
+        assert torch.allclose(as_image_set(form)[:], expected, atol=1e-6)
     assert torch.allclose(as_noisy_images(picture), expected, atol=1e-6)
     assert as_image_set([picture]).pixel_range == (0, 1)
 
@@ -254,13 +257,13 @@ def test_rarer_modes_agree_with_pillow(mode):
     """Up to the rounding of the conversion there and back."""
     base, expected = pictures()["L" if mode in ("La", "I;16B") else "RGB"]
     if mode == "I;16B":
-        given = Image.frombytes(mode, base.size, (expected.astype(">u2") * 257).astype(">u2").tobytes())
+        form = Image.frombytes(mode, base.size, (expected.astype(">u2") * 257).astype(">u2").tobytes())
     elif mode == "PA":
-        given = base.quantize(64).convert("PA")
+        form = base.quantize(64).convert("PA")
     else:
-        given = base.convert("RGBA" if mode == "RGBa" else "LA" if mode == "La" else mode).convert(mode)
-    assert given.mode == mode
-    got = as_image_set([given])[0]
+        form = base.convert("RGBA" if mode == "RGBa" else "LA" if mode == "La" else mode).convert(mode)
+    assert form.mode == mode
+    got = as_image_set([form])[0]
     expected = torch.from_numpy(np.atleast_3d(expected).transpose(2, 0, 1).astype(np.float32) / 255)
     assert got.shape == expected.shape and float((got - expected).abs().max()) < 0.04
 
@@ -356,3 +359,39 @@ def test_what_holds_no_images_is_named(data, message):
 def test_labels_are_one_an_image():
     with pytest.raises(DataError, match=r"7 images have labels of shape \(6,\)"):
         ImageSet(torch.from_numpy(PIXELS), torch.arange(6))
+
+
+# ----- any shape, type and layout --------------------------------------------------------------------------------------
+
+
+@st.composite
+def image_arrays(draw):
+    """An array of images ``(n, h, w)`` or ``(n, c, h, w)``, and the same numbers with other strides or byte order."""
+    sides = draw(st.tuples(st.integers(1, 6), st.integers(5, 9), st.integers(5, 9)))
+    shape = sides if draw(st.booleans()) else (sides[0], draw(st.integers(1, 5)), *sides[1:])
+    kind = draw(st.sampled_from(["u1", "f2", "f4", "f8"]))
+    elements = st.integers(0, 255) if kind == "u1" else st.floats(-2, 300, width=16)
+    x = draw(arrays(np.dtype(kind), shape, elements=elements, fill=st.just(7)))
+    axes = draw(st.permutations(range(x.ndim)))
+    other = np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))  # any order in memory
+    axis = draw(st.integers(0, x.ndim - 1))
+    other = np.flip(np.ascontiguousarray(np.flip(other, axis)), axis)  # a negative stride
+    return x, other.astype(other.dtype.newbyteorder(draw(st.sampled_from("<>"))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(image_arrays(), st.data())
+def test_any_array_is_the_same_set_however_it_lies_in_memory(pair, data):
+    x, other = pair
+    whole = x.reshape(len(x), -1, *x.shape[-2:])
+    expected = torch.from_numpy(whole / np.float32(255) if x.dtype == np.uint8 else whole.astype(np.float64))
+    sets = [as_image_set(x), as_image_set(other), as_image_set(Items(torch.from_numpy(x))), as_image_set(list(torch.from_numpy(x)))]
+    if x.ndim == 4:
+        sets.append(as_image_set(Items(list(np.moveaxis(x, 1, -1)))))
+    index = data.draw(basic_indices((len(x),), max_dims=1, allow_newaxis=False, allow_ellipsis=False) | integer_array_indices((len(x),)) | arrays(bool, len(x)))
+    for images in sets:
+        assert torch.equal(images[:].double(), expected.double()) and images.shape == whole.shape[1:]
+        assert np.array_equal(images[index].numpy(), images[:].numpy()[index])
+        assert images.sha256 == sets[0].sha256 and images.pixel_range == sets[0].pixel_range
+        low, high = images.pixel_range
+        assert low <= float(expected.min()) and float(expected.max()) <= high

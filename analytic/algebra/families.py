@@ -60,6 +60,11 @@ def check_degree(degree: int) -> None:
     """Raises AnalyticError unless ``degree`` is an integer >= 1."""
     if not isinstance(degree, int | sp.Integer) or isinstance(degree, bool) or degree < 1:
         raise AnalyticError(f"degree must be an integer >= 1, got {degree!r}: degree 1 is the linear score")
+    if degree >= MAX_FEATURES:
+        raise AnalyticError(
+            f"degree {degree} has more than {MAX_FEATURES} features in every family, more than a symbolic system may have: "
+            "use a lower degree"
+        )
 
 
 def independent_exponents(degree: int) -> list[Exponent]:

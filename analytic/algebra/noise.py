@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import sympy as sp
 
+from analytic.algebra.rational import rational
 from analytic.errors import AnalyticError, ZeroNoise
 
 SIGMA = sp.Symbol("sigma", positive=True)
@@ -45,7 +45,7 @@ class Noise:
             ZeroNoise: sigma = 0 (or s = 0, or abar = 1).
         """
         check_level(self.kind, *level)
-        table = dict(zip(self.level, (sp.sympify(value) for value in level)))
+        table = dict(zip(self.level, map(rational, level)))
         return self.a.subs(table), self.s2.subs(table)
 
 
@@ -81,11 +81,12 @@ def check_level(kind: str, *level: Any) -> None:
         wanted = ", ".join(names) or "no level"
         raise AnalyticError(f"noise {kind!r} takes {wanted}, got {len(level)} value(s)")
     for name, value in zip(names, level):
-        number = float(value)
-        if not math.isfinite(number):
+        try:
+            number = rational(value)
+        except AnalyticError as error:
             raise AnalyticError(
-                f"{name} must be finite, got {value}: use a large number for the limit, or analytic.theory.limits"
-            )
+                f"{name} must be a finite number, got {value}: use a large one for the limit, or analytic.theory.limits"
+            ) from error
         if name == "abar":
             if number == 1:
                 raise ZeroNoise("abar = 1 is s = 0", 'use abar < 1, or noise="clean" for the limit system')

@@ -6,18 +6,21 @@ then coefficients) it stays a closed form of polynomial size, which prints, comp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import sympy as sp
+from sympy.printing.pycode import PythonCodePrinter
 
 from analytic.algebra.cofactor import cramer_minors
+from analytic.algebra.rational import rational
 from analytic.errors import AnalyticError
 
 Assignment = tuple[sp.Symbol, sp.Expr]
 PROGRAM_METHODS = ("cofactor", "elimination", "auto")
+EXACT_IN_FLOAT = 2**53
 MAX_COFACTOR = 7  # features; beyond, 2^(F+1) minors cost more than F^3 pivots
 
 
@@ -54,7 +57,7 @@ class Program:
 
     def evaluate(self, values: dict[sp.Symbol, Any]) -> list[sp.Expr]:
         """Outputs for given inputs, exactly, by substitution in order (rational in, rational out)."""
-        table: dict[sp.Symbol, sp.Expr] = {name: sp.sympify(value) for name, value in values.items()}
+        table: dict[sp.Symbol, sp.Expr] = {name: rational(value) for name, value in values.items()}
         for name, expression in self.assignments:
             table[name] = expression.xreplace(table)
         return [expression.xreplace(table) for expression in self.outputs]
@@ -155,10 +158,27 @@ def assignments_of(pairs: Iterable[tuple[sp.Expr, sp.Expr]]) -> list[Assignment]
     return [(name, value) for name, value in pairs if isinstance(name, sp.Symbol)]
 
 
-def compile_program(program: Program, modules: Sequence[Any] | str) -> Any:
-    """A Python function of the inputs, returning the list of outputs (:func:`sympy.lambdify`)."""
+class _WholePrinter(PythonCodePrinter):
+    """Integers that float64 cannot hold are handed to ``whole``: arrays overflow on them, or round them without a word."""
+
+    def _print_Integer(self, expr: Any) -> str:
+        text = str(int(expr))
+        return text if abs(int(expr)) <= EXACT_IN_FLOAT else f"whole({text})"
+
+
+def compile_program(program: Program, modules: Sequence[Any] | str, whole: Callable[[int], Any] | None = None) -> Any:
+    """A Python function of the inputs, returning the list of outputs (:func:`sympy.lambdify`).
+
+    Args:
+        modules: where the function's names come from, as for lambdify.
+        whole: turns an integer beyond 2^53 into a number of the arithmetic the function will run in; needed for arrays.
+    """
 
     def plan(expressions: Any, **_: Any) -> tuple[list[Assignment], list[sp.Expr]]:
         return list(program.assignments), list(program.outputs)
 
-    return sp.lambdify(list(program.inputs), list(program.outputs), modules=modules, cse=plan)
+    if whole is None:
+        return sp.lambdify(list(program.inputs), list(program.outputs), modules=modules, cse=plan)
+    printer = _WholePrinter({"fully_qualified_modules": False, "inline": True, "allow_unknown_functions": True})
+    names = [{"whole": whole}, *modules]
+    return sp.lambdify(list(program.inputs), list(program.outputs), modules=names, printer=printer, cse=plan)

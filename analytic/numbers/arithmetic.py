@@ -8,9 +8,9 @@ from typing import Any
 
 import mpmath
 import numpy as np
-import sympy as sp
 
-from analytic.numbers.bounded import Bounded, bounded_sqrt
+from analytic.algebra.rational import rational
+from analytic.numbers.bounded import Bounded, bounded_sqrt, unit_roundoff
 from analytic.numbers.doubledouble import DoubleDouble, dd_sqrt
 
 
@@ -42,16 +42,21 @@ def stack(values: list[Any], backend: str) -> Any:
     return out
 
 
-def exact_number(value: Any) -> sp.Expr:
-    return sp.Rational(*float(value).as_integer_ratio()) if isinstance(value, float) else sp.sympify(value)
-
-
 def as_mpf(value: Any) -> Any:
-    if isinstance(value, sp.Basic):
-        value = sp.Rational(value) if value.is_Rational else value.evalf(mpmath.mp.dps + 5)
-    if hasattr(value, "numerator") and hasattr(value, "denominator") and not isinstance(value, mpmath.mpf):
-        return mpmath.mpf(int(value.numerator)) / int(value.denominator)
-    return mpmath.mpf(value)
+    """The nearest mpf of the working precision; no float64 in between."""
+    number = rational(value)
+    if number.is_Rational:
+        return mpmath.mpf(int(number.p)) / int(number.q)
+    return mpmath.mpf(number.evalf(mpmath.mp.dps + 5)._mpf_)
+
+
+def bounded_mpf(value: Any) -> Bounded:
+    """The nearest mpf, with how far it is from the number meant."""
+    nearest, number = as_mpf(value), rational(value)
+    if not number.is_Rational:
+        return Bounded(nearest, abs(nearest) * unit_roundoff(nearest))
+    gap = abs(number - rational(nearest))
+    return Bounded(nearest, as_mpf(gap) * 2)
 
 
 def any_of(condition: Any) -> bool:

@@ -17,6 +17,7 @@ import mpmath
 from analytic.numbers.doubledouble import DoubleDouble, dd_sqrt, power_by_squaring
 
 DOUBLE = 2.0**-53
+LARGEST_EXACT = 2.0**53  # formulas hold integers only; to here float64 has them all
 DOUBLE_DOUBLE = 2.0**-102  # 2^-105 of the sums and products, with room for the division
 
 
@@ -46,8 +47,12 @@ class Bounded:
 
     @staticmethod
     def of(value: Any) -> Bounded:
-        """Numbers of the formula itself are exact."""
-        return value if isinstance(value, Bounded) else Bounded(value)
+        """Numbers of the formula itself are exact, but for integers that the arithmetic had to round."""
+        if isinstance(value, Bounded):
+            return value
+        if isinstance(value, float | DoubleDouble) and magnitude(value) > LARGEST_EXACT:
+            return Bounded(value, magnitude(value) * unit_roundoff(value))
+        return Bounded(value)
 
     def _rounded(self, value: Any, error: Any) -> Bounded:
         return Bounded(value, error + unit_roundoff(value) * magnitude(value))

@@ -29,7 +29,7 @@ from analytic.algebra.moments import gaussian_moment
 from analytic.algebra.noise import noise_model
 from analytic.algebra.rational import rational, rational_solve
 from analytic.errors import AnalyticError, NumericallySingular
-from analytic.numbers.conditions import diagnosed
+from analytic.numbers.conditions import diagnosed, refuse_no_law_of_one
 from analytic.numbers.exact import float_solve
 
 DIGITS = 50
@@ -95,6 +95,9 @@ def digit_loss(
         if basis not in BASES:
             raise AnalyticError(f"unknown basis {basis!r}: use one of {', '.join(BASES)}")
     exact = [rational(value) for value in moments]
+    if len(exact) < 3 or exact[0] != 1:
+        raise AnalyticError(f"moments must be mu_0 = 1, mu_1, mu_2, ...: got {list(moments)[:3]}")
+    refuse_no_law_of_one(moments)
     top = (len(exact) - 1) // 2
     wanted = list(range(1, top + 1)) if degrees is None else list(degrees)
     for degree in wanted:

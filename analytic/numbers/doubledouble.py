@@ -45,6 +45,11 @@ def power_by_squaring(base: Any, power: int, one: Any) -> Any:
     return one if result is None else result
 
 
+def _takes_over(other: Any) -> bool:
+    """NumPy's rule for mixed types: the one of higher priority (a running bound, :mod:`analytic.numbers.bounded`) decides."""
+    return getattr(other, "__array_priority__", 0) > DoubleDouble.__array_priority__
+
+
 class DoubleDouble:
     """An unevaluated sum ``high + low`` of two float64 values (or arrays of any one shape).
 
@@ -67,6 +72,8 @@ class DoubleDouble:
         return DoubleDouble(value)
 
     def __add__(self, other: Any) -> DoubleDouble:
+        if _takes_over(other):
+            return NotImplemented
         other = DoubleDouble.of(other)
         s, e = _two_sum(self.high, other.high)
         t, f = _two_sum(self.low, other.low)
@@ -79,12 +86,16 @@ class DoubleDouble:
         return DoubleDouble(-self.high, -self.low)
 
     def __sub__(self, other: Any) -> DoubleDouble:
+        if _takes_over(other):
+            return NotImplemented
         return self + (-DoubleDouble.of(other))
 
     def __rsub__(self, other: Any) -> DoubleDouble:
         return DoubleDouble.of(other) + (-self)
 
     def __mul__(self, other: Any) -> DoubleDouble:
+        if _takes_over(other):
+            return NotImplemented
         other = DoubleDouble.of(other)
         p, e = _two_product(self.high, other.high)
         return DoubleDouble(*_two_sum(p, e + (self.high * other.low + self.low * other.high)))
@@ -92,6 +103,8 @@ class DoubleDouble:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> DoubleDouble:
+        if _takes_over(other):
+            return NotImplemented
         other = DoubleDouble.of(other)
         first = self.high / other.high
         rest = self - other * DoubleDouble(first)

@@ -13,37 +13,41 @@ import sympy as sp
 from analytic.algebra.coefficient import Coefficient
 from analytic.algebra.noise import check_level
 from analytic.algebra.program import Program, compile_program, pivot_symbols
+from analytic.algebra.rational import rational
 from analytic.errors import AnalyticError, NearlyConstant, NumericallySingular
-from analytic.numbers.arithmetic import any_of, as_float, as_mpf, exact_number, quiet, signal_and_noise, sqrt, stack
-from analytic.numbers.bounded import DOUBLE, Bounded
+from analytic.numbers.arithmetic import any_of, as_float, as_mpf, bounded_mpf, quiet, signal_and_noise, sqrt, stack
+from analytic.numbers.bounded import DOUBLE, Bounded, magnitude
+from analytic.numbers.conditions import clean_values, refuse_no_law_of_arrays
 from analytic.numbers.doubledouble import DoubleDouble
 
 BACKENDS = ("numpy", "torch", "mpmath", "exact")
 PRECISIONS = ("double-double", "double")
-_SIGNS = (0b0110100110010110, 0b1010010111001001)  # of the two perturbations of the moments, fixed
 
 
 @lru_cache(maxsize=64)
-def _compiled(coefficient: Coefficient, method: str, cse: bool, backend: str) -> tuple[Callable[..., Any], int]:
+def _compiled(
+    coefficient: Coefficient, method: str, cse: bool, backend: str, precision: str
+) -> tuple[Callable[..., Any], int]:
     program = coefficient.program(method)
     guards = pivot_symbols(program)
     size = len(program.outputs)
     program = Program(program.inputs, program.assignments, (*program.outputs, *guards))
     if cse:
         program = program.with_cse()
-    modules: Any = {
-        "mpmath": [{"sqrt": sqrt}, "mpmath"],
-        "exact": [{"sqrt": sp.sqrt}, "sympy"],
-    }.get(backend, [{"sqrt": sqrt}])
-    return compile_program(program, modules), size
+    if backend == "exact":
+        return compile_program(program, [{"sqrt": sp.sqrt}, "sympy"]), size
+    if backend == "mpmath":
+        return compile_program(program, [{"sqrt": sqrt}, "mpmath"]), size
+    whole: Any = DoubleDouble.of if precision == "double-double" else float
+    return compile_program(program, [{"sqrt": sqrt}], whole), size
 
 
 class Evaluator:
     """``f(moments, *level, ridge=0) -> theta``, shape (F, ...): see :meth:`ScoreCoefficient.lambdify`.
 
     Methods:
-        accuracy: the relative error that is certain not to be exceeded by the arithmetic, and the one that the rounding
-            of the moments to float64 is seen to cause.
+        accuracy: the relative errors that are certain not to be exceeded: of the arithmetic, and of the rounding of the
+            moments to float64.
     """
 
     def __init__(
@@ -62,13 +66,15 @@ class Evaluator:
         if tolerance is not None and not 0 < tolerance:
             raise AnalyticError(f"tolerance must be > 0, or None for no check, got {tolerance}")
         self.coefficient, self.backend, self.precision, self.tolerance = coefficient, backend, precision, tolerance
-        self._function, self._size = _compiled(coefficient, method, cse, backend)
+        self._function, self._size = _compiled(coefficient, method, cse, backend, precision)
         self.__doc__ = f"theta of {coefficient.title}: (moments (M, ...), level) -> (F, ...)."
 
     def __call__(self, moments: Any, *level: Any, ridge: Any = 0) -> Any:
         tail = self.ridge_of(moments, ridge)
         if self.backend in ("mpmath", "exact"):
             return self._scalar(list(moments), level, tail)
+        if self.tolerance is not None:
+            self._refuse_no_law(moments)
         theta, guards, errors, seen = self._array(moments, level, tail, checked=self.tolerance is not None)
         if self.tolerance is not None:
             self._refuse_inaccurate(errors, seen, moments)
@@ -78,9 +84,11 @@ class Evaluator:
     def accuracy(self, moments: Any, *level: Any, ridge: Any = 0) -> tuple[Any, Any]:
         """Relative errors ``(arithmetic, rounding)`` of every coefficient, shape (...) each; numpy and torch.
 
-        Both are ``max_k |error_k| / max_k |theta_k|``.  ``arithmetic`` is a bound on the rounding of the evaluation for
-        the moments as given (infinite where the Gram cannot be told from a singular one).  ``rounding`` is an estimate:
-        the change under two perturbations of the moments by half a unit in the last place.
+        Both are bounds on ``max_k |error_k| / max_k |theta_k|``, infinite where the Gram cannot be told from a singular
+        one.  ``arithmetic``: of the rounding of the evaluation, for the numbers as given.  ``rounding``: of what the
+        rounding of moments, level and ridge to float64 (half a unit in the last place each) makes of the coefficients,
+        carried through the elimination.  It adds errors that may cancel: at high degree it refuses results that are
+        better than it can know.
         """
         if self.backend in ("mpmath", "exact"):
             raise AnalyticError(f"accuracy is of the numpy and torch backends, this one is {self.backend!r}")
@@ -109,23 +117,19 @@ class Evaluator:
     def _scalar(self, moments: list[Any], level: Any, tail: Any) -> list[Any]:
         function, size, noise = self._function, self._size, self.coefficient.noise
         if self.backend == "exact":
-            numbers = [exact_number(value) for value in moments]
-            _check_first(numbers[0])
-            a, s2 = noise.values(*map(exact_number, level))
-            results = [
-                sp.radsimp(sp.sympify(value)) for value in function(*numbers[1:], a, s2, *map(exact_number, tail))
-            ]
+            clean_values(self.coefficient, moments)
+            numbers = [rational(value) for value in moments]
+            a, s2 = noise.values(*level)
+            results = [sp.radsimp(sp.sympify(value)) for value in function(*numbers[1:], a, s2, *map(rational, tail))]
             _check_guards(results[size:])
             return list(results[:size])
         check_level(noise.kind, *level)
-        numbers = [as_mpf(value) for value in moments]
-        _check_first(numbers[0])
-        if self.tolerance is None:
-            wrap: Callable[[Any], Any] = as_mpf
-        else:
-            wrap = lambda value: Bounded(as_mpf(value), mpmath.mpf(0))  # noqa: E731
+        _check_first(as_mpf(moments[0]))
+        if self.tolerance is not None:
+            clean_values(self.coefficient, moments)
+        wrap = as_mpf if self.tolerance is None else bounded_mpf
         a, s2 = signal_and_noise(noise.kind, [wrap(value) for value in level], sqrt, wrap(1))
-        results = function(*map(wrap, numbers[1:]), a, s2, *map(wrap, tail))
+        results = function(*map(wrap, moments[1:]), a, s2, *map(wrap, tail))
         _check_guards([value.value if isinstance(value, Bounded) else value for value in results[size:]])
         if self.tolerance is None:
             return list(results[:size])
@@ -160,41 +164,54 @@ class Evaluator:
         shape = numbers[0] * 0
         for value in [*values, *(v for v in tail if hasattr(v, "shape"))]:
             shape = shape + value * 0  # the broadcast shape of moments and levels
+        still = shape if self.backend == "numpy" else shape.detach()
         extended = self.precision == "double-double"
 
-        def run(rows: list[Any], bounded: bool) -> list[Any]:
-            def wrap(value: Any) -> Any:
-                value = DoubleDouble.of(value) if extended else value
-                return Bounded(value, shape) if bounded else value
+        def run(function: Any, extended: bool, wrap: Callable[[Any, bool], Any]) -> list[Any]:
+            """A compiled program; ``wrap(value, given)`` makes its inputs, ``given`` where a float64 was rounded to."""
 
-            a, s2 = signal_and_noise(kind, [wrap(value) for value in values], sqrt, wrap(shape + 1.0))
-            return self._function(*map(wrap, rows), a, s2, *map(wrap, tail))
+            def number(value: Any, given: bool = True) -> Any:
+                return wrap(DoubleDouble.of(value) if extended else value, given)
 
-        rows = list(numbers[1:])
+            a, s2 = signal_and_noise(kind, [number(v) for v in values], sqrt, number(shape + 1.0, False))
+            return function(*map(number, numbers[1:]), a, s2, *map(number, tail))
+
         with quiet(self.backend):
-            results = run(rows, checked)
-            errors = [Bounded.of(value).error + shape for value in results[: self._size]]
+            results = run(self._function, extended, lambda v, _: Bounded(v, still) if checked else v)
             plain = [as_float(value) + shape for value in results]
-            theta = stack(plain[: self._size], self.backend)
-            guards = plain[self._size :]
+            theta, guards = stack(plain[: self._size], self.backend), plain[self._size :]
             if not checked:
                 return theta, guards, None, None
-            top = abs(theta).max(0) if self.backend == "numpy" else abs(theta.detach()).amax(0)
-            top = top + (top == 0)
-            bound = errors[0]
-            for error in errors[1:]:
-                bound = bound + (error - bound) * (error > bound)
-            bound = bound / top
-            seen = shape * 0
-            for signs in _SIGNS:
-                moved = [_moved(value, signs >> (k % 16) & 1, extended) for k, value in enumerate(rows)]
-                other = stack([as_float(value) + shape for value in run(moved, False)[: self._size]], self.backend)
-                change = abs(other - theta)
-                change = (change.max(0) if self.backend == "numpy" else change.detach().amax(0)) / top
-                seen = seen + (change - seen) * (change > seen)
+            bound = self._relative(results, theta, still)
+            # The rounding of what was given, carried through the elimination (its bounds are tighter than the cofactors').
+            carried = run(self._carrier, True, lambda v, given: Bounded(v, magnitude(v) * DOUBLE * given + still))
+            return theta, guards, bound, self._relative(carried, theta, still)
+
+    def _refuse_no_law(self, moments: Any) -> None:
+        moments = moments.detach().double().cpu().numpy() if hasattr(moments, "detach") else moments
+        numbers = np.asarray(moments, dtype=np.float64)
+        if np.isnan(numbers).any():
+            raise AnalyticError("the moments contain NaN: recompute them from finite data")
+        _check_first(numbers[0])
+        refuse_no_law_of_arrays(self.coefficient, numbers)
+
+    def _relative(self, results: Sequence[Any], theta: Any, shape: Any) -> Any:
+        """``max_k |error_k| / max_k |theta_k|``, infinite where no digit is certain."""
+        worst = Bounded.of(results[0]).error + shape
+        for value in results[1 : self._size]:
+            error = Bounded.of(value).error
+            worst = worst + (error - worst) * (error > worst)
         if self.backend == "numpy":
-            return theta, guards, np.nan_to_num(bound, nan=np.inf), np.nan_to_num(seen, nan=np.inf)
-        return theta, guards, *(value.detach().nan_to_num(nan=float("inf")) for value in (bound, seen))
+            top = abs(theta).max(0) - worst
+            return np.where(worst == 0, 0.0, np.where(top > 0, worst / np.where(top > 0, top, 1.0), np.inf))
+        top = abs(theta.detach()).amax(0) - worst
+        found = (worst / top).masked_fill(~(top > 0), float("inf"))
+        return found.masked_fill(worst == 0, 0.0)
+
+    @property
+    def _carrier(self) -> Callable[..., Any]:
+        """The program, by elimination, that carries the rounding of the moments; always in double-double."""
+        return _compiled(self.coefficient, "elimination", True, self.backend, "double-double")[0]
 
     def _refuse_inaccurate(self, bound: Any, seen: Any, moments: Any) -> None:
         bad = ~(bound + seen <= self.tolerance)
@@ -230,12 +247,6 @@ class Evaluator:
         first, second = (rows.index((power, *(0,) * (width - 1))) for power in (1, 2))
         mean, square = float(moments[first]), float(moments[second])
         return square > 0 and abs(square - mean**2) < 1e-6 * square
-
-
-def _moved(value: Any, up: int, extended: bool) -> Any:
-    """A moment moved by half a unit in its last place."""
-    by = DOUBLE if up else -DOUBLE
-    return DoubleDouble(value, value * by) if extended else value * (1 + 2 * by)
 
 
 def _check_levels(kind: str, level: Sequence[Any]) -> None:

@@ -6,7 +6,8 @@ Rational moments in, rational coefficients out: with a rational VE level every t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,10 +83,14 @@ def float_solve(gram: Sequence[Sequence[float]], rhs: Sequence[float]) -> list[f
     """Gaussian elimination with partial pivoting in float64 (LAPACK's algorithm, dependency-free)."""
     size = len(rhs)
     rows = [[float(v) for v in row] + [float(b)] for row, b in zip(gram, rhs)]
+    if not all(math.isfinite(value) for row in rows for value in row):
+        raise NumericallySingular("the moments are beyond float64's range", "scale the data, or use exact arithmetic")
     for k in range(size):
         best = max(range(k, size), key=lambda i: abs(rows[i][k]))
         if rows[best][k] == 0.0:
-            raise NumericallySingular(f"pivot {k} is exactly zero in float64", "use precision=50 or a Hermite basis")
+            raise NumericallySingular(
+                f"pivot {k} is exactly zero in float64", "use exact arithmetic or a Hermite basis"
+            )
         rows[k], rows[best] = rows[best], rows[k]
         for i in range(k + 1, size):
             factor = rows[i][k] / rows[k][k]
@@ -98,11 +103,20 @@ def float_solve(gram: Sequence[Sequence[float]], rhs: Sequence[float]) -> list[f
 
 
 def condition_number(gram: sp.MatrixBase, digits: int = 50) -> float:
-    """2-norm condition number of a symmetric positive definite matrix, from its eigenvalues in mpmath."""
-    with mpmath.workdps(digits):
-        values = mpmath.eigsy(_mp_matrix(gram, digits), eigvals_only=True)
-        low, high = min(values), max(values)
-        return float(high / low) if low > 0 else float("inf")
+    """2-norm condition number of a symmetric positive definite matrix, from its eigenvalues in mpmath.
+
+    It starts at ``digits`` and takes more until they resolve the smallest eigenvalue; infinite beyond 1e300 and where
+    the matrix is not positive definite.
+    """
+    while True:
+        with mpmath.workdps(digits):
+            values = mpmath.eigsy(_mp_matrix(gram, digits), eigvals_only=True)
+            low, high = min(values), max(values)
+            if low > high * mpmath.mpf(10) ** (10 - digits):
+                return float(high / low)
+        if digits > 310:
+            return float("inf")
+        digits *= 2
 
 
 def _mp_matrix(matrix: sp.MatrixBase, digits: int) -> Any:
@@ -119,8 +133,10 @@ class Comparison:
     """A float64 solve held against the exact coefficients.
 
     Attributes:
-        exact: rationals (or algebraic numbers); mpmath50: at 50 digits; float64: partial pivoting.
-        error: max |float64 - exact| / max |exact|; mpmath_error: the same for mpmath; condition: of G.
+        exact: rationals (or algebraic numbers); mpmath50: at 50 digits; float64: partial pivoting.  The last two are
+            empty where their arithmetic finds the system singular or overflows.
+        error: max |float64 - exact| / max |exact|; mpmath_error: the same for mpmath (infinite where there is no
+            solution); condition: of G.
     """
 
     exact: list[sp.Expr]
@@ -132,15 +148,40 @@ class Comparison:
 
 
 def compare(coefficient: Coefficient, moments: Sequence[Any], *level: Any, ridge: Any = 0) -> Comparison:
-    """Solve exactly, at 50 digits and in float64, and report errors and the condition number."""
+    """Solve exactly, at 50 digits and in float64, and report errors and the condition number.
+
+    Only the exact solution may raise: an arithmetic that fails has lost every digit, which is its result.
+    """
     gram, rhs = numeric_system(coefficient, moments, *level, ridge=ridge)
     exact = exact_theta(coefficient, moments, *level, ridge=ridge)
-    size = len(exact)
-    with mpmath.workdps(50):
-        high = list(mpmath.lu_solve(_mp_matrix(gram, 50), _mp_matrix(rhs, 50)))
+    size = range(len(exact))
+    with mpmath.workdps(60):
         reference = list(_mp_matrix(sp.Matrix(exact), 60))
-        top = max(abs(value) for value in reference)
-        mp_error = float(max(abs(a - b) for a, b in zip(high, reference)) / top)
-        double = float_solve([[float(gram[j, k]) for k in range(size)] for j in range(size)], [float(v) for v in rhs])
-        error = float(max(abs(a - b) for a, b in zip(double, reference)) / top)
-    return Comparison(exact, high, double, error, mp_error, condition_number(gram))
+    high = _or_nothing(lambda: _at_fifty_digits(gram, rhs))
+    double = _or_nothing(
+        lambda: float_solve([[float(gram[j, k]) for k in size] for j in size], [float(value) for value in rhs])
+    )
+    return Comparison(
+        exact, high, double, _largest(double, reference), _largest(high, reference), condition_number(gram)
+    )
+
+
+def _at_fifty_digits(gram: sp.MatrixBase, rhs: sp.MatrixBase) -> list[Any]:
+    with mpmath.workdps(50):
+        return list(mpmath.lu_solve(_mp_matrix(gram, 50), _mp_matrix(rhs, 50)))
+
+
+def _or_nothing(solve: Callable[[], list[Any]]) -> list[Any]:
+    try:
+        return solve()
+    except (ArithmeticError, NumericallySingular):  # division by zero, overflow
+        return []
+
+
+def _largest(found: list[Any], reference: list[Any]) -> float:
+    """``max |found - reference| / max |reference|``; infinite where nothing (or no number) was found."""
+    if not found:
+        return float("inf")
+    with mpmath.workdps(60):
+        error = max(abs(a - b) for a, b in zip(found, reference)) / max(abs(value) for value in reference)
+        return float(error) if not mpmath.isnan(error) else float("inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import Any
 
 import sympy as sp
@@ -10,15 +11,32 @@ from sympy.printing.numpy import NumPyPrinter
 from sympy.printing.pycode import PythonCodePrinter
 
 from analytic.algebra.coefficient import Coefficient
-from analytic.algebra.program import Program, pivot_symbols
+from analytic.algebra.program import EXACT_IN_FLOAT, Program, pivot_symbols
 from analytic.errors import AnalyticError
 
 LANGUAGES = ("numpy", "torch", "c")
+LANGUAGE_NAMES = {"numpy": "Python with NumPy", "torch": "Python with torch", "c": "C"}
+LARGEST_INT = 2**31 - 1
+C_WORDS = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
+    "alignas alignof asm bool complex constexpr false imaginary nullptr thread_local true typeof".split()
+)
+C_TAKEN = frozenset(  # what <math.h> declares, and main
+    "main acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs fdim floor fma "
+    "fmax fmin fmod frexp gamma hypot ilogb isfinite isgreater isinf isless isnan isnormal j0 j1 jn ldexp lgamma llrint "
+    "llround log log10 log1p log2 logb lrint lround modf nan nearbyint nextafter nexttoward pow remainder remquo rint "
+    "round scalb scalbln scalbn signbit significand sin sinh sqrt tan tanh tgamma trunc y0 y1 yn drem finite signgam "
+    "fpclassify isunordered isgreaterequal islessequal islessgreater float_t double_t".split()
+)
 _RIDGE = {sp.Symbol("lambda", nonnegative=True): sp.Symbol("ridge")}  # lambda is a keyword of Python
 
 
 class _PowerC(C99CodePrinter):
-    """Small integer powers as products: faster and exact to the last bit."""
+    """Small integer powers as products: faster and exact to the last bit; no integer literal that an int may not hold."""
+
+    def _print_Integer(self, expr: sp.Integer) -> str:
+        return _as_double(expr, LARGEST_INT)
 
     def _print_Pow(self, expr: sp.Pow) -> str:
         if expr.exp.is_Integer and 2 <= int(expr.exp) <= 4 and expr.base.is_Symbol:
@@ -26,11 +44,44 @@ class _PowerC(C99CodePrinter):
         return super()._print_Pow(expr)
 
 
+class _NumPyPrinter(NumPyPrinter):
+    """No integer that turns an array into one of Python objects."""
+
+    def _print_Integer(self, expr: sp.Integer) -> str:
+        return _as_double(expr, EXACT_IN_FLOAT)
+
+
 class _TorchPrinter(PythonCodePrinter):
-    """Tensors overload the operators; only the square root needs its torch name."""
+    """Tensors overload the operators; only the square root needs its torch name, and integers must not overflow."""
+
+    def _print_Integer(self, expr: sp.Integer) -> str:
+        return _as_double(expr, EXACT_IN_FLOAT)
 
     def _hprint_Pow(self, expr: Any, rational: bool = False, sqrt: str = "torch.sqrt") -> str:
         return super()._hprint_Pow(expr, rational=rational, sqrt="torch.sqrt")
+
+
+def check_name(language: str, name: str) -> None:
+    """Refuse a function name that the language does not take: no identifier, a reserved word, or a name the code uses.
+
+    Raises:
+        AnalyticError: names the word and the language.
+    """
+    if not (name.isidentifier() and name.isascii()):
+        raise AnalyticError(f"function name {name!r} is not an identifier: use letters, digits and _, such as theta")
+    if language == "c":
+        reserved, used = name in C_WORDS, name in C_TAKEN or name.startswith("__")
+    else:
+        reserved, used = keyword.iskeyword(name), name == language
+    if reserved or used:
+        why = "a reserved word of" if reserved else "taken in"
+        raise AnalyticError(f"function name {name!r} is {why} {LANGUAGE_NAMES[language]}: use another, such as theta")
+
+
+def _as_double(number: sp.Integer, largest: int) -> str:
+    """An integer literal, or that of the nearest double where an integer would overflow (the compiler rounds it)."""
+    value = int(number)
+    return str(value) if abs(value) <= largest else f"{value}.0"
 
 
 def source_of(coefficient: Coefficient, language: str, method: str, name: str, cse: bool) -> str:
@@ -45,8 +96,7 @@ def source_of_program(
     """Source text of any program in the inputs of a coefficient; ``header`` is its first comment."""
     if language not in LANGUAGES:
         raise AnalyticError(f"unknown language {language!r}: use one of {', '.join(LANGUAGES)}")
-    if not name.isidentifier():
-        raise AnalyticError(f"function name {name!r} is not an identifier")
+    check_name(language, name)
     if cse:
         program = program.with_cse()
     if language == "c":
@@ -68,7 +118,7 @@ def _used_inputs(coefficient: Coefficient, program: Program) -> list[tuple[int, 
 
 
 def _python_source(coefficient: Coefficient, program: Program, name: str, language: str, header: str) -> str:
-    printer: Any = NumPyPrinter() if language == "numpy" else _TorchPrinter()
+    printer: Any = _NumPyPrinter() if language == "numpy" else _TorchPrinter()
 
     def show(expression: sp.Expr) -> str:
         return printer.doprint(expression.xreplace(_RIDGE))

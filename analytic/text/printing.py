@@ -6,7 +6,7 @@ import sympy as sp
 
 from analytic.algebra.coefficient import Coefficient
 from analytic.errors import AnalyticError
-from analytic.text.tex import tex
+from analytic.text.tex import tex, text
 
 FORMS = ("auto", "cofactor", "clean", "determinant", "system")
 
@@ -67,7 +67,7 @@ def _noisy(coefficient: Coefficient) -> list[str]:
     return lines
 
 
-def latex_of(coefficient: Coefficient, form: str) -> str:
+def latex_of(coefficient: Coefficient, form: str, full: bool = True) -> str:
     """See :meth:`analytic.score.ScoreCoefficient.latex`."""
     if form not in FORMS:
         raise AnalyticError(f"unknown LaTeX form {form!r}: use one of {', '.join(FORMS)}")
@@ -79,7 +79,7 @@ def latex_of(coefficient: Coefficient, form: str) -> str:
         form = "cofactor" if len(coefficient.family) <= 4 else "system"
     names = [tex(name) for name in coefficient.theta_symbols]
     if form == "clean":
-        return _align([f"{name} &= {tex(value)}" for name, value in zip(names, coefficient.theta_clean())])
+        return _align([f"{name} &= {tex(value, full)}" for name, value in zip(names, coefficient.theta_clean())])
     if form == "system":
         return _align(_system(coefficient) + _noisy(coefficient))
     if form == "cofactor" and len(coefficient.family) > MATRIX:
@@ -93,13 +93,13 @@ def latex_of(coefficient: Coefficient, form: str) -> str:
             lines.append(f"{name} &= \\frac{{{top}}}{{{bottom}}}")
         return _align(lines + _noisy(coefficient))
     numerators, determinant = coefficient.cofactors
-    lines = [f"\\det G &= {tex(determinant)}"]
-    lines += [f"{name} &= \\frac{{{tex(top)}}}{{\\det G}}" for name, top in zip(names, numerators)]
+    lines = [f"\\det G &= {tex(determinant, full)}"]
+    lines += [f"{name} &= \\frac{{{tex(top, full)}}}{{\\det G}}" for name, top in zip(names, numerators)]
     return _align(lines + _noisy(coefficient))
 
 
-def text_of(coefficient: Coefficient) -> str:
-    """Plain text: title, features, system, solution (where written out) and the noisy moments."""
+def text_of(coefficient: Coefficient, full: bool = True) -> str:
+    """Plain text: title, features, system, solution (where written out) and the noisy moments; long sums cut unless full."""
     lines = [coefficient.title, "features: " + ", ".join(map(str, coefficient.features))]
     if len(coefficient.family) <= MATRIX:
         lines.append("G = " + str(coefficient.gram.tolist()))
@@ -109,8 +109,8 @@ def text_of(coefficient: Coefficient) -> str:
         lines.append(f"G = E[phi phi^T], {size} x {size}; b = -E[d phi / d {coefficient.variables[0]}]")
     if coefficient.is_expanded:
         numerators, determinant = coefficient.cofactors
-        lines.append(f"det G = {determinant}")
-        lines += [f"theta_{k} = ({top}) / det G" for k, top in enumerate(numerators)]
+        lines.append(f"det G = {text(determinant, full)}")
+        lines += [f"theta_{k} = ({text(top, full)}) / det G" for k, top in enumerate(numerators)]
     else:
         lines.append("theta_k = det(G with column k replaced by b) / det G   (equation (21))")
     table = _definitions(coefficient)

@@ -8,8 +8,9 @@ from typing import Any
 import sympy as sp
 
 from analytic.algebra.coefficient import Coefficient
+from analytic.algebra.rational import any_length
 from analytic.numbers.exact import compare
-from analytic.text.tex import tex
+from analytic.text.tex import number_text, tex
 
 
 def evaluation(
@@ -21,15 +22,31 @@ def evaluation(
     digits: int = 12,
     slopes: tuple[Sequence[sp.Expr], sp.Matrix] | None = None,
     latex: bool = False,
+    full: bool = True,
 ) -> str:
     """Exact ``theta`` at given moments, with decimals, the condition number and the error of a float64 solve.
 
     Args:
+        full: write every digit of every fraction; False: numbers beyond 200 digits are only counted.
         slopes: also print ``d theta_k / d mu_p``: the clean moments (P) and the exact Jacobian (F, P).
 
     Raises:
         AnalyticError, SingularCoefficient: as :func:`analytic.numbers.exact.exact_theta`.
     """
+    with any_length():
+        return _evaluation(coefficient, moments, level, ridge, digits, slopes, latex, full)
+
+
+def _evaluation(
+    coefficient: Coefficient,
+    moments: Sequence[Any],
+    level: Sequence[Any],
+    ridge: Any,
+    digits: int,
+    slopes: tuple[Sequence[sp.Expr], sp.Matrix] | None,
+    latex: bool,
+    full: bool,
+) -> str:
     found = compare(coefficient, moments, *level, ridge=ridge)
     names = coefficient.theta_symbols
     by, jacobian = slopes or ((), None)
@@ -40,21 +57,29 @@ def evaluation(
                 for p, moment in enumerate(by):
                     lines.append(rf"\frac{{\partial {tex(name)}}}{{\partial {tex(moment)}}} &= {tex(jacobian[k, p])}")
         return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
-    given = [f"{symbol} = {value}" for symbol, value in zip(coefficient.moment_symbols, moments) if symbol != 1]
-    levels = [f"{symbol} = {value}" for symbol, value in zip(coefficient.noise.level, level)]
+    given = [
+        f"{symbol} = {number_text(value, full)}"
+        for symbol, value in zip(coefficient.moment_symbols, moments)
+        if symbol != 1
+    ]
+    levels = [f"{symbol} = {number_text(value, full)}" for symbol, value in zip(coefficient.noise.level, level)]
     lines = [coefficient.title, "at " + ", ".join([*given[:12], *(["..."] if len(given) > 12 else []), *levels])]
     if coefficient.ridge:
         lines.append(f"lambda = {ridge}")
     width = max(len(str(feature)) for feature in coefficient.features)
     for name, feature, value in zip(names, coefficient.features, found.exact):
-        lines.append(f"{name}  ({feature!s:>{width}}) = {value}  ~ {sp.N(value, digits)}")
+        lines.append(f"{name}  ({feature!s:>{width}}) = {number_text(value, full)}  ~ {sp.N(value, digits)}")
     if jacobian is not None:
         for k, name in enumerate(names):
             for p, moment in enumerate(by):
                 value = jacobian[k, p]
-                lines.append(f"d {name} / d {moment} = {value}  ~ {sp.N(value, digits)}")
+                lines.append(f"d {name} / d {moment} = {number_text(value, full)}  ~ {sp.N(value, digits)}")
     lines.append(
-        f"condition number of G {found.condition:.3g}; against these exact values float64 errs by {found.error:.1e}, "
-        f"mpmath at 50 digits by {found.mpmath_error:.1e} (relative to the largest coefficient)"
+        f"condition number of G {found.condition:.3g}; against these exact values float64 {_errs(found.error)}, "
+        f"mpmath at 50 digits {_errs(found.mpmath_error)} (relative to the largest coefficient)"
     )
     return "\n".join(lines)
+
+
+def _errs(error: float) -> str:
+    return "finds the system singular" if error == float("inf") else f"errs by {error:.1e}"

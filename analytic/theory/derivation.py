@@ -26,7 +26,7 @@ from analytic.algebra.moments import Exponent, clean_moment, gaussian_moment, he
 from analytic.algebra.noise import Noise
 from analytic.errors import AnalyticError
 from analytic.numbers.exact import exact_theta
-from analytic.text.tex import tex
+from analytic.text.tex import tex, text
 
 SHOWN = 12  # formulas printed per step; the rest is counted
 MAX_SOLVED = 7  # features up to which the solution is multiplied out in the check
@@ -58,23 +58,28 @@ class Step:
         """Whether every residual is zero."""
         return all(sp.expand(value) == 0 for value in self.residuals())
 
-    def latex(self) -> str:
-        """The formulas, aligned; long lists are cut at :data:`SHOWN`."""
-        lines = [tex(item).replace(" = ", " &= ", 1) for item in self.equations[:SHOWN]]
+    def latex(self, *, full: bool = True) -> str:
+        """The formulas, aligned; lists are cut at :data:`SHOWN`, and long sums unless ``full``."""
+        lines = [tex(item, full).replace(" = ", " &= ", 1) for item in self.equations[:SHOWN]]
         if len(self.equations) > SHOWN:
             lines.append(rf"&\;\ldots\ \text{{and {len(self.equations) - SHOWN} more}}")
         return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 
     def _repr_latex_(self) -> str:
-        return "$\\displaystyle " + self.latex() + "$"
+        return "$\\displaystyle " + self.latex(full=False) + "$"
+
+    def written(self, *, full: bool = False) -> str:
+        """Plain text; unless ``full``, the list of formulas is cut at :data:`SHOWN` and sums at 40 terms."""
+        shown = [
+            f"    {text(item.lhs, full)} = {text(item.rhs, full)}" if isinstance(item, sp.Eq) else f"    {item}"
+            for item in (self.equations if full else self.equations[:SHOWN])
+        ]
+        if len(shown) < len(self.equations):
+            shown.append(f"    ... and {len(self.equations) - SHOWN} more")
+        return "\n".join([self.title, f"  {self.text}", *shown, f"  checked: {self.proof}"])
 
     def __str__(self) -> str:
-        shown = [
-            f"    {item.lhs} = {item.rhs}" if isinstance(item, sp.Eq) else f"    {item}" for item in self.equations
-        ]
-        if len(shown) > SHOWN:
-            shown = shown[:SHOWN] + [f"    ... and {len(self.equations) - SHOWN} more"]
-        return "\n".join([self.title, f"  {self.text}", *shown, f"  checked: {self.proof}"])
+        return self.written()
 
 
 class Derivation:
@@ -324,27 +329,35 @@ class Derivation:
         """One line."""
         return self.coefficient.title
 
-    def latex(self) -> str:
-        """All steps: titles and texts as text, then the formulas."""
+    def latex(self, *, full: bool = True) -> str:
+        """All steps: titles and texts as text, then the formulas; unless ``full``, sums beyond 40 terms are cut."""
         parts = []
         for number, step in enumerate(self.steps, 1):
-            parts.append(f"% {number}. {step.title}: {step.text}\n\\[\n{step.latex()}\n\\]")
+            parts.append(f"% {number}. {step.title}: {step.text}\n\\[\n{step.latex(full=full)}\n\\]")
         return "\n".join(parts)
 
     def _repr_markdown_(self) -> str:
         parts = [f"**{self.title}**"]
         for number, step in enumerate(self.steps, 1):
             parts.append(
-                f"**{number}. {step.title}.** {step.text}\n\n$$\n{step.latex()}\n$$\n\n*Checked:* {step.proof}."
+                f"**{number}. {step.title}.** {step.text}\n\n$$\n{step.latex(full=False)}\n$$\n\n*Checked:* {step.proof}."
             )
         return "\n\n".join(parts)
 
     def _repr_latex_(self) -> str:
-        lines = [f"&\\text{{{number}. {step.title}}} \\\\ &{step.latex()}" for number, step in enumerate(self.steps, 1)]
+        lines = [
+            f"&\\text{{{number}. {step.title}}} \\\\ &{step.latex(full=False)}"
+            for number, step in enumerate(self.steps, 1)
+        ]
         return "$\\displaystyle \\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}$"
 
+    def written(self, *, full: bool = False) -> str:
+        """All steps as text; unless ``full``, long lists and sums are cut and the rest counted."""
+        steps = (f"\n{number}. {step.written(full=full)}" for number, step in enumerate(self.steps, 1))
+        return "\n".join([self.title, *steps])
+
     def __str__(self) -> str:
-        return "\n".join([self.title, *(f"\n{number}. {step}" for number, step in enumerate(self.steps, 1))])
+        return self.written()
 
     def __repr__(self) -> str:
         return f"Derivation({self.coefficient!r})"

@@ -26,8 +26,9 @@ from analytic.algebra.coefficient import Coefficient
 from analytic.algebra.families import check_degree
 from analytic.algebra.moments import moments_to_cumulants
 from analytic.algebra.noise import check_level, noise_model
-from analytic.algebra.rational import rational
-from analytic.errors import AnalyticError, FewAtoms
+from analytic.algebra.rational import first_negative, rational
+from analytic.errors import AnalyticError, FewAtoms, NotAMomentSequence
+from analytic.numbers.conditions import refuse_no_law_of_one
 from analytic.text.tex import tex
 from analytic.theory.limits import VARIANCE
 
@@ -69,6 +70,7 @@ class Response:
 
         Raises:
             AnalyticError: wrong number of values.
+            NotAMomentSequence: no law has these cumulants (a minor of G is negative).
             FewAtoms: no law with a density of this degree has these cumulants (det G = 0).
         """
         table = self._table(values)
@@ -133,6 +135,13 @@ class Response:
 
     @staticmethod
     def _solve(gram: sp.MatrixBase, rhs: sp.MatrixBase) -> sp.Matrix:
+        negative = first_negative(gram)
+        if negative is not None:
+            raise NotAMomentSequence(
+                f"no distribution has these cumulants: a minor of the Gram on He_{', He_'.join(map(str, negative[0]))} is "
+                f"{sp.N(negative[1], 4)} < 0",
+                "compute the cumulants from data, or from moments (standard_cumulants)",
+            )
         if gram.det(method="bareiss") == 0:
             raise FewAtoms(
                 "det G = 0: a law on at most n points has these cumulants", "use a lower degree, or noise s > 0"
@@ -196,6 +205,7 @@ def standard_cumulants(moments: Sequence[Any], noise: str = "clean", *level: Any
     values = [rational(value) for value in moments]
     if len(values) < 3 or values[0] != 1:
         raise AnalyticError(f"moments must be mu_0 = 1, mu_1, mu_2, ...: got {list(moments)[:3]}")
+    refuse_no_law_of_one(moments)
     model = noise_model(noise)
     a, s2 = model.values(*map(rational, level))
     k: list[sp.Expr] = [sp.Integer(0)]

@@ -180,16 +180,17 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None) -> Ten
 
     The compiled functions have first derivatives only: they are used where no gradient is asked for and in training mode.
     """
-    if (norm.training or _plain(x, shift, norm.weight)) and suits(x):
+    ours = not torch.compiler.is_compiling()  # torch.compile fuses what it sees
+    if ours and (norm.training or _plain(x, shift, norm.weight)) and suits(x):
         table = torch.zeros(x.shape[:2]) if shift is None else shift.float()
         return _NormSiLU.apply(x, table.contiguous(), norm.weight, norm.bias, norm.num_groups, norm.eps)
     x = x if shift is None else x + shift[:, :, None, None].to(x.dtype)
-    return F.silu(norm(x.contiguous() if _transformed(x) else x))  # its forward derivative knows one layout only
+    return F.silu(norm(x.contiguous() if ours and _transformed(x) else x))  # its forward derivative knows one layout only
 
 
 def affine_silu(x: Tensor, scale: Tensor, shift: Tensor, training: bool) -> Tensor:
     """``silu(x (1 + scale) + shift)`` for images ``(n, c, h, w)``, ``scale`` and ``shift`` ``(n, c)``."""
-    if (training or _plain(x, scale, shift)) and suits(x):
+    if not torch.compiler.is_compiling() and (training or _plain(x, scale, shift)) and suits(x):
         return _AffineSiLU.apply(x, (1.0 + scale.float()).contiguous(), shift.float().contiguous())
     scale, shift = (t[:, :, None, None].to(x.dtype) for t in (scale, shift))
     return F.silu(x * (1 + scale) + shift)

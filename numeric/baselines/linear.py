@@ -36,12 +36,7 @@ class LinearDenoiser(Denoiser):
             MemoryError: more is needed than is free; foreseen, with the amount and the ways out.
         """
         data = as_image_set(images)
-        pixels = math.prod(data.shape)
-        if len(data) < pixels:
-            mean, eigenvalues, vectors = _from_images(data, pixels, batch_size, progress)
-        else:
-            mean, eigenvalues, vectors = _from_covariance(data, pixels, batch_size, progress)
-        self.mean_, self.eigenvalues_, self.eigenvectors_ = mean, eigenvalues, vectors
+        self.mean_, self.eigenvalues_, self.eigenvectors_ = eigenpairs(data, batch_size, progress)
         self.remember(data)
         return self
 
@@ -89,6 +84,20 @@ class LinearDenoiser(Denoiser):
         more = ((noise.alpha**2 * eigenvalues + noise.sigma**2).sqrt() - noise.sigma).to(e)
         flat = e.flatten(1)
         return (noise.alpha * mean + noise.sigma * flat + ((flat @ vectors) * more) @ vectors.T).reshape(e.shape)
+
+
+def eigenpairs(data: ImageSet, batch_size: int = 1000, progress: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean ``(pixels,)``, eigenvalues ``(rank,)`` ascending and eigenvectors ``(pixels, rank)`` of images' covariance, float64.
+
+    The covariance is divided by the number of images.  Of fewer images than pixels only the directions that they span come
+    back; all others have eigenvalue 0.
+
+    Raises:
+        MemoryError: more is needed than is free.
+    """
+    pixels = math.prod(data.shape)
+    way = _from_images if len(data) < pixels else _from_covariance
+    return way(data, pixels, batch_size, progress)
 
 
 def _from_covariance(data: ImageSet, pixels: int, batch_size: int, progress: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ from numeric.baselines.edm import EDM
 from numeric.baselines.plateau import state
 from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel, as_levels
-from numeric.results import load_tensors, read_json, save_tensors
+from numeric.results import FileError, load_tensors, read_json, reading, save_tensors, stored
 
 WEIGHTS = Path(__file__).with_name("weights")
 """Shipped networks: ``<name>_<size>.safetensors`` with ``<name>_<size>.json`` (the training record) beside each."""
@@ -133,16 +133,22 @@ def load_network(path: str | Path, label: str = "network", record: dict[str, Any
     """Read what :func:`save_network` wrote.
 
     Raises:
-        ValueError: the file is truncated, not safetensors, or of another program.
+        FileError: the file is truncated, not safetensors, of another program, or its weights are not those of its configuration.
     """
     tensors, meta = load_tensors(path)
     if "config" not in meta or "edm" not in meta:
-        raise ValueError(f"{path} holds no network of this package: its metadata name no configuration")
-    config = get_config(meta["config"]).with_base_channels(int(meta["base_channels"]))
-    network = config.build(int(meta["channels"]))
-    network.load_state_dict({k: v.float() for k, v in tensors.items()})
+        raise FileError(f"{path} holds no network of this package: its metadata name no configuration")
+    with reading(path, "file of a network"):
+        config, channels = get_config(meta["config"]).with_base_channels(int(meta["base_channels"])), int(meta["channels"])
+        with torch.device("meta"):  # shapes only: the file may claim any width
+            shapes = {name: tuple(value.shape) for name, value in config.build(channels).state_dict().items()}
+        if shapes.keys() != tensors.keys():
+            raise ValueError(f"it holds {len(tensors)} tensors, {config.name} has {len(shapes)} of other names")
+        weights = {name: stored(tensors, name, shape, path).float() for name, shape in shapes.items()}
+        network, edm = config.build(channels), EDM(**json.loads(meta["edm"]))
+        network.load_state_dict(weights)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout
-    return NetworkDenoiser(network.eval(), EDM(**json.loads(meta["edm"])), label, record, Path(path))
+    return NetworkDenoiser(network.eval(), edm, label, record, Path(path))
 
 
 def trained_label(config: NetworkConfig, record: dict[str, Any]) -> str:

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from numeric.baselines.softmax import RunningSoftmax, weighted_sum
-from numeric.data import ImageSet, as_image_set
-from numeric.denoiser import Denoiser
-from numeric.noise import NoiseLevel
+from numeric.baselines.sides import PatchDenoiser, box
+from numeric.baselines.softmax import BLOCK, RunningSoftmax, weighted_sum
 
 BORDERS = ("circular", "zeros", "broken")
-BLOCK = 2**25
-"""Weights held in memory at a time (128 MiB in float32)."""
 
 
-class LocalScoreMachine(Denoiser):
+class LocalScoreMachine(PatchDenoiser):
     """Posterior mean of each pixel given its ``p x p`` window, under the training set's own windows.
 
     Kamb and Ganguli (arXiv 2412.20292).  With ``P_x y`` the window of ``y`` around pixel x, their local score (LS) machine is
@@ -37,8 +32,8 @@ class LocalScoreMachine(Denoiser):
         D(y)_x = sum_phi sum_x' w_{phi, x'} phi_x',   w_{phi, x'} ~ exp(-|P_x y - P_x' phi|^2 / (2 sigma^2)).
 
     Args:
-        patch: window side, odd (or ``patch >= 2 side - 1``, which is the whole image); or a function of the effective sigma
-            (the paper calibrates a side per noise level on a trained network; here it is a parameter).
+        patch: window side, odd (``2 side - 1`` and more is the whole image), or a function of the effective sigma. The side
+            belongs to the noise level: :meth:`calibrate` chooses it, as the paper does.
         equivariant: pool windows over positions (ELS) or not (LS).
         border: what a window sees beyond the image.  ``circular``: the image repeats, exact translation equivariance.
             ``zeros``: zeros on both sides (ELS with zero padding, borders not told apart).  ``broken``: the paper's
@@ -64,15 +59,10 @@ class LocalScoreMachine(Denoiser):
     ) -> None:
         if border not in BORDERS:
             raise ValueError(f"unknown border {border!r}: use one of {', '.join(BORDERS)}")
-        if chunk < 1:
-            raise ValueError(f"chunk must be >= 1 image, got {chunk}")
-        self.patch, self.equivariant, self.border = patch, equivariant, border
-        self.n_train, self.chunk = n_train, chunk
-        self.patch_at(1.0)
+        self.equivariant, self.border = equivariant, border
+        super().__init__(patch, n_train, chunk)
 
-    def patch_at(self, sigma: float) -> int:
-        """Window side at an effective sigma."""
-        side = self.patch(sigma) if callable(self.patch) else self.patch
+    def check_side(self, side: int) -> int:
         if side < 1 or side % 2 == 0:
             raise ValueError(f"the patch side must be odd and >= 1, got {side}")
         return int(side)
@@ -80,20 +70,9 @@ class LocalScoreMachine(Denoiser):
     @property
     def label(self) -> str:
         """Name in figures."""
-        kind = "ELS" if self.equivariant else "LS"
-        size = "p(sigma)" if callable(self.patch) else f"{self.patch}x{self.patch}"
-        return f"{kind} machine {size}, {self.border} border"
+        return f"{'ELS' if self.equivariant else 'LS'} machine {self.side_label}, {self.border} border"
 
-    def fit(self, images: Any, y: None = None, **_: Any) -> LocalScoreMachine:
-        """Keep a reference to the images; nothing is computed."""
-        self.data_: ImageSet = as_image_set(images).take(self.n_train)
-        self.remember(self.data_)
-        return self
-
-    def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
-        self.learned("data_")
-        x, precision = y / noise.alpha, 1.0 / noise.effective_sigma**2
-        side = self.patch_at(noise.effective_sigma)
+    def with_side(self, x: Tensor, side: int, precision: float) -> Tensor:
         return (self._equivariant if self.equivariant else self._local)(x, side, precision)
 
     # ----- LS: every pixel against the same pixel ------------------------------------------------------------------------
@@ -104,7 +83,7 @@ class LocalScoreMachine(Denoiser):
         Zero padding and the border's own windows agree here: both images have nothing outside.
         """
         height, width = y.shape[-2:]
-        rows, columns = (_box(length, side, self.border == "circular").to(y) for length in (height, width))
+        rows, columns = (box(length, side, self.border == "circular").to(y) for length in (height, width))
         chunk = max(1, min(self.chunk, BLOCK // (height * width)))
         block = max(1, BLOCK // (chunk * height * width))
         queries = y.split(block)
@@ -174,15 +153,6 @@ class LocalScoreMachine(Denoiser):
             parts.append(torch.cat(means, 1).transpose(0, 1).flatten(1, 2))
         order = torch.cat([pixels.flatten() for pixels in groups]).argsort().to(y.device)
         return torch.cat(parts, 1)[:, order].transpose(1, 2).reshape(y.shape)
-
-
-def _box(length: int, side: int, circular: bool) -> Tensor:
-    """``(length, length)`` 0-1 matrix of the pixels within a window; one that wraps onto itself counts each pixel once."""
-    place = torch.arange(length)
-    distance = (place[:, None] - place[None]).abs()
-    if circular:
-        distance = torch.minimum(distance, length - distance)
-    return (distance <= side // 2).double()
 
 
 def _pixelwise(values: Tensor, p: Tensor) -> Tensor:

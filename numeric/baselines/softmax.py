@@ -7,6 +7,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from numeric.data import ImageSet
+
+BLOCK = 2**25
+"""Weights held in memory at a time (128 MiB in float32)."""
+
+RESIDENT = 2**30
+"""Images that take no more bytes than this are kept as they are read, resized; others are read again at each use."""
+
+
+def resident(images: ImageSet) -> ImageSet:
+    """The same images, in memory as float32 if they are small enough: a sampler reads them a hundred times."""
+    channels, height, width = images.shape
+    if 4 * len(images) * channels * height * width > RESIDENT:
+        return images
+    return ImageSet(torch.cat(list(images.batches())), images.labels, source=images.source, split=images.split)
+
 
 class RunningSoftmax:
     """``sum_i exp(l_i) v_i / sum_i exp(l_i)`` from exponents and values that arrive in chunks, as if all were there at once.

@@ -31,7 +31,7 @@ from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
 from numeric.memory import free_memory
 from numeric.progress import progress_bar
-from numeric.results import load_tensors, save_tensors
+from numeric.results import load_tensors, reading, save_tensors
 
 
 def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator:
@@ -92,7 +92,7 @@ class Batches:
     def __getitem__(self, index: Tensor) -> Tensor:
         if self.kept is not None:
             return self.kept[index]
-        return self.images[index.cpu()].to(self.device)
+        return self.images[index.cpu()].to(self.device, torch.float32)
 
 
 class Trainer:
@@ -215,17 +215,18 @@ class Trainer:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        self.network.load_state_dict(part("network."))
-        self.average.load_state_dict(part("average."))
-        state: dict[int, dict[str, Tensor]] = {}
-        parameters = list(self.network.parameters())
-        for key, value in part("adam.").items():
-            number, name = key.split(".", 1)
-            if value.ndim:  # in the memory layout of its parameter, which the fused optimiser relies on
-                value = torch.empty_like(parameters[int(number)], requires_grad=False).copy_(value)
-            state.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self.step, self.images_seen, self.seconds = int(meta["step"]), int(meta["images"]), float(meta["seconds"])
+        with reading(path, "checkpoint"):
+            self.network.load_state_dict(part("network."))
+            self.average.load_state_dict(part("average."))
+            state: dict[int, dict[str, Tensor]] = {}
+            parameters = list(self.network.parameters())
+            for key, value in part("adam.").items():
+                number, name = key.split(".", 1)
+                if value.ndim:  # in the memory layout of its parameter, which the fused optimiser relies on
+                    value = torch.empty_like(parameters[int(number)], requires_grad=False).copy_(value)
+                state.setdefault(int(number), {})[name] = value
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+            self.step, self.images_seen, self.seconds = int(meta["step"]), int(meta["images"]), float(meta["seconds"])
         self.phases = phases
         return json.loads(meta["extra"])
 

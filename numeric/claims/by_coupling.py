@@ -90,7 +90,7 @@ def band_effects(m: Measurements) -> list[Effect]:
     over = {f: m.rows("over-complete", m.small, f) for f in PAIR}
     for split in SPLITS:
         for sigma in config.sigmas:
-            for ridge in dict.fromkeys(r["ridge"] for r in raw["band"]):
+            for ridge in dict.fromkeys(r.get("ridge", "on raw features") for r in raw["band"]):
                 for d in config.degrees[1:]:
                     rows = [find(raw[f], split=split, sigma=sigma, degree=d, ridge=ridge) for f in PAIR]
                     setting = exact.setting(split, ridge=f"ridge {ridge}", basis="orthonormal")
@@ -117,7 +117,9 @@ def band_explanation(m: Measurements, effects: list[Effect]) -> list[str]:
     lines += [f"{describe(part[0].setting)}: {_rises(part)}" for part in by_setting(rest).values()]
     for n in m.shared_samples:
         counts = {
-            f: next((r["features"] for r in m.shared_rows(m.small, f, n, m.config.sigmas[0]) if r.get("degree") == 2), None)
+            f: next(
+                (r.get("features") for r in m.shared_rows(m.small, f, n, m.config.sigmas[0]) if r.get("degree") == 2), None
+            )
             for f in PAIR
         }
         if counts["band"] and counts["independent"]:

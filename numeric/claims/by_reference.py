@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from numeric.claims.config import FAMILIES, SPLITS, find
+from numeric.claims.config import FAMILIES, SPLITS, Skipped, find
 from numeric.claims.effects import Effect
 from numeric.claims.machines import Machine, best_errors, effect, errors, fall, machines, per_setting
 from numeric.claims.measure import Measurements
@@ -35,6 +35,10 @@ def linear_explanation(m: Measurements, effects: list[Effect]) -> list[str]:
     lines = per_setting(m, effects)
     exact = Machine("own", None, "expected")
     for size in m.config.sizes:
+        if isinstance(errors(m, exact, size, "train", "local", m.config.sigmas[0], 1), Skipped) or isinstance(
+            errors(m, exact, size, "train", "linear", m.config.sigmas[0]), Skipped
+        ):
+            continue
         parts = []
         for sigma in m.config.sigmas:
             linear = np.mean(np.asarray(errors(m, exact, size, "train", "linear", sigma)))

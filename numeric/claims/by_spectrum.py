@@ -20,7 +20,7 @@ def hermite_effects(m: Measurements) -> list[Effect]:
     for size in m.config.sizes:
         for r in _conditions(m, size):
             if "skipped" in r:
-                cell = {k: r[k] for k in ("family", "size", "degree")}
+                cell: dict[str, Any] = {k: r[k] for k in ("family", "size", "degree") if k in r}
                 out.append(Effect({"readout": r["readout"]}, cell, status=SKIPPED, reason=r["skipped"]))
             elif r["basis"] == "gain":
                 cell = {k: r[k] for k in ("family", "size", "sigma", "degree")}
@@ -53,7 +53,7 @@ def design_effects(m: Measurements) -> list[Effect]:
     small = {tuple(r[k] for k in names): r for r in _conditions(m, m.small) if "basis" in r}
     for r in _conditions(m, m.large):
         if "skipped" in r:
-            cell = {k: r[k] for k in ("family", "degree")}
+            cell: dict[str, Any] = {k: r[k] for k in ("family", "degree") if k in r}
             out.append(Effect({"readout": r["readout"]}, cell, status=SKIPPED, reason=f"{m.large}x{m.large}: {r['skipped']}"))
             continue
         other = small.get(tuple(r[k] for k in names))
@@ -76,13 +76,20 @@ def _clip(clip: bool) -> dict[str, Any]:
 
 
 def _samples(m: Measurements, clip: bool, metric: str) -> dict[tuple[str, int], dict[str, Any]]:
-    rows = m.rows("generated", m.small)
+    rows = [r for r in m.rows("generated", m.small) if "skipped" not in r]
     return {(r["family"], r["degree"]): r for r in rows if r["clip"] == clip and r["metric"] == metric}
+
+
+def _left_out(m: Measurements) -> list[Effect]:
+    skipped = [r["skipped"] for r in m.rows("generated", m.small) if "skipped" in r]
+    return [Effect({"readout": "own"}, {}, status=SKIPPED, reason=reason) for reason in skipped]
 
 
 def sampling_effects(m: Measurements) -> list[Effect]:
     """Fall of the energy distance from independent degree 1 to band-tied at the top degree; a sampler that diverges is a failure."""
-    out = []
+    out = _left_out(m)
+    if out:
+        return out
     for clip in (True, False):
         gone, top = _samples(m, clip, "diverged"), ("band", m.config.degree)
         where = _clip(clip), {"degree": m.config.degree}
@@ -108,7 +115,9 @@ def sampling_explanation(m: Measurements, effects: list[Effect]) -> list[str]:
 
 def quality_low_effects(m: Measurements) -> list[Effect]:
     """AUC of a classifier that tells samples from held-out images; missing where the sampler made no image."""
-    out = []
+    out = _left_out(m)
+    if out:
+        return out
     for clip in (True, False):
         scores, gone = _samples(m, clip, "auc"), _samples(m, clip, "diverged")
         for family in FAMILIES:

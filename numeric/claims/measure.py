@@ -24,6 +24,7 @@ from numeric.scores.folds import FoldedFit
 from numeric.scores.own import WaveletScore
 
 log = logging.getLogger(__name__)
+NOT_YET = "not measured yet"
 FIT = ("degree", "hermite_degree", "ridge", "folds")
 DRAWS = ("sigmas", "n_eval", "n_ssim", "n_network", "groups", "seed")
 
@@ -76,12 +77,15 @@ class View:
 class Measurements:
     """Rows by name and arguments (:meth:`rows`), each measured when first asked for and then kept in ``cache``.
 
+    Args:
+        finished_only: measure nothing; what is not in the cache is "not measured yet".
+
     Attributes:
         splits: size -> split -> images.
     """
 
-    def __init__(self, config: ClaimsConfig, progress: bool = True) -> None:
-        self.config, self.progress = config, progress
+    def __init__(self, config: ClaimsConfig, progress: bool = True, finished_only: bool = False) -> None:
+        self.config, self.progress, self.finished_only = config, progress, finished_only
         self.networks = self._find_networks()  # a wrong name ends here, before the long work
         self.splits = {
             size: {
@@ -133,6 +137,8 @@ class Measurements:
             path = self.path(name, *arguments)
             if path.exists():
                 self._memory[place] = read_json(path)["rows"]
+            elif self.finished_only:
+                self._memory[place] = [{"skipped": f"{' '.join(map(str, place))}: {NOT_YET}"}]
             else:
                 log.info("measuring %s", " ".join(map(str, place)))
                 measurement = MEASUREMENTS[name]
@@ -142,21 +148,21 @@ class Measurements:
         return self._memory[place]
 
     def plan(self) -> list[tuple[Any, ...]]:
-        """Every measurement that the claims use, cheap ones first; one size after the other, since fits are kept meanwhile."""
+        """Every measurement that the claims use: the smaller size first, fits on drawn samples last."""
         config, (small, large) = self.config, self.config.sizes
-        first: list[tuple[Any, ...]] = []
+        plan: list[tuple[Any, ...]] = []
         for size in config.sizes:
-            first += [("exact", size, f) for f in FAMILIES] + [("linear", size), ("drawn", size), ("networks", size)]
+            plan += [("exact", size, f) for f in FAMILIES] + [("linear", size), ("drawn", size)]
+            if size == large:
+                plan += [("matched noise", size, f, large / small) for f in FAMILIES]
+            plan += [("conditions", size, f) for f in FAMILIES] + [("networks", size)]
             if size == small:
-                first += [("ridges", size, f) for f in ("independent", "band")]
-                first += [("sampled", size, f, n) for f in FAMILIES for n in config.samples]
-                first += [("over-complete", size, f) for f in ("independent", "band")]
-                first += [("generated", size)]
-            else:
-                first += [("matched noise", size, f, large / small) for f in FAMILIES]
-            first += [("conditions", size, f) for f in FAMILIES]
-        shared = [item for size in self.shared_sizes for f in FAMILIES for item in self._shared_items(size, f)]
-        return first + sorted(shared, key=lambda item: ("shared", "shared conditions", "sampled shared").index(item[0]))
+                plan += [("ridges", size, f) for f in ("independent", "band")] + [("generated", size)]
+                plan += [("over-complete", size, f) for f in ("independent", "band")]
+            plan += [item for f in FAMILIES for item in self._shared_items(size, f)]
+        plan += [("sampled", small, f, n) for n in config.samples for f in FAMILIES]
+        last = ("sampled", "sampled shared")
+        return [i for i in plan if i[0] not in last] + [i for kind in last for i in plan if i[0] == kind]
 
     def _shared_items(self, size: int, family: str) -> list[tuple[Any, ...]]:
         items: list[tuple[Any, ...]] = []
@@ -170,8 +176,8 @@ class Measurements:
         return items
 
     def measure_all(self) -> None:
-        """Make every measurement of :meth:`plan` that is not there."""
-        plan = self.plan()
+        """Make every measurement of :meth:`plan` that is not there (none, for ``finished_only``)."""
+        plan = [] if self.finished_only else self.plan()
         missing = [item for item in plan if not self.path(*item).exists()]
         if missing:
             log.info("%d of %d measurements to make, kept in %s", len(missing), len(plan), Path(self.config.cache) / "claims")
@@ -211,6 +217,8 @@ class Measurements:
         images, limit = len(self.splits[size]["train"]), config.exact_limit if n is None else config.sampled_limit
         why_not: dict[int, str] = {}
         for degree, count in sorted(self._counts(size, family, n).items(), reverse=True):
+            if degree == 1:  # the linear denoiser alone: nothing to compare it with
+                break
             item: tuple[Any, ...] = ("shared", size, family, degree)
             if n is not None:
                 item = ("sampled shared", size, family, n, config.sigmas[0], degree)
@@ -220,7 +228,7 @@ class Measurements:
             if not reason:
                 return degree, why_not
             why_not[degree] = reason
-        return 0, why_not
+        return 0, {**why_not, 1: why_not[2]}
 
     def condition_top(self, size: int, family: str) -> tuple[int, dict[int, str]]:
         """The same for condition numbers of the shared Gram matrix (0: none above degree 1)."""

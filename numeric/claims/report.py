@@ -17,7 +17,7 @@ from numeric.claims import rules
 from numeric.claims.config import ClaimsConfig, command
 from numeric.claims.effects import SKIPPED, Claim, by_setting
 from numeric.claims.forest import draw
-from numeric.claims.measure import Measurements
+from numeric.claims.measure import NOT_YET, Measurements
 from numeric.claims.page import findings, markdown
 from numeric.claims.sentences import CLAIMS
 from numeric.claims.simulation import error_rates
@@ -44,10 +44,13 @@ def judged_claim(claim: Claim, measurements: Measurements) -> dict[str, Any]:
         for k in ("name", "quote", "section", "effect", "quantifier", "unit", "threshold", "interval")
     }
     readouts = rules.by_readout(effects, claim.quantifier, claim.threshold)
+    text = rules.verdict_text(judged) if tested or effects else claim.untestable(measurements)
+    if any(NOT_YET in e.reason for e in effects):
+        text = f"so far: {text}"
     return {
         **fields,
         **judged,
-        "text": rules.verdict_text(judged) if tested or effects else claim.untestable(measurements),
+        "text": text,
         "readouts": {name: {**part, "text": rules.verdict_text(part)} for name, part in readouts.items()},
         "explanation": claim.explain(measurements, effects) if tested else [],
         "not_measured": list(dict.fromkeys(e.reason for e in effects if e.status == SKIPPED)),
@@ -55,8 +58,13 @@ def judged_claim(claim: Claim, measurements: Measurements) -> dict[str, Any]:
     }
 
 
-def run_claims(config: ClaimsConfig, names: Sequence[str] | None = None, progress: bool = True) -> dict[str, Any]:
+def run_claims(
+    config: ClaimsConfig, names: Sequence[str] | None = None, progress: bool = True, finished_only: bool = False
+) -> dict[str, Any]:
     """Test all claims, or those named; measurements already made by the same settings, data and code are taken from the cache.
+
+    Args:
+        finished_only: measure nothing more; what is not in the cache is listed as not measured.
 
     Raises:
         ValueError: an unknown claim or network is named.
@@ -67,7 +75,7 @@ def run_claims(config: ClaimsConfig, names: Sequence[str] | None = None, progres
         raise ValueError(f"unknown claim {unknown[0]!r}: use any of {', '.join(known)}")
     chosen = [known[n] for n in names] if names else list(CLAIMS)
     start = time.perf_counter()
-    measurements = Measurements(config, progress)
+    measurements = Measurements(config, progress, finished_only)
     if not names:  # one size after the other, so that no family is fitted twice
         measurements.measure_all()
     tested = []
@@ -81,6 +89,7 @@ def run_claims(config: ClaimsConfig, names: Sequence[str] | None = None, progres
         "data": {name: images.provenance for name, images in measurements.splits[config.sizes[0]].items()},
         "code": code_hash(__name__),
         "networks": measurements.network_records(),
+        "finished_only": finished_only,
         "rules": (rules.__doc__ or "").strip(),
         "error_rates": error_rates(SIMULATIONS, config.seed),
         "seconds": time.perf_counter() - start,
@@ -89,10 +98,14 @@ def run_claims(config: ClaimsConfig, names: Sequence[str] | None = None, progres
 
 
 def make_figure(
-    config: ClaimsConfig, output: str | Path, names: Sequence[str] | None = None, progress: bool = True
+    config: ClaimsConfig,
+    output: str | Path,
+    names: Sequence[str] | None = None,
+    progress: bool = True,
+    finished_only: bool = False,
 ) -> tuple[Any, dict[str, Any], list[Path]]:
     """Test the claims and write ``output/<name>.{png,pdf,json,md}``; returns the figure, its record and the paths."""
-    result = run_claims(config, names, progress)
+    result = run_claims(config, names, progress, finished_only)
     record = {**provenance(command(config, names), config.seed), **result}
     record["findings"] = findings(record)
     figure = draw(record)

@@ -150,7 +150,8 @@ def _split_levels(effects: Sequence[Effect], quantifier: str, threshold: float) 
 def judge(effects: Sequence[Effect], quantifier: str = "every", threshold: float = 0.0) -> dict[str, Any]:
     """Apply the module's rules.
 
-    Returns: ``verdict`` (one of :data:`VERDICTS`), ``depends_on`` (factors), ``where`` it holds, ``counts`` of outcomes and
+    Returns: ``verdict`` (one of :data:`VERDICTS`), ``depends_on`` (factors), ``where`` it holds and ``where_not`` (where some of
+    both are to be told), ``counts`` of outcomes and
     ``settings``: each with its own verdict, p-values, weakest and strongest cell.
     """
     counts = dict.fromkeys(("supports", "undecided", "contradicts", MISSING, CONSTRUCTED, SKIPPED), 0)
@@ -177,7 +178,7 @@ def judge(effects: Sequence[Effect], quantifier: str = "every", threshold: float
                 "reasons": sorted({e.reason for e in group if e.reason}),
             }
         )
-    out = {"verdict": UNTESTABLE, "depends_on": [], "where": [], "counts": counts, "settings": settings}
+    out = {"verdict": UNTESTABLE, "depends_on": [], "where": [], "where_not": [], "counts": counts, "settings": settings}
     tested = [s for s in settings if s["p"] is not None]
     if not tested:
         return out
@@ -187,21 +188,22 @@ def judge(effects: Sequence[Effect], quantifier: str = "every", threshold: float
     held = [s["setting"] for s, p in zip(tested, held_p) if p <= DEPENDENCE_LEVEL]
     contradicted = [s["setting"] for s, p in zip(tested, false_p) if p <= DEPENDENCE_LEVEL]
     if held and contradicted:
-        factors, where = _separating_factors(held, contradicted), [describe(s) for s in held]
-        return {**out, "verdict": DEPENDS, "depends_on": factors, "where": where}
+        factors, places = _separating_factors(held, contradicted), ([describe(s) for s in part] for part in (held, contradicted))
+        return {**out, "verdict": DEPENDS, "depends_on": factors, **dict(zip(("where", "where_not"), places))}
     if quantifier in ("every", "most"):
         factors, where = _split_levels([e for e in effects if e.counts], quantifier, threshold)
         if factors:
             return {**out, "verdict": DEPENDS, "depends_on": factors, "where": where}
     if all(s["verdict"] == CONTRADICTED for s in tested):
         return {**out, "verdict": CONTRADICTED}
-    return {**out, "verdict": UNDECIDED, "where": [describe(s["setting"]) for s in tested if s["verdict"] == HOLDS]}
+    where, where_not = ([describe(s["setting"]) for s in tested if s["verdict"] == v] for v in (HOLDS, CONTRADICTED))
+    return {**out, "verdict": UNDECIDED, "where": where, "where_not": where_not}
 
 
 def by_readout(effects: Sequence[Effect], quantifier: str = "every", threshold: float = 0.0) -> dict[str, dict[str, Any]]:
     """The verdict on each readout alone (empty where the effects name none)."""
     readouts = dict.fromkeys(e.setting["readout"] for e in effects if "readout" in e.setting)
-    keep = ("verdict", "depends_on", "where", "counts")
+    keep = ("verdict", "depends_on", "where", "where_not", "counts")
     out = {}
     for readout in readouts:
         judged = judge([e for e in effects if e.setting.get("readout") == readout], quantifier, threshold)
@@ -211,12 +213,14 @@ def by_readout(effects: Sequence[Effect], quantifier: str = "every", threshold: 
 
 def verdict_text(judged: dict[str, Any]) -> str:
     """``depends on split, readout (holds: ...)``."""
-    where = judged["where"]
-    shown = "; ".join(where[:3]) + (f"; and {len(where) - 3} more" if len(where) > 3 else "")
+    parts = []
+    for what, places in (("holds", judged["where"]), ("contradicted", judged["where_not"])):
+        if places:
+            shown = "; ".join(places[:3]) + (f"; and {len(places) - 3} more" if len(places) > 3 else "")
+            parts.append(f"{what}: {shown}")
+    text = str(judged["verdict"])
     if judged["verdict"] == DEPENDS:
-        return f"depends on {', '.join(judged['depends_on'])} (holds: {shown})"
-    if judged["verdict"] == UNDECIDED and where:
-        return f"undecided (holds: {shown})"
-    return str(judged["verdict"])
+        text += f" {', '.join(judged['depends_on'])}"
+    return f"{text} ({' | '.join(parts)})" if parts else text
 
 

@@ -46,6 +46,9 @@ def main(
     cache: Annotated[
         Path, typer.Option(help="folder of finished measurements; an interrupted run takes up from it")
     ] = Path("runs"),
+    finished_only: Annotated[
+        bool, typer.Option("--finished-only", help="measure nothing more; list the rest as not measured")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="list the claims and stop")] = False,
 ) -> None:
     """Test the paper's sentences: effects with intervals and computed verdicts, as a page, a figure and a results file."""
@@ -89,7 +92,7 @@ def main(
         name=name,
         cache=str(cache),
     )
-    _, record, paths = make_figure(config, output, claim)
+    _, record, paths = make_figure(config, output, claim, finished_only=finished_only)
     for line in record["findings"]:
         typer.echo(line)
     typer.echo("written: " + " ".join(map(str, paths)))

@@ -25,22 +25,22 @@ def main(
         bool, typer.Option("--page-only", help="build the page from what is there, run nothing")
     ] = False,
     notebooks: Annotated[Path, typer.Option(help="folder of the notebooks")] = Path("notebooks"),
-    output: Annotated[Path, typer.Option(help="folder for figures and page")] = Path("paper_figures"),
-    work: Annotated[Path, typer.Option(help="folder for executed notebooks, logs and the state")] = Path(
-        "runs/gallery"
-    ),
+    output: Annotated[Path, typer.Option(help="folder for figures and page")] = Path("runs/figures"),
+    ship: Annotated[bool, typer.Option("--ship", help="write the tracked figures of paper_figures")] = False,
+    work: Annotated[Path, typer.Option(help="folder for executed notebooks and logs")] = Path("runs/gallery"),
 ) -> None:
     """Run the notebooks that are out of date and build the gallery; exit code 1 if any notebook failed."""
     from numeric.figures import gallery
-    from numeric.results import read_json
+    from numeric.figures.page import build_page
 
+    if ship:
+        output = gallery.SHIPPED
     names = [name.strip() for name in only.split(",") if name.strip()]
     found = gallery.find_notebooks(notebooks, names)
     state: dict[str, dict[str, Any]] = {}
     if not page_only:
         state = gallery.run_all(found, output, work, given=gallery.read_parameters(parameters), full=full, jobs=jobs, force=force)
-    everything = read_json(work / "state.json") if (work / "state.json").exists() else {}
-    page = gallery.build_page(output, gallery.find_notebooks(notebooks), everything)
+    page = build_page(output, gallery.find_notebooks(notebooks), gallery.read_state(output))
     skipped = sorted((n for n, s in state.items() if s.get("skipped")), key=gallery.order)
     failed = sorted((n for n, s in state.items() if not s["ok"]), key=gallery.order)
     if not page_only:

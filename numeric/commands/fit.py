@@ -67,7 +67,7 @@ def main(
 ) -> None:
     """Fit, save, and print the exact expected MSE per pixel at each noise level."""
     from numeric.noise import ve
-    from numeric.results import provenance, write_json
+    from numeric.results import check_output, provenance, write_json
     from numeric.scores.own import WaveletScore
     from numeric.scores.shared import SharedWaveletScore
     from numeric.scores.wiener import WienerScore
@@ -93,6 +93,9 @@ def main(
     levels_ = [ve(s) for s in sigma]  # what cannot be reported is said before the fit
     model = readouts[readout](**settings)
     model.check_settings()
+    for path in (output, report_file):
+        if path is not None:
+            check_output(path)
     data = read_images(images, size, count)
     kept = fitted_images(output)
     if kept is not None and kept > len(data) and not overwrite:

@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 
 from numeric.arguments import as_list
 from numeric.figures import fig5
-from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.fig5 import SweepConfig, combined_se
+from numeric.figures.foresee import Work
 from numeric.figures.style import (
     SPLIT_NAME,
     STYLE,
@@ -76,6 +77,9 @@ class LinearConfig(Parameters):
             n_trained=0,
             name=f"{self.name}-{self.sizes[number]}",
         )
+
+    def work(self, train: int) -> list[Work]:
+        return [part for number in range(len(self.sizes)) for part in self.sweep(number).work(train)]
 
 
 def measure(config: LinearConfig, progress: bool = True) -> dict[str, Any]:
@@ -151,4 +155,4 @@ def draw(record: dict[str, Any]) -> Any:
     return figure
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

@@ -2,7 +2,7 @@
 
 A figure's own file says only what it measures and how that is drawn: a dataclass of parameters on :class:`Parameters`, a
 function ``measure(config, progress)``, a function ``draw(record)``, a function ``findings(record)``, and
-``make_figure = figure_maker(measure, draw, findings)``, which notebooks and commands call.
+``make_figure = FigureMaker(measure, draw, findings)``, which notebooks and commands call.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import matplotlib.pyplot as plt
 import torch
 import yaml
 
 from numeric.arguments import as_list
 from numeric.data import ImageSet, load_mnist
+from numeric.figures.foresee import Work, foresee
+from numeric.fingerprint import code_hash
 from numeric.results import provenance, read_json, save_figure
 from numeric.scores.families import FAMILIES
 
@@ -75,6 +76,10 @@ class Parameters:
     def check(self) -> None:
         """Raise ValueError for parameters that do not go together (before anything long starts)."""
 
+    def work(self, train: int) -> list[Work]:
+        """What is ahead, for :func:`numeric.figures.foresee.foresee`, with so many images to fit on; empty: seconds."""
+        return []
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, in plain types."""
@@ -127,24 +132,36 @@ def notebook_defaults(path: Path) -> dict[str, Any]:
     return dict(p for c in cells if "parameters" in c["metadata"].get("tags", []) for p in assigned("".join(c["source"])))
 
 
-def figure_maker(
-    measure: Callable[..., Any], draw: Callable[..., Any], findings: Callable[[dict[str, Any]], list[str]]
-) -> Callable[..., Made]:
-    """The function ``make_figure(config, output, progress)``: measure, write ``output/<name>.{png,pdf,json}``.
+@dataclass(frozen=True)
+class FigureMaker:
+    """The way of every figure: measure, draw, say what was found, write ``output/<name>.{png,pdf,json}``.
 
-    Args:
+    Attributes:
         measure: ``(config, progress)`` -> the record, or a tuple of the record and of pictures that only ``draw`` needs.
         draw: ``(record, *pictures)`` -> the figure. findings: sentences read off the record.
     """
 
-    def make_figure(config: Any, output: str | Path, progress: bool = True) -> Made:
+    measure: Callable[..., Any]
+    draw: Callable[..., Any]
+    findings: Callable[[dict[str, Any]], list[str]]
+
+    def __call__(self, config: Any, output: str | Path, progress: bool = True) -> Made:
+        """Make the figure; with ``progress``, say first how long it will take."""
+        count = getattr(config, "n_train", 0)
+        if progress:
+            foresee(config.work(count if count is not None else len(config.images("train", 32))))
         with torch.random.fork_rng(devices=[]):  # nothing here depends on, or moves, the global generator
-            measured = measure(config, progress)
+            measured = self.measure(config, progress)
         record, *pictures = measured if isinstance(measured, tuple) else (measured,)
-        record = {**provenance(config.command, config.seed), "parameters": config.settings, **record}
-        record["findings"] = findings(record)
-        figure = draw(record, *pictures)
-        plt.close(figure)  # a notebook shows it once, as the value of its cell
+        about = provenance(config.command, config.seed, code=code_hash(self.measure.__module__))
+        record = {**about, "parameters": config.settings, **record}
+        record["findings"] = self.findings(record)
+        figure = self.draw(record, *pictures)
         return figure, record, save_figure(figure, Path(output) / config.name, record)
 
-    return make_figure
+    def redraw(self, path: str | Path) -> Made:
+        """Draw a results file again, without measuring: its numbers and where they came from stay as they are."""
+        path, record = Path(path), read_json(path)
+        record["findings"] = self.findings(record)
+        figure = self.draw(record)
+        return figure, record, save_figure(figure, path.with_suffix(""), record)

@@ -13,8 +13,9 @@ from matplotlib.lines import Line2D
 
 from numeric.evaluation.sweep import measure as measure_errors
 from numeric.evaluation.sweep import noise_like, paired_ratio, summary
-from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.fig5 import combined_se
+from numeric.figures.foresee import Work, own_work, shared_work
 from numeric.figures.style import (
     STYLE,
     bar_of,
@@ -63,6 +64,14 @@ class HermiteConfig(Parameters):
     def check(self) -> None:
         if not self.ridge > 0:
             raise ValueError(f"ridge must be > 0 (at 0 both bases are one estimator), got {self.ridge}")
+
+    def work(self, train: int) -> list[Work]:
+        fits, levels, images = 4, len(self.sigmas), 2 * self.seeds * (self.n_eval or 10_000)
+        out = [own_work(size, train, fits, levels, images) for size in self.sizes]
+        degrees = [d for d in self.degrees if d <= self.shared_degree]
+        if degrees:
+            out.append(shared_work("independent", degrees, self.sizes[0], train, fits * levels, images))
+        return out
 
 
 def gram_conditions(model: WaveletScore, sigma: float, degree: int, basis: str, scaling: str) -> np.ndarray:
@@ -278,4 +287,4 @@ def draw(result: dict[str, Any]) -> Any:
     return figure
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

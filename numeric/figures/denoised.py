@@ -11,8 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, summary
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.fig5 import READOUTS
+from numeric.figures.foresee import Work, own_work, shared_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, plus_minus, select, show_image, title_of
 
 Pictures = dict[tuple[int, float], list[Tensor]]
@@ -50,6 +51,15 @@ class DenoisedConfig(Parameters):
             raise ValueError(f"need 1 <= n_images <= n_eval, got {self.n_images} and {self.n_eval}")
         if len(self.shared_degrees) != len(self.sizes):
             raise ValueError(f"give one of shared_degrees per size: {self.sizes} but {self.shared_degrees}")
+
+    def work(self, train: int) -> list[Work]:
+        levels, out = len(self.sigmas), []
+        for size, highest in zip(self.sizes, self.shared_degrees):
+            out.append(own_work(size, train, 1, levels, self.n_eval))
+            if highest:
+                degrees = [d for d in self.degrees if d <= highest]
+                out.append(shared_work(self.family, degrees, size, train, levels, self.n_eval, self.radius))
+        return out
 
 
 def measure(config: DenoisedConfig, progress: bool = True) -> tuple[dict[str, Any], Pictures]:
@@ -171,4 +181,4 @@ def findings(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

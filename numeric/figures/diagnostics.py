@@ -21,7 +21,7 @@ from matplotlib.colors import SymLogNorm
 from torch import Tensor
 
 from numeric.data import ImageSet
-from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.style import STYLE, fitted_on, select, sigma_colours
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
@@ -341,4 +341,4 @@ def findings(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

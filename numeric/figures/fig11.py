@@ -5,13 +5,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -23,19 +19,16 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import NetworkDenoiser, data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import ImageSet
-from numeric.denoiser import Denoiser
+from numeric.evaluation.kept import WILD, kept_samples
 from numeric.evaluation.metrics import SampleQuality, nearest_training_image, seed_agreement
-from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, edm_sigmas
+from numeric.evaluation.sample import Sampler, edm_sigmas
 from numeric.evaluation.sweep import FittedLater
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.fig5 import READOUTS
+from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, show_image
-from numeric.fingerprint import code_hash, weights_hash
-from numeric.results import load_tensors, save_tensors
 
 FAMILIES = ("independent:1", "independent:3", "band:3", "local:1", "local:3")
-WILD = 10.0
-"""Grey levels beyond which a sample of images in [0, 1] is said to have left the data's range."""
 
 
 @dataclass(kw_only=True)
@@ -82,6 +75,18 @@ class GenerateConfig(Parameters):
         self.sampler()
         self.chosen_networks()
 
+    def work(self, train: int) -> list[Work]:
+        # Twice: with clipping, and the shown ones without. Heun solves and uses two denoisers a step.
+        levels, images = 2 * self.steps if self.method == "ode" else self.steps, self.n_quality + self.n_shown
+        shared = [family_degree(text) for text in self.shared]
+        networks = list(self.chosen_networks().values())
+        return [
+            linear_work(self.size, train, levels, images), optimal_work(self.size, train, levels, images),
+            own_work(self.size, train, len(self.families), levels, images),
+            *(shared_work(f, [d or 1], self.size, train, self.steps, 2 * images) for f, d in shared),
+            network_work(self.size, networks, levels, min(self.n_trained, self.n_quality) + self.n_shown),
+        ]  # fmt: skip
+
     def chosen_networks(self) -> dict[str, NetworkDenoiser]:
         """Label -> network."""
         if self.networks is not None:
@@ -89,9 +94,8 @@ class GenerateConfig(Parameters):
         every = trained(self.size, None, self.weights)
         return {k: v for k, v in every.items() if v.record["config"]["name"] in ("cnn", "4blocks_noattn")}
 
-    def sampler(self, clip: bool | None = None) -> Sampler:
-        sigmas = edm_sigmas(self.steps, self.sigma_min, self.sigma_max)
-        return Sampler(sigmas, self.method, self.process, self.clip_denoised if clip is None else clip)
+    def sampler(self) -> Sampler:
+        return Sampler(edm_sigmas(self.steps, self.sigma_min, self.sigma_max), self.method, self.process, self.clip_denoised)
 
 
 def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = True) -> dict[str, FittedLater]:
@@ -110,67 +114,6 @@ def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = Tru
     add("linear", LinearDenoiser(), progress=progress)
     add("optimal empirical", OptimalDenoiser())
     return out
-
-
-def identity(denoiser: Denoiser) -> dict[str, Any]:
-    """What tells a denoiser from others in a cache: class and settings, or the hash of its weights; and its code.
-
-    Raises:
-        ValueError: a denoiser that says neither.
-    """
-    if isinstance(denoiser, NetworkDenoiser) and denoiser.path is not None:
-        about = {"class": f"{type(denoiser).__module__}.NetworkDenoiser", "weights": weights_hash(denoiser.path)}
-    elif isinstance(denoiser, FittedLater) and denoiser.about is not None:
-        about = denoiser.about
-    else:
-        raise ValueError(f"{type(denoiser).__name__} cannot be kept in a cache: wrap it in FittedLater(label, fit, about)")
-    module = about["class"].rpartition(".")[0]
-    return {**about, "code": code_hash("numeric.evaluation.sample", __name__, module)}
-
-
-def kept_samples(
-    config: GenerateConfig, label: str, denoiser: Denoiser, count: int, train: ImageSet, progress: bool
-) -> tuple[Tensor, float, dict[str, Any]]:
-    """Samples ``(count, channels, height, width)`` clamped to the pixels' range, the seconds they took, and what becomes of
-    the shown ones without clipping; all from the cache if they are there.
-
-    The cache's key holds what made them: sampler, seeds, images, and the denoiser's :func:`identity`.
-    """
-    about = {
-        "denoiser": identity(denoiser),
-        "count": count,
-        "fit": train.provenance,
-        **{k: getattr(config, k) for k in ("steps", "sigma_min", "sigma_max", "method", "process", "clip_denoised")},
-        "seed": config.seed,
-        "n_shown": config.n_shown,
-    }
-    text = json.dumps(about, sort_keys=True)
-    path = Path(config.cache) / "samples" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
-    if path.exists():
-        tensors, metadata = load_tensors(path)
-        return tensors["samples"], float(metadata["seconds"]), json.loads(metadata["unclipped"])
-    model = denoiser.model if isinstance(denoiser, FittedLater) else denoiser  # a linear one starts from its own Gaussian
-    start = time.perf_counter()
-    seeds = NoiseStream.from_seeds(range(config.seed, config.seed + count))
-    samples = config.sampler().run(model, seeds, train.shape, progress).clamp(*train.pixel_range).float()
-    seconds = time.perf_counter() - start
-    unclipped = _stays_in_range(config, model, train.shape)
-    found = {"label": label, "seconds": repr(seconds), "unclipped": json.dumps(unclipped), "about": text}
-    if isinstance(denoiser, FittedLater):
-        denoiser.forget()
-    save_tensors(path, {"samples": samples}, found)
-    return samples, seconds, unclipped
-
-
-def _stays_in_range(config: GenerateConfig, denoiser: Denoiser, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The shown seeds without clipping: do they stay finite, and how far do they go?"""
-    try:
-        seeds = NoiseStream.from_seeds(range(config.seed, config.seed + config.n_shown))
-        x = config.sampler(clip=False).run(denoiser, seeds, shape, progress=False)
-    except SamplingError as error:
-        return {"finite": False, "in_range": False, "message": str(error)}
-    largest = float(x.abs().max())
-    return {"finite": True, "in_range": largest < WILD, "largest": largest}
 
 
 def measure(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -193,7 +136,8 @@ def measure(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, An
             samples, seconds, unclipped = real, 0.0, dict[str, Any]()
         else:
             count = min(config.n_trained, n_quality) if label in slow else n_quality
-            samples, seconds, unclipped = kept_samples(config, label, denoiser, count, train, progress)
+            seeds = range(config.seed, config.seed + count)
+            samples, seconds, unclipped = kept_samples(config.sampler(), denoiser, seeds, config.n_shown, train, config.cache, progress)
         row: dict[str, Any] = {"method": label, "n": len(samples), "sampling_seconds": seconds}
         base = reference[: len(samples)]
         row["frechet"] = quality.frechet(samples, base)
@@ -314,4 +258,4 @@ def findings(record: dict[str, Any]) -> list[str]:
     return lines + record.get("cautions", [])
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,8 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.sweep import FittedLater, Methods, sweep
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
+from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import (
     STYLE,
     bar_of,
@@ -35,7 +36,10 @@ from numeric.figures.style import (
 from numeric.fingerprint import code_hash, weights_hash
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.solve import BASES
 
+FEW = 20_000
+"""Fewer images than this (the fall-back digits): the shared local family stops at degree 2, unless ``"local:3"`` is asked for."""
 READOUTS: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore}
 
 
@@ -46,7 +50,8 @@ class SweepConfig(Parameters):
     Attributes:
         size: image side. n_train, n_eval: images to fit on, and to evaluate on per split (None for all).
         sigmas: VE noise levels. degrees: polynomial degrees.
-        families: with the own readout; shared: with the shared one. ``"local:2"`` stops at degree 2.
+        families: with the own readout; shared: with the shared one. ``"local:2"`` stops at degree 2, as the shared local one does
+            where there are fewer than 20,000 images to fit on.
         shared_degree: highest degree of the shared readout (None: as the others). Its memory grows with the square of the
             feature count: at 64 x 64 independent degree 2 takes 2.3 GiB, degree 3 3.7 GiB.
         radius, interactions, basis, ridge: of the estimators (the shared one has its own ridge).
@@ -71,7 +76,7 @@ class SweepConfig(Parameters):
     basis: str = "monomial"
     ridge: float = 1e-10
     n_optimal: int = 1000
-    n_trained: int = 100
+    n_trained: int = 50
     networks: Sequence[str] | None = None
     weights: str | None = None
     seeds: int = 3
@@ -82,18 +87,37 @@ class SweepConfig(Parameters):
     notebook: ClassVar[str] = "fig5"
 
     def check(self) -> None:
+        if not self.families and not self.shared:
+            raise ValueError("give at least one family, with the own readout (families) or the shared one (shared)")
+        if self.basis not in BASES:
+            raise ValueError(f"unknown basis {self.basis!r}: use one of {', '.join(BASES)}")
         if self.n_trained:
             trained(self.size, self.networks, self.weights)
 
-    def wanted(self) -> dict[tuple[str, str], list[int]]:
-        """(readout, family) -> degrees."""
+    def wanted(self, train: int) -> dict[tuple[str, str], list[int]]:
+        """(readout, family) -> degrees, with so many images to fit on."""
         out = {}
         for readout, families in (("own", self.families), ("shared", self.shared)):
             for text in families:
                 family, highest = family_degree(text, self.shared_degree if readout == "shared" else None)
+                if (readout, text) == ("shared", "local") and train < FEW:
+                    highest = min(highest or 2, 2)
                 degrees = [d for d in sorted(set(self.degrees)) if highest is None or d <= highest]
                 if degrees:
                     out[readout, family] = degrees
+        return out
+
+
+    def work(self, train: int) -> list[Work]:
+        levels, images = len(self.sigmas) * self.seeds, 2 * (self.n_eval or 10_000)
+        solved, shared = len(self.sigmas), [(f, d) for (r, f), d in self.wanted(train).items() if r == "shared"]
+        out = [linear_work(self.size, train, levels, images), own_work(self.size, train, len(self.families), levels, images)]
+        out += [shared_work(f, d, self.size, train, solved, self.seeds * images, self.radius) for f, d in shared]
+        if self.n_optimal:
+            out.append(optimal_work(self.size, train, levels, 2 * self.n_optimal))
+        if self.n_trained:
+            networks = trained(self.size, self.networks, self.weights).values()
+            out.append(network_work(self.size, list(networks), levels, 2 * self.n_trained))
         return out
 
 
@@ -111,14 +135,14 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     expected: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
 
-    def run(methods: Methods, code: Sequence[str], count: int | None = None, **settings: Any) -> None:
+    def run(name: str, methods: Methods, code: Sequence[str], count: int | None = None, **settings: Any) -> None:
         found = sweep(
             {linear.label: (linear, None), **methods},
             splits if count is None else {name: split.take(count) for name, split in splits.items()},
             config.sigmas,
             seed=config.seed, seeds=config.seeds, batch_size=config.batch_size, reference=linear.label, device=config.device,
-            progress=progress, checkpoint=Path(config.cache) / "sweeps" / f"{config.name}.json",
-            settings={**settings, "fitted_on": train.provenance, "code": code_hash(__name__, "numeric.evaluation.sweep", *code)},
+            progress=progress, checkpoint=Path(config.cache) / "sweeps" / f"{name}.json",
+            settings={**settings, "fitted_on": train.provenance, "code": code_hash("numeric.evaluation.sweep", *code)},
         )  # fmt: skip
         known = {r["method"] for r in records}
         records.extend(r for r in found if r["method"] in methods or r["method"] not in known)
@@ -127,13 +151,13 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
                 seconds[model.label] = model.seconds
 
     panels: dict[str, dict[str, str]] = {}
-    for (readout, family), degrees in config.wanted().items():
+    for (readout, family), degrees in config.wanted(len(train)).items():
         options: dict[str, Any] = {"radius": config.radius, "interactions": config.interactions, "basis": config.basis}
         options |= {"device": config.device, **({"ridge": config.ridge} if readout == "own" else {})}
         model = READOUTS[readout](family, max(degrees), **options)
         panels.setdefault(family, {})[readout] = model.label
         later = FittedLater(model.label, partial(model.fit, train, progress=progress))
-        run({model.label: (later, degrees)}, [f"numeric.scores.{readout}"], **options, readout=readout, family=family)
+        run(f"{family}-{readout}", {model.label: (later, degrees)}, [f"numeric.scores.{readout}"], **options, readout=readout, family=family)
         if readout == "own":
             expected += [
                 {"method": model.label, "degree": d, "sigma": s, "expected_mse_unclamped": later.model.expected_mse(s, d)}
@@ -143,11 +167,11 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         later.forget()
     if config.n_optimal:
         optimal = FittedLater(OptimalDenoiser.label, lambda: OptimalDenoiser().fit(train))
-        run({optimal.label: (optimal, None)}, ["numeric.baselines.optimal"], config.n_optimal)
+        run("optimal", {optimal.label: (optimal, None)}, ["numeric.baselines.optimal"], config.n_optimal)
     networks = trained(config.size, config.networks, config.weights) if config.n_trained else {}
     for label, network in networks.items():
         weights = weights_hash(network.path)
-        run({label: (network, None)}, ["numeric.baselines.network"], config.n_trained, weights=weights)
+        run("network", {label: (network, None)}, ["numeric.baselines.network"], config.n_trained, weights=weights)
     return {
         "data": {"fit": train.provenance, **{k: v.provenance for k, v in splits.items()}},
         "panels": panels,
@@ -157,6 +181,17 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         "records": records,
         "expected": expected,
     }
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What was not run: families that stop below the highest degree, and readouts left out."""
+    tops: dict[str, int] = {}
+    for r in result["records"]:
+        if r["degree"] is not None:
+            tops[r["method"]] = max(r["degree"], tops.get(r["method"], 0))
+    panels = result.get("panels", {})
+    out = [f"{method}: to degree {top} only" for method, top in tops.items() if top < max(tops.values())]
+    return out + ([] if any("shared" in labels for labels in panels.values()) or not panels else ["shared readout not run"])
 
 
 def combined_se(paired: dict[str, Any]) -> float:
@@ -228,7 +263,7 @@ def findings(result: dict[str, Any]) -> list[str]:
                 f"{split}, sigma {sigma:g}: lowest family {family['method']} at degree {family['degree']}, "
                 f"{plus_minus(family['mse'], family['se'])}; {beside or 'no baseline'}"
             )
-    return lines + trained_findings(result) + result.get("cautions", [])
+    return lines + trained_findings(result) + notes(result) + result.get("cautions", [])
 
 
 def best_of(records: Sequence[dict[str, Any]], readout: str) -> tuple[str, int] | None:
@@ -314,8 +349,9 @@ def draw(result: dict[str, Any]) -> Any:
         title = f"Denoising MSE, {p['size']}x{p['size']}, {fitted_on(result)}, {p['basis']} basis"
         figure.suptitle(title, y=1 - 0.1 / height, fontsize=11.5)
         note = error_bar_text(error_bar, drawn[0]["seeds"]) + "; changes and ratios are paired; best: on training images"
+        note = "; ".join([note, *notes(result)])
         legend_figure(figure, sigma_handles(sigmas) + split_handles(), note)
     return figure
 
 
-make_figure: Callable[..., Any] = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

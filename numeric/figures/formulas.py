@@ -32,7 +32,7 @@ from analytic import (
 from analytic.numbers.digits import DigitTable, textbook
 from analytic.theory.response import standard_cumulants
 from numeric.data import ImageSet
-from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.style import STYLE, fitted_on
 from numeric.progress import progress_bar
 from numeric.wavelets import WaveletTransform
@@ -347,4 +347,4 @@ def findings(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

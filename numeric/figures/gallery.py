@@ -1,21 +1,22 @@
-"""Run the notebooks and build an HTML gallery of what they wrote: ``python -m numeric figures --help``.
+"""Run the notebooks that are out of date: ``python -m numeric figures --help`` (:mod:`numeric.figures.page` shows what they wrote).
 
 A notebook is run again only if something it depends on has changed: its own source, its parameters, the modules behind
-its imports (:mod:`numeric.fingerprint`), the data, shipped weights, or the results it wrote last time.
+its imports (:mod:`numeric.fingerprint`), the data, the weights, or the results it wrote last time.  What made each figure is
+kept beside the figures (``state.json``), with those that are shipped too: a fresh clone need not make them again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,18 +27,20 @@ import yaml
 from numeric.data import FallbackDataWarning, load_mnist
 from numeric.fingerprint import code_hash, imports, modules_behind, weights_hash
 from numeric.progress import progress_bar
-from numeric.results import atomic_path, read_json, versions, write_json
+from numeric.results import atomic_path, read_json, write_json
 
 FULL: dict[str, dict[str, Any]] = {
     "fig5": {"n_eval": None, "n_trained": 500},
     "fig6": {"n_eval": 5000, "n_trained": 100},
-    "fig7": {"n_eval": [5000, 1000], "shared_degrees": [3, 3]},
+    "fig7": {"n_eval": [5000, 1000], "shared_large": ["independent:3"]},
     "fig8": {"n_eval": 1000},
     "fig9": {"n_eval": 2000},
     "fig10": {"n_eval": 2000},
 }
 """What ``--full`` sets beyond the defaults (which already fit on all the images there are)."""
 SUFFIXES = (".png", ".pdf", ".json", ".md")
+SHIPPED = Path(__file__).parents[2] / "paper_figures"
+STATE = "state.json"
 
 
 class GalleryError(ValueError):
@@ -112,9 +115,10 @@ def data_identity() -> str:
 def run_key(notebook: Notebook, parameters: dict[str, Any], data: str) -> str:
     """Hash of everything a run depends on."""
     code = code_hash(*sorted(notebook.modules))
-    weights = weights_hash() if "numeric.baselines" in modules_behind(notebook.modules) else ""
+    networks = "numeric.baselines.network" in modules_behind(notebook.modules)
+    weights = weights_hash(parameters.get("weights")) if networks else ""
     cells = [(c["cell_type"], "".join(c["source"])) for c in notebook.content["cells"] if c["cell_type"] == "code"]
-    parts = [cells, parameters, data, code, weights, versions()]
+    parts = [cells, parameters, data, code, weights]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -157,7 +161,7 @@ def available_cores() -> int:
 
 def written_by(output: Path) -> dict[str, float]:
     """Result files below a folder with their time stamps."""
-    return {str(p.relative_to(output)): p.stat().st_mtime for p in output.rglob("*.json")} if output.is_dir() else {}
+    return {str(p.relative_to(output)): p.stat().st_mtime for p in output.rglob("*.json") if p.name != STATE} if output.is_dir() else {}
 
 
 def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, work: Path, threads: int) -> dict[str, Any]:
@@ -191,6 +195,27 @@ def file_hashes(output: Path, files: Sequence[str]) -> dict[str, str]:
     return {f: hashlib.sha256((output / f).read_bytes()).hexdigest() for f in files if (output / f).is_file()}
 
 
+def read_state(folder: Path) -> dict[str, dict[str, Any]]:
+    """What made the figures of a folder, by notebook; of none, where nothing is said."""
+    return read_json(folder / STATE) if (folder / STATE).exists() else {}
+
+
+def up_to_date(last: dict[str, Any], key: str, folder: Path) -> bool:
+    """Was a notebook's last run of this key, and do its results lie in the folder as it wrote them?"""
+    unchanged = bool(last.get("hashes")) and file_hashes(folder, list(last["hashes"])) == last["hashes"]
+    return bool(last.get("ok")) and last.get("key") == key and unchanged
+
+
+def copy_results(last: dict[str, Any], source: Path, target: Path) -> None:
+    """Copy what a notebook wrote, with the figures beside its results files."""
+    for name in last["hashes"]:
+        for path in ((source / name).with_suffix(suffix) for suffix in SUFFIXES):
+            if path.is_file():
+                target.mkdir(parents=True, exist_ok=True)
+                with atomic_path(target / path.name) as temporary:
+                    shutil.copyfile(path, temporary)
+
+
 def run_all(
     notebooks: Sequence[Notebook],
     output: Path,
@@ -201,26 +226,30 @@ def run_all(
     jobs: int = 1,
     force: bool = False,
     progress: bool = True,
+    shipped: Path = SHIPPED,
 ) -> dict[str, dict[str, Any]]:
     """Run the notebooks that are out of date; returns the state of each: ok, skipped, seconds, files, message.
 
-    The state is written after every notebook (``work/state.json``), so that an interrupted run takes up where it stopped.
+    The state is written after every notebook (``output/state.json``), so that an interrupted run takes up where it stopped.
+    A figure that is shipped, and was made from what a run would be made from now, is copied.
     """
     given = given or {}
     unknown = sorted(set(given) - {n.name for n in notebooks} - {"all"})
     if unknown:
         raise GalleryError(f"--parameters names {unknown[0]!r}, which is not among the notebooks to run")
-    path = work / "state.json"
-    state: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
+    state, there = read_state(output), read_state(shipped)
     data = data_identity()
     chosen = {n.name: parameters_for(n, given, full) for n in notebooks}
     keys = {n.name: run_key(n, chosen[n.name], data) for n in notebooks}
     waiting = []
     for notebook in notebooks:
-        last = state.get(notebook.name, {})
-        unchanged = last.get("hashes") and file_hashes(output, list(last["hashes"])) == last["hashes"]
-        if not force and last.get("ok") and last.get("key") == keys[notebook.name] and unchanged:
+        last, other, key = state.get(notebook.name, {}), there.get(notebook.name, {}), keys[notebook.name]
+        if not force and up_to_date(last, key, output):
             last["skipped"] = True
+        elif not force and up_to_date(other, key, shipped):
+            copy_results(other, shipped, output)
+            state[notebook.name] = {**other, "skipped": True}
+            write_json(output / STATE, state)
         else:
             waiting.append(notebook)
     threads = max(1, available_cores() // max(jobs, 1))
@@ -241,160 +270,9 @@ def run_all(
                 "skipped": False,
             }
             state[notebook.name] = outcome
-            write_json(path, state)
+            write_json(output / STATE, state)
             bar.update(1)
             bar.write(f"{notebook.name}: {'ok' if outcome['ok'] else 'FAILED'}, {outcome['seconds']:.0f} s")
             if not outcome["ok"]:
                 bar.write(outcome["message"])
     return {n.name: state[n.name] for n in notebooks}
-
-
-# ----- the page --------------------------------------------------------------------------------------------------------
-
-
-def data_sources(value: Any) -> Iterator[str]:
-    """Every data set recorded anywhere in a record: split, count, source and the start of its hash."""
-    if isinstance(value, dict):
-        if {"source", "count", "sha256"} <= set(value):
-            shape = "x".join(map(str, value.get("shape", [])[1:]))
-            yield f"{value.get('split', '')} {value['count']:,} of {value['source']} ({shape}, sha256 {value['sha256'][:8]})"
-        else:
-            for part in value.values():
-                yield from data_sources(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from data_sources(part)
-
-
-def provenance_line(record: dict[str, Any]) -> str:
-    """One line: data, seed, command, versions, time."""
-    parts = []
-    sources = list(dict.fromkeys(data_sources(record.get("data", {}))))
-    if sources:
-        parts.append("data: " + "; ".join(sources))
-    if record.get("seed") is not None:
-        parts.append(f"seed {record['seed']}")
-    for key in ("command", "written"):
-        if record.get(key):
-            parts.append(str(record[key]))
-    shown = [
-        f"{k} {v}"
-        for k, v in record.get("versions", {}).items()
-        if k in ("wavelet-score", "python", "torch", "PyWavelets")
-    ]
-    return " · ".join([*parts, ", ".join(shown)] if shown else parts)
-
-
-def cell_text(value: Any) -> str:
-    """A value of a table as text: numbers short, a value with its standard error as ``v ± e``."""
-    if isinstance(value, dict) and "value" in value:
-        error = value.get("se")
-        return cell_text(value["value"]) + (f" ± {cell_text(error)}" if error is not None else "")
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: ""}[value]
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(map(cell_text, value))
-    return str(value)
-
-
-def table_html(rows: Sequence[dict[str, Any]], limit: int = 40) -> str:
-    """A list of flat records as a table; columns that hold nested records are left to the JSON file."""
-
-    def plain(value: Any) -> bool:
-        if isinstance(value, list):
-            return not any(isinstance(part, dict | list) for part in value)
-        return not isinstance(value, dict) or "value" in value
-
-    keys = dict.fromkeys(key for row in rows for key in row)
-    shown = [k for k in keys if all(plain(row.get(k)) and len(cell_text(row.get(k))) <= 400 for row in rows)][:12]
-    head = "".join(f"<th>{html.escape(k.replace('_', ' '))}</th>" for k in shown)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell_text(row.get(k)))}</td>" for k in shown) + "</tr>"
-        for row in rows[:limit]
-    )
-    more = f"<p class=small>{len(rows) - limit} further rows are in the JSON file.</p>" if len(rows) > limit else ""
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}"
-
-
-TABLES = ("claims", "rows", "table", "scores")
-"""Fields of a record that are shown as tables."""
-
-
-def section_html(base: str, record: dict[str, Any], output: Path, title: str, status: str) -> str:
-    """One entry: figure, what it shows, tables, links and provenance; every text escaped."""
-    name = html.escape(base, quote=True)
-    links = "".join(
-        f'<a href="{name}{suffix}">{suffix[1:].upper()}</a> '
-        for suffix in SUFFIXES
-        if (output / f"{base}{suffix}").exists()
-    )
-    parts = [f'<section id="{name}"><h2>{html.escape(title)}</h2>']
-    if (output / f"{base}.png").exists():
-        parts.append(
-            f'<a href="{name}.png"><img src="{name}.png" alt="{html.escape(title, quote=True)}" loading="lazy"></a>'
-        )
-    findings = [str(line) for line in record.get("findings", [])]
-    if findings:
-        parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in findings) + "</ul>")
-    for key in TABLES:
-        rows = record.get(key)
-        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-            table = f"<h3>{html.escape(key)}</h3>{table_html(rows)}"
-            parts.append(f"<details><summary>{html.escape(key)} ({len(rows)} rows)</summary>{table}</details>")
-    parts.append(f"<p class=small>{links}{html.escape(status)}</p>")
-    parts.append(f"<p class=small>{html.escape(provenance_line(record))}</p></section>")
-    return "\n".join(parts)
-
-
-STYLE_SHEET = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin: 0 0 .6rem; } h3 { font-size: 1rem; }
-nav { column-width: 24rem; font-size: .92rem; } nav a { display: block; padding: .1rem 0; } a { color: #0b5394; }
-section { border-top: 1px solid #ccc; padding: 1.4rem 0; } img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
-ul { padding-left: 1.2rem; font-size: .92rem; } li { margin: .2rem 0; overflow-wrap: anywhere; }
-.small { font-size: .8rem; color: #555; overflow-wrap: anywhere; margin: .3rem 0; } .failed { color: #a40000; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .8rem; } td, th { border: 1px solid #ddd; padding: .2rem .5rem; text-align: left; vertical-align: top; }
-pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: .78rem; } summary { cursor: pointer; font-size: .9rem; }
-"""
-
-
-def build_page(output: Path, notebooks: Sequence[Notebook], state: dict[str, dict[str, Any]]) -> Path:
-    """Write ``output/index.html`` from every results file below ``output``; links are relative."""
-    titles = {n.name: n.title for n in notebooks}
-    records = {}
-    for path in sorted(output.rglob("*.json")):
-        record = read_json(path)
-        if isinstance(record, dict) and ("findings" in record or path.with_suffix(".png").exists()):
-            records[str(path.relative_to(output).with_suffix(""))] = record
-    bases = sorted(records, key=lambda base: order(Path(base).name))
-    sections, contents = [], []
-    for base in bases:
-        title = titles.get(Path(base).name, Path(base).name)
-        outcome = state.get(Path(base).name)
-        status = ""
-        if outcome is not None:
-            status = f"· notebook ran in {outcome['seconds']:.0f} s" + (
-                "" if outcome["ok"] else "; its LAST RUN FAILED"
-            )
-        sections.append(section_html(base, records[base], output, title, status))
-        contents.append(f'<a href="#{html.escape(base, quote=True)}">{html.escape(title)}</a>')
-    failed = {name: outcome for name, outcome in state.items() if not outcome["ok"]}
-    trouble = "".join(
-        f"<p class=failed>{html.escape(name)} failed after {outcome['seconds']:.0f} s</p><pre>{html.escape(outcome['message'])}</pre>"
-        for name, outcome in failed.items()
-    )
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>wavelet-score: figures</title><style>{STYLE_SHEET}</style></head>
-<body><h1>Figures of <em>Where the Score Lives: A Wavelet View of Diffusion</em>, computed</h1>
-<p>Every sentence below a figure is computed from the numbers in its JSON file, in the run that drew it.</p>
-{trouble}<nav>{"".join(contents)}</nav>
-{"".join(sections)}
-</body></html>
-"""
-    target = output / "index.html"
-    with atomic_path(target) as temporary:
-        temporary.write_text(page)
-    return target

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from numeric.daubechies import cascade, unit_sum, vanishing_moments
 from numeric.evaluation.sweep import image_errors, noise_like, standard_error
-from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.style import (
     COLOURS,
     IMAGE_STYLE,
@@ -102,7 +102,7 @@ def _found_daubechies(record: dict[str, Any]) -> list[str]:
     ]
 
 
-daubechies = figure_maker(_daubechies, _draw_daubechies, _found_daubechies)
+daubechies = FigureMaker(_daubechies, _draw_daubechies, _found_daubechies)
 """Figure 1: phi and psi of several Daubechies wavelets, the one used everywhere else drawn thick."""
 
 
@@ -190,7 +190,7 @@ def _found_atoms(record: dict[str, Any]) -> list[str]:
     ]
 
 
-atoms = figure_maker(_atoms, _draw_atoms, _found_atoms)
+atoms = FigureMaker(_atoms, _draw_atoms, _found_atoms)
 """Figure 2: scaling and detail atoms over the scales, read off the transform that all results use."""
 
 
@@ -302,7 +302,7 @@ def _found_seen(record: dict[str, Any]) -> list[str]:
     ]
 
 
-families_drawn = figure_maker(_seen, _draw_seen, _found_seen)
+families_drawn = FigureMaker(_seen, _draw_seen, _found_seen)
 """Figure 3: which coefficients a target's features see, on the grid of coefficients, from the families' own tables."""
 
 
@@ -440,5 +440,5 @@ def _found_noise(record: dict[str, Any]) -> list[str]:
     return [*lines, f"mean variance of a coefficient: {bands[0]['variance']:.3g} in the scaling band, {finest:.3g} at the finest scale"]
 
 
-noise_levels = figure_maker(_noise, _draw_noise, _found_noise)
+noise_levels = FigureMaker(_noise, _draw_noise, _found_noise)
 """Figure 4: images at the noise levels, VE and the VP level of equal signal-to-noise ratio, and that ratio by band."""

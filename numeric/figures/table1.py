@@ -22,8 +22,9 @@ from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.baselines.train import train
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.fig5 import READOUTS
+from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import STYLE, fitted_on, plus_minus, sigma_colours, sigma_handles
 from numeric.noise import ve
 from numeric.progress import progress_bar
@@ -70,6 +71,16 @@ class Table1Config(Parameters):
         for text in [*self.families, *self.shared]:
             if family_degree(text)[1] is None:
                 raise ValueError(f"a family is written name:degree, such as band:3; got {text!r}")
+
+    def work(self, train: int) -> list[Work]:
+        levels, images = len(self.sigmas), 2 * self.n_eval
+        shared = [family_degree(text) for text in self.shared]
+        networks = list(trained(self.size, None, self.weights).values())
+        out = [linear_work(self.size, train, levels, images), own_work(self.size, train, len(self.families), levels, images)]
+        out += [shared_work(f, [d or 1], self.size, train, levels, images) for f, d in shared]
+        if self.slow:
+            out.append(optimal_work(self.size, train, levels, 2 * self.n_slow))
+        return [*out, network_work(self.size, networks, levels, 2 * self.n_network)]
 
 
 Rows = tuple[dict[str, Denoiser], dict[str, dict[str, Any]]]
@@ -320,4 +331,4 @@ def findings(record: dict[str, Any]) -> list[str]:
 
 CONFIGS_BY_TITLE = {c.title: c.name for c in CONFIGS.values()}
 
-make_table = figure_maker(measure, draw, findings)
+make_table = FigureMaker(measure, draw, findings)

@@ -13,7 +13,7 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import trained
 from numeric.baselines.plateau import LEAST_IMAGES, SIGMAS, TOLERANCE, images_seen, last_doubling, mean_mse, state
 from numeric.baselines.train import measure as held_out_errors
-from numeric.figures.base import Parameters, figure_maker
+from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.style import STYLE
 
 
@@ -124,4 +124,4 @@ def findings(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
+from fractions import Fraction
+
 import mpmath
 import numpy as np
 import pytest
@@ -16,16 +20,20 @@ from analytic import (
     NearlyConstant,
     NotAMomentSequence,
     NumericallySingular,
+    Response,
     ScoreCoefficient,
+    Sensitivity,
     SingularCoefficient,
     compare,
     exact_theta,
     theta_from_moments,
 )
 from analytic.algebra.laws import LAWS, law_moments, moments_of_samples
+from analytic.algebra.rational import first_negative, rational
 from analytic.numbers.bounded import Bounded
 from analytic.numbers.digits import digit_loss, digit_table, textbook
 from analytic.numbers.doubledouble import DoubleDouble
+from analytic.theory.response import standard_cumulants
 
 TINY = sp.Rational(1, 10**7)
 SAMPLES = {
@@ -107,16 +115,166 @@ def test_named_conditions_of_the_clean_system(precision):
     with pytest.raises(FewAtoms, match="2 points"):
         theta_from_moments([1, *[sp.Rational(1, 2)] * 4], **options)
     with pytest.raises(NotAMomentSequence, match="< 0"):
-        theta_from_moments([1, 0, 1, 0, sp.Rational(1, 2)], **options) if precision != "exact" else _diagnose()
+        theta_from_moments([1, 0, 1, 0, sp.Rational(1, 2)], **options)
 
 
-def _diagnose():
-    """Exact arithmetic solves an indefinite system happily; the diagnosis is a call of its own."""
-    from analytic import diagnose
+NO_LAW = [
+    ([1, 0, sp.Rational(-1, 2)], r"\(1, x\)"),
+    ([1, 0, 0, 0, -1], r"\(1, x\^2\)"),
+    ([1, 0, 1, 0, sp.Rational(1, 2)], r"\(1, x, x\^2\)"),
+    ([1, 0, 0, 1, 1], r"\(1, x, x\^2\)"),  # a zero pivot with an entry beside it
+]
 
-    found = diagnose(ScoreCoefficient("independent", 2), [1, 0, 1, 0, sp.Rational(1, 2)])
-    assert found is not None
-    raise found
+
+@pytest.mark.parametrize("moments, rows", NO_LAW)
+@pytest.mark.parametrize("precision", ["double", "double-double", 30, "exact"])
+def test_moments_of_no_distribution_are_refused(moments, rows, precision):
+    """Also where noise makes the Gram positive: mu_2 = -1/2 at sigma = 1 would give -2.  Exact: the minor is named."""
+    with pytest.raises(NotAMomentSequence, match="no distribution") as found:
+        theta_from_moments(moments, 1, precision=precision)
+    if precision in (30, "exact"):
+        assert re.search(
+            f"minor .* on {rows.replace('x, x', 'x(, x)?, x') if 'x, x' in rows else rows}", str(found.value)
+        )
+    with pytest.raises(NotAMomentSequence):
+        digit_loss(moments, 1)
+    with pytest.raises(NotAMomentSequence):
+        standard_cumulants(moments)
+
+
+def test_mixed_moments_of_no_distribution():
+    """Band and local: correlations beyond 1, and squares of products the features do not hold (m_1^2 m_2^2 < 0)."""
+    band = ScoreCoefficient("band", 2)
+    points = [(1, 2, 0), (3, 1, 1), (0, 1, 2), (-1, 0, 1), (2, 2, 2)]
+    moments = moments_of_samples(points, band.moment_exponents)
+    assert len(exact_theta(band, moments, 1)) == 5
+    moments[band.moment_exponents.index((1, 1, 0))] = sp.Integer(100)
+    with pytest.raises(NotAMomentSequence, match=r"x_1"):
+        exact_theta(band, moments, 1)
+    local = ScoreCoefficient("local", 2, neighbours=2)
+    moments = moments_of_samples(points, local.moment_exponents)
+    floats = np.array([[float(value)] * 3 for value in moments])
+    assert local.lambdify()(floats, 1.0).shape == (len(local.family), 3)
+    place = local.moment_exponents.index((0, 2, 2))
+    moments[place], floats[place, 1] = sp.Integer(-1), -1.0
+    for make in (
+        lambda: exact_theta(local, moments, 1),
+        lambda: Sensitivity(local, moments=[(1, 0, 0)]).exact(moments, 1),
+        lambda: local.lambdify("exact")(moments, 1),
+        lambda: local.lambdify("mpmath")(moments, 1),
+        lambda: local.lambdify()(floats, 1.0),
+    ):
+        with pytest.raises(NotAMomentSequence, match="no distribution"):
+            make()
+    with pytest.raises(NotAMomentSequence, match=r"1 of 3 coefficients \(first: \[1\]\)"):
+        local.lambdify()(floats, 1.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-2, 2), min_size=6, max_size=6))
+def test_first_negative_is_semidefiniteness(entries):
+    """Exact elimination against SymPy's eigenvalues on small symmetric matrices; the named minor is that minor."""
+    a, b, c, d, e, f = entries
+    matrix = sp.Matrix([[a, b, c], [b, d, e], [c, e, f]])
+    found = first_negative(matrix)
+    lowest = min(np.linalg.eigvalsh(np.array(matrix, dtype=float)))
+    assert (found is None) == (lowest > -1e-9)
+    if found is not None:
+        rows, minor = found
+        assert minor < 0 and matrix.extract(rows, rows).det() == minor
+
+
+def test_cumulants_of_no_distribution():
+    """kappa_4 < kappa_3^2 - 2 is impossible (Pearson)."""
+    with pytest.raises(NotAMomentSequence, match="He_2"):
+        Response(2).theta([3, 0])
+
+
+EXACT = [1, sp.Rational(1, 2), sp.Rational(34, 100), sp.Rational(1, 4), sp.Rational(1, 5)]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        lambda value: Decimal(int(value.p)) / int(value.q),
+        lambda value: str(Decimal(int(value.p)) / int(value.q)),
+        lambda value: str(value),
+        lambda value: Fraction(int(value.p), int(value.q)),
+    ],
+    ids=["Decimal", "decimal text", "fraction text", "Fraction"],
+)
+def test_exact_inputs_stay_exact(number):
+    """14450/9737 from 1, .5, .34, .25, .2 at .5, whatever the numbers are written in, and by every exact door."""
+    given, level = [number(sp.Rational(value)) for value in EXACT], number(sp.Rational(1, 2))
+    coefficient = ScoreCoefficient("independent", 2)
+    exact = exact_theta(coefficient, EXACT, sp.Rational(1, 2))
+    assert exact[0] == sp.Rational(14450, 9737)
+    assert theta_from_moments(given, level, precision="exact") == exact
+    assert coefficient.lambdify("exact")(given, level) == exact
+    assert compare(coefficient, given, level).exact == exact
+    with mpmath.workdps(40):
+        found = coefficient.lambdify("mpmath")(given, level)
+        assert abs(found[0] - mpmath.mpf(14450) / 9737) < mpmath.mpf(10) ** -37
+
+
+@pytest.mark.parametrize(
+    "value, exact",
+    [
+        (0.1, sp.Rational(*(0.1).as_integer_ratio())),
+        (np.float32(0.1), sp.Rational(*float(np.float32(0.1)).as_integer_ratio())),
+        (np.longdouble(1) / 3, sp.Rational(*(np.longdouble(1) / 3).as_integer_ratio())),
+        (np.int64(2**62 + 1), sp.Integer(2**62 + 1)),
+        (sp.Float("0.1", 50), None),
+        (mpmath.mpf("-0.75"), sp.Rational(-3, 4)),
+        (sp.sqrt(2), sp.sqrt(2)),
+        ("1e-3", sp.Rational(1, 1000)),
+    ],
+)
+def test_no_number_is_rounded_on_the_way_in(value, exact):
+    """Binary numbers are the dyadic rationals they are, at their own precision."""
+    found = rational(value)
+    if exact is None:  # 50 digits of 1/10 are closer to it than a double
+        assert 0 < abs(found - sp.Rational(1, 10)) < sp.Rational(1, 10**50)
+    else:
+        assert found == exact
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), Decimal("NaN"), mpmath.mpf("inf"), "x", 1j, sp.Symbol("x"), None]
+)
+def test_what_is_no_number_is_named(value):
+    with pytest.raises(AnalyticError, match="finite real numbers"):
+        rational(value)
+
+
+def test_levels_are_not_rounded_either():
+    """sigma = 1e-400 and abar = 1 - 1e-30 are levels; as floats they would be 0 and 1."""
+    assert exact_theta(ScoreCoefficient("independent", 1), [1, 0, 1], Fraction(1, 10**400))[1] < 0
+    value = 1 - Fraction(1, 10**30)
+    assert exact_theta(ScoreCoefficient("independent", 1, "vp"), [1, 0, 1], value)[1] == -1
+
+
+@pytest.mark.parametrize(
+    "degree, law, theta",
+    [
+        (20, "laplace", None),
+        pytest.param(30, "laplace", -1.14383, marks=pytest.mark.slow),
+        pytest.param(45, "gaussian", -100 / 101, marks=pytest.mark.slow),
+    ],
+)
+def test_the_exact_result_does_not_depend_on_its_remarks(degree, law, theta):
+    """50 digits find the system singular; the condition number and the exact result are there all the same."""
+    found = compare(ScoreCoefficient("independent", degree), law_moments(law, 2 * degree), sp.Rational(1, 10))
+    assert 1e40 < found.condition < 1e300
+    if theta is not None:
+        assert float(found.exact[1]) == pytest.approx(theta, abs=1e-5)
+        assert found.mpmath_error == np.inf and found.mpmath50 == []
+
+
+def test_an_arithmetic_that_fails_is_a_remark():
+    """Moments beyond float64's range: the exact result stands, float64 has none."""
+    found = compare(ScoreCoefficient("independent", 1), [1, 0, 10**400], 1)
+    assert found.exact[1] == sp.Rational(-1, 10**400 + 1) and found.float64 == [] and found.error == np.inf
 
 
 def test_noise_makes_two_points_regular():

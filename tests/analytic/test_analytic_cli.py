@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from analytic import Derivation, HermiteTwin, Response, ScoreCoefficient, Sensitivity, digit_table, exact_theta
+from analytic import (
+    Derivation,
+    HermiteTwin,
+    Response,
+    ScoreCoefficient,
+    Sensitivity,
+    WienerSystem,
+    digit_table,
+    exact_theta,
+)
 from analytic.cli import main
 from analytic.numbers.digits import textbook
 from analytic.theory.limits import Theorem
@@ -49,10 +59,38 @@ def test_generated_code_computes_theta(capsys):
 def test_help_names_every_command(capsys):
     text = run(capsys)
     assert text == run(capsys, "--help")
-    commands = ("coefficient", "code", "derive", "hermite", "theorems", "sensitivity", "evaluate", "digits")
+    commands = ("coefficient", "code", "derive", "hermite", "wiener", "theorems", "sensitivity", "evaluate", "digits")
     for command in commands:
         assert command in text
         assert "--degree" in run(capsys, command, "--help")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["derive --degree 5 --no-check", "coefficient --degree 5 --latex --form cofactor", "coefficient --degree 5"],
+)
+def test_long_sums_are_cut_unless_asked_for(capsys, command):
+    """A screenful or two instead of 40 kB; what is left out is counted; ``--full`` writes every term."""
+    short, full = run(capsys, *command.split()), run(capsys, *command.split(), "--full")
+    assert len(short) < 16_000 < len(full) and "more terms" in short and "more terms" not in full
+    count = int(re.search(r"(\d+) more terms", short)[1])
+    determinant = ScoreCoefficient("independent", 5).cofactors[1]
+    assert count + 40 == len(determinant.args)  # det G is the first long one
+    terms = {str(term) for term in determinant.args}
+    if "--latex" not in command:  # every term that is shown is one of det G
+        line = next(line for line in short.splitlines() if "more terms" in line)
+        shown = re.split(r" [+-] ", line.split(" = ")[1].split(" + ...")[0])
+        assert {part.lstrip("-") for part in shown} <= {term.lstrip("-") for term in terms}
+
+
+def test_long_fractions_are_counted_unless_asked_for(capsys):
+    """Fractions of more than 200 digits, and of more than the 4,300 that Python converts."""
+    command = "evaluate --law exponential --degree 7 --sigma 12345678901234567/1000000000".split()
+    short, full = run(capsys, *command), run(capsys, *command, "--full")
+    assert re.search(r"= \(\d+ digits\)  ~ ", short) and "digits)  ~" not in full and len(full) > 2 * len(short)
+    long = "1/" + "3" * 4400
+    text = run(capsys, "evaluate", "--moments", f"1,0,{long}", "--sigma", "1")
+    assert "theta_1" in text and "digits)" in text
 
 
 @pytest.mark.parametrize("noise", ["ve", "vp"])
@@ -88,6 +126,14 @@ def test_hermite_prints_its_proof(capsys, family):
     text = run(capsys, "hermite", "--family", family, "--degree", "1")
     assert text.strip() == str(HermiteTwin(family, 1)) and text.count("holds") == 3
     assert r"T^{\top}" in run(capsys, "hermite", "--degree", "2", "--latex")
+
+
+def test_wiener_prints_its_proof(capsys):
+    """Two coordinates: the text is the object's, its four claims recomputed; LaTeX keeps the verdicts in comments."""
+    text = run(capsys, "wiener", "--degree", "1")
+    assert text.strip() == str(WienerSystem(1)) and text.count("holds") == 4
+    latex = run(capsys, "wiener", "--degree", "2", "--latex")
+    assert latex.count("holds") == 4 and r"\Theta" in latex and len(latex) < 20_000
 
 
 def test_sensitivity_prints_the_object(capsys):
@@ -145,6 +191,16 @@ def test_digits_prints_the_table(capsys):
         ("code --language rust", "'rust'", "numpy"),
         ("code --method guess", "'guess'", "cofactor"),
         ("code --name 3x", "'3x'", "identifier"),
+        ("code --name lambda", "'lambda'", "reserved"),
+        ("code --name numpy", "'numpy'", "another"),
+        ("code --name int --language c", "'int'", "reserved word of C"),
+        ("evaluate --moments 1,0,-1/2 --sigma 1/10", "(1, x) is -0.5", "no distribution"),
+        ("evaluate --moments mu_1=0,mu_2=1,mu_2=5,mu_3=0,mu_4=30 --sigma 1", "mu_2", "once"),
+        ("evaluate --moments 0=1,mu_0=1,1=0,2=1 --sigma 1 --degree 1", "mu_0", "once"),
+        ("evaluate --family band --degree 1 --moments 100=1/2,200=1/9 --sigma 1", "(1, x_1)", "no distribution"),
+        ("digits --moments 1,0,-1 --sigma 1", "(1, x)", "no distribution"),
+        ("digits --sigma 0", "--sigma holds 0", "> 0"),
+        ("digits --sigma 1,-1/2", "--sigma holds -1/2", "> 0"),
         ("evaluate --moments 1,1/2 --sigma 1", "2 values", "odd number"),
         ("evaluate --moments 1,x,1 --sigma 1", "'x'", "1/10"),
         ("evaluate --moments 1,1/0,1 --sigma 1", "'1/0'", "rational"),
@@ -166,11 +222,15 @@ def test_digits_prints_the_table(capsys):
         ("sensitivity --moment 9", "'9'", "any of 1"),
         ("sensitivity --standardised --family band", "independent", "leave them out"),
         ("sensitivity --language rust", "'rust'", "numpy"),
+        ("wiener --coordinates 0", "got 0", ">= 1"),
+        ("wiener --degree 40", "81 features", "fewer"),
         ("digits --law cauchy", "'cauchy'", "laplace"),
         ("digits --moments 1,0", "2 values", "mu_2"),
         ("digits --sigma 1,y", "'y'", "1/10"),
         ("digits --start here", "'here'", "system"),
         ("theorems --degree 0", "got 0", ">= 1"),
+        ("theorems --degree 99999999999999999999", "99999999999999999999", "lower degree"),
+        ("digits --degree 99999999999999999999", "99999999999999999999", "lower degree"),
         ("coefficient --family local --degree 6 --interactions full", "5005 features", "pairwise"),
         ("coefficient --family local --degree 2 --latex --form clean", "27 features", "system"),
         ("bake", "'bake'", "--help"),

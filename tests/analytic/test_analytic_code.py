@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
+from functools import lru_cache
 
 import numpy as np
 import pytest
 import sympy as sp
 
-from analytic import ScoreCoefficient, Sensitivity, exact_theta
+from analytic import AnalyticError, ScoreCoefficient, Sensitivity, exact_theta, law_moments
 from analytic.algebra.laws import moments_of_samples
+from analytic.algebra.program import Program, compile_program
+from analytic.numbers.bounded import Bounded
+from analytic.numbers.doubledouble import DoubleDouble
 
 CC = shutil.which("cc") or shutil.which("gcc")
 CASES = [
@@ -130,3 +135,117 @@ def test_common_subexpressions_are_named_once():
     assert len({value for _, value in with_cse.assignments if not value.is_Atom}) == len(
         [value for _, value in with_cse.assignments if not value.is_Atom]
     )
+
+
+# -- whole numbers that no int holds ---------------------------------------------------------------------------------
+
+
+def whole_numbers(source: str) -> list[int]:
+    """Integer literals of a source text (no exponents, indices or parts of names and of decimal numbers)."""
+    return [int(found) for found in re.findall(r"(?<![\w.])(\d{8,})(?![\w.])", source)]
+
+
+@lru_cache
+def plain_source(language: str) -> str:
+    return ScoreCoefficient("independent", 17, "ve").code(language, cse=False, name="f")
+
+
+LARGEST = {"c": 2**31 - 1, "numpy": 2**53, "torch": 2**53}
+
+
+@pytest.mark.parametrize("language", LARGEST)
+def test_no_literal_overflows(language):
+    """Degree 17 and beyond: (2p - 1)!! and binomials pass 2^63."""
+    source = plain_source(language)
+    assert "6332659870762850625.0" in source  # 33!!
+    assert max(whole_numbers(source), default=0) <= LARGEST[language]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", LARGEST)
+def test_no_literal_overflows_in_other_programs(language):
+    """The standardised bases, and the Jacobian."""
+    for item in (
+        ScoreCoefficient("independent", 17, basis="hermite"),
+        ScoreCoefficient("independent", 17, basis="standardized"),
+        Sensitivity("independent", 17),
+    ):
+        source = item.code(language)
+        assert "6332659870762850625.0" in source
+        assert max(whole_numbers(source), default=0) <= LARGEST[language]
+
+
+@pytest.mark.parametrize(
+    "language", ["numpy", "torch", pytest.param("c", marks=pytest.mark.skipif(CC is None, reason="-"))]
+)
+def test_degree_seventeen_is_the_exact_result(language, tmp_path):
+    """The exponential law at sigma 2.3: theta_1 = -.1704903 (integers that overflowed gave -.1705178, with status 0)."""
+    torch = pytest.importorskip("torch") if language == "torch" else None
+    coefficient = ScoreCoefficient("independent", 17, "ve")
+    moments = law_moments("exponential", 34)
+    exact = np.array([float(value) for value in exact_theta(coefficient, moments, 2.3)])
+    floats, source = [float(value) for value in moments], plain_source(language)
+    if language == "c":
+        status, found = call(compiled(source, "f", tmp_path), floats, [2.3], len(exact))
+        assert status == 0
+    else:
+        space: dict = {}
+        exec(source, space)
+        found = np.asarray(
+            space["f"](np.array(floats) if torch is None else torch.tensor(floats, dtype=torch.float64), 2.3)
+        )
+        assert found.dtype == np.float64
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-6 * np.abs(exact).max())
+    assert exact[1] == pytest.approx(-0.1704903, abs=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("precision", ["double", "double-double"])
+def test_lambdified_whole_numbers(backend, precision):
+    """The same integers in lambdified functions, value and bound: float64 or double-double, NumPy or torch."""
+    torch = pytest.importorskip("torch")
+    number = 3 * 10**30 + 7  # no double holds it, a double-double does
+    x = sp.Symbol("x")
+    function = compile_program(
+        Program((x,), (), (number * x,)), [], float if precision == "double" else DoubleDouble.of
+    )
+    array = np.array([1 / 3]) if backend == "numpy" else torch.tensor([1 / 3], dtype=torch.float64)
+    given = DoubleDouble.of(array) if precision == "double-double" else array
+    exact = number * sp.Rational(*(1 / 3).as_integer_ratio())
+    (found,) = function(given)
+    (bounded,) = function(Bounded(given, array * 0))
+    value = bounded.value
+    parts = [value.high, value.low] if isinstance(value, DoubleDouble) else [value]
+    gap = abs(sum((sp.Rational(*float(part[0]).as_integer_ratio()) for part in parts), sp.Integer(0)) - exact)
+    assert gap <= sp.Rational(*float(bounded.error[0]).as_integer_ratio())
+    digits = 1e-15 if precision == "double" else 1e-30
+    assert float(bounded.error[0]) <= digits * 1e30
+    found = found.rounded() if isinstance(found, DoubleDouble) else found
+    assert float(found[0]) == pytest.approx(float(exact), rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "language, name",
+    [
+        ("numpy", "lambda"),
+        ("numpy", "numpy"),
+        ("torch", "torch"),
+        ("torch", "None"),
+        ("c", "int"),
+        ("c", "sqrt"),
+        ("c", "é"),
+    ],
+)
+def test_reserved_names_are_refused(language, name):
+    """A function called ``int`` or ``numpy`` would not compile, or would hide what its own code calls."""
+    with pytest.raises(AnalyticError, match="function name"):
+        ScoreCoefficient("independent", 1).code(language, name=name)
+
+
+@pytest.mark.skipif(CC is None, reason="no C compiler")
+@pytest.mark.parametrize("name", ["mu", "lambda", "numpy", "result", "m_1"])
+def test_other_names_compile(name, tmp_path):
+    """Names of its own arguments, and words of Python, are fine in C."""
+    coefficient, moments, levels, exact = problem("independent", 1, "ve", {})
+    status, found = call(compiled(coefficient.code("c", name=name), name, tmp_path), moments, levels, len(exact))
+    assert status == 0 and np.allclose(found, exact)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sympy as sp
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from analytic import AnalyticError, FewAtoms, ScoreCoefficient, exact_theta
+from analytic import AnalyticError, FewAtoms, NotAMomentSequence, ScoreCoefficient, exact_theta
 from analytic.algebra.laws import law_moments, moments_of_samples
 from analytic.theory.response import Response, signal_share, standard_cumulants
 from analytic.theory.sensitivity import Sensitivity
@@ -28,10 +28,12 @@ CASES = [
 
 
 def setting(family: str, degree: int, options: dict, noise: str):
-    """A coefficient, exact moments of nine points, a level and a ridge."""
+    """A coefficient, exact moments of sixty points (inside the cone of moments: some are moved), a level and a ridge."""
     coefficient = ScoreCoefficient(family, degree, noise, **options)
     width = len(coefficient.variables)
-    points = [tuple(sp.Rational((7 * i + 3 * j * j + i * j) % 11 - 5, 4) for j in range(width)) for i in range(9)]
+    points = [
+        tuple(sp.Rational((7 * i + 3 * j * j + i**2 * (j + 1)) % 61 - 30, 16) for j in range(width)) for i in range(60)
+    ]
     moments = moments_of_samples(points, coefficient.moment_exponents)
     return coefficient, moments, sp.Rational(1, 2), sp.Rational(1, 7) if coefficient.ridge else sp.Integer(0)
 
@@ -168,14 +170,14 @@ def test_response_at_the_gaussian(degree):
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.lists(st.fractions(-1, 1, max_denominator=9), min_size=4, max_size=4))
+@given(st.lists(st.fractions("-1/3", "1/3", max_denominator=9), min_size=4, max_size=4))
 def test_response_is_the_finite_difference(values):
     """d theta_k / d kappa_p away from the Gaussian, degree 3, against exact central differences."""
     response, h = Response(3), sp.Rational(1, 10**10)
     try:
         jacobian = response.jacobian(values)
-    except FewAtoms:
-        return
+    except (FewAtoms, NotAMomentSequence):
+        assume(False)  # cumulants of no density
     scale = 1 + max(abs(value) for value in jacobian) ** 3
     for p in range(4):
         up, down = list(values), list(values)

@@ -10,8 +10,10 @@ import torch
 
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.locality import LocalityDenoiser
+from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalScoreMachine
+from numeric.baselines.pspc import PSPCDenoiser
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.denoiser import Denoiser, NotFittedError
 from numeric.noise import NoiseLevel, ve, vp
@@ -24,6 +26,10 @@ MAKE: dict[str, Callable[[], Denoiser]] = {
     "ELS": lambda: LocalScoreMachine(3, True, chunk=5),
     "ELS zeros": lambda: LocalScoreMachine(3, True, "zeros", chunk=5),
     "locality": lambda: LocalityDenoiser(chunk=5),
+    "PSPC": lambda: PSPCDenoiser(2, chunk=5),
+    "locality by rows": lambda: LocalityDenoiser(rule="row", chunk=5),
+    "mixture": lambda: GaussianMixtureDenoiser(3),
+    "mixture, low rank": lambda: GaussianMixtureDenoiser(2, rank=3),
     "bayes": lambda: WaveletShrinkage("bayes", "haar"),
     "bayes spun": lambda: WaveletShrinkage("bayes", "haar", 1, spins=2),
     "soft": lambda: WaveletShrinkage("soft", "haar"),

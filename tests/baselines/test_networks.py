@@ -42,8 +42,8 @@ def denoiser(request) -> NetworkDenoiser:
 def test_gradients_flow_to_the_images(denoiser):
     """gradcheck of denoise and score in float64; no graph and no gradient of the weights where none is asked for."""
     y = images(2, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: denoiser.denoise(v, 0.5, clamp=False), (y,))
-    assert torch.autograd.gradcheck(lambda v: denoiser.score(v, vp(0.6)), (y,))
+    assert torch.autograd.gradcheck(lambda v: denoiser.denoise(v, 0.5, clamp=False), (y,), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda v: denoiser.score(v, vp(0.6)), (y,), fast_mode=True)
     denoiser.denoise(y, 0.5).sum().backward()
     assert y.grad is not None and all(p.grad is None for p in denoiser.network.parameters())
     assert not denoiser.denoise(images(), 0.5).requires_grad
@@ -165,6 +165,18 @@ def test_a_bf16_step_is_as_exact_as_pytorchs(compiled, monkeypatch):
     assert (gradients(False, True) - exact).norm() < 1e-4 * exact.norm()
     ours, theirs = ((gradients(True, on) - exact).norm() / exact.norm() for on in (True, False))
     assert ours < 1.2 * theirs + 1e-3 and ours < 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_networks_are_one_graph(name, bf16):
+    """torch.compile, which training uses on a GPU, sees a whole network without a break, in training mode too."""
+    torch.compiler.reset()
+    net, x, c = network(name).train().to(memory_format=torch.channels_last), images(2, 16), torch.zeros(2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        got, want = torch.compile(net, backend="eager", fullgraph=True)(x, c), net(x, c)
+    assert (got.float() - want.float()).norm() < (0.05 if bf16 else 1e-5) * want.float().norm()
+    torch.compiler.reset()
 
 
 def test_without_a_compiler(monkeypatch):

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from numeric.baselines.linear import LinearDenoiser
 from numeric.commands.app import app
 from numeric.denoiser import Denoiser
+from numeric.evaluation.kept import kept_samples
 from numeric.evaluation.metrics import (
     SampleQuality,
     edge_error,
@@ -32,7 +33,7 @@ from numeric.evaluation.metrics import (
 )
 from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, compare, ddpm_sigmas, edm_sigmas, level
 from numeric.evaluation.sweep import FittedLater
-from numeric.figures.fig11 import GenerateConfig, findings, kept_samples
+from numeric.figures.fig11 import GenerateConfig, findings
 from numeric.noise import ddpm_alpha_bars, ve
 from numeric.scores.own import WaveletScore
 
@@ -466,24 +467,28 @@ def test_fig11_notebook_runs(tmp_path):
 
 def test_finished_samples_are_kept(tmp_path, mnist16):
     """An interrupted Figure 11 takes up from the samples it has: the same images, and the denoiser is not run again."""
-    config = GenerateConfig(size=16, steps=3, n_shown=2, n_quality=3, cache=str(tmp_path))
-    train = mnist16.take(50)
+    sampler, train = Sampler(edm_sigmas(3, 0.03)), mnist16.take(50)
+
+    def kept(denoiser, train=train, sampler=sampler, seeds=range(3)):
+        return kept_samples(sampler, denoiser, seeds, 2, train, tmp_path, progress=False)
+
     about = {"class": "numeric.baselines.linear.LinearDenoiser", "settings": None}
     linear = FittedLater("linear", lambda: LinearDenoiser().fit(train), about)
-    first, seconds, unclipped = kept_samples(config, "linear", linear, 3, train, False)
+    first, seconds, unclipped = kept(linear)
     never = FittedLater("another label", lambda: pytest.fail("it was fitted again"), about)
-    again, same, _ = kept_samples(config, "another label", never, 3, train, False)
+    again, same, _ = kept(never)
     assert torch.equal(first, again) and seconds == same and len(list(tmp_path.rglob("*.safetensors"))) == 1
     assert unclipped["finite"]
-    # Other settings of the denoiser, sampler or data are other samples, under whatever label; none erases another's.
+    # Other settings of the denoiser, sampler, seeds or data are other samples, under whatever label; none erases another's.
     wavelet = FittedLater("linear", lambda: WaveletScore("independent", 1).fit(train), {**about, "settings": 1})
-    assert not torch.equal(kept_samples(config, "linear", wavelet, 3, train, False)[0], first)
-    kept_samples(dataclasses.replace(config, steps=4), "linear", linear, 3, train, False)
-    kept_samples(config, "linear", linear, 3, train.take(40), False)
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
-    assert torch.equal(kept_samples(config, "linear", never, 3, train, False)[0], first)
+    assert not torch.equal(kept(wavelet)[0], first)
+    kept(linear, sampler=dataclasses.replace(sampler, start_from="noise"))
+    kept(linear, train=train.take(40))
+    kept(linear, seeds=range(1, 4))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 5
+    assert torch.equal(kept(never)[0], first)
     with pytest.raises(ValueError, match="cannot be kept in a cache"):
-        kept_samples(config, "linear", LinearDenoiser().fit(train), 3, train, False)
+        kept(LinearDenoiser().fit(train))
 
 
 def test_a_network_with_other_weights_is_sampled_anew(tmp_path, mnist16):
@@ -492,7 +497,7 @@ def test_a_network_with_other_weights_is_sampled_anew(tmp_path, mnist16):
     from numeric.baselines.edm import EDM
     from numeric.baselines.network import load_network, save_network
 
-    config = GenerateConfig(size=16, steps=2, n_shown=2, n_quality=2, cache=str(tmp_path / "runs"))
+    sampler = Sampler(edm_sigmas(2, 0.03))
     network, train, found = get_config("cnn"), mnist16.take(50), []
     path = tmp_path / "cnn_16.safetensors"
     for seed in (0, 1):
@@ -502,7 +507,7 @@ def test_a_network_with_other_weights_is_sampled_anew(tmp_path, mnist16):
         save_network(tmp_path / f"{seed}.safetensors", built, network, EDM(0.5), 1)
     for seed in (0, 1, 0):
         path.write_bytes((tmp_path / f"{seed}.safetensors").read_bytes())
-        found.append(kept_samples(config, "CNN", load_network(path), 2, train, False)[0])
+        found.append(kept_samples(sampler, load_network(path), range(2), 2, train, tmp_path / "runs", False)[0])
     assert not torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
     assert len(list((tmp_path / "runs").rglob("*.safetensors"))) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ import numeric.evaluation.sweep as sweep_module
 from numeric._torchvision import import_torchvision
 from numeric.baselines.linear import LinearDenoiser
 from numeric.data import ImageSet
-from numeric.evaluation.sweep import evaluate, measure, noise_like, records_of, sweep
+from numeric.evaluation.metrics import SampleQuality
+from numeric.evaluation.sample import Sampler
+from numeric.evaluation.sweep import FittedLater, evaluate, measure, noise_like, records_of, sweep
 from numeric.figures.fig5 import SweepConfig, findings
 from numeric.noise import vp
 from numeric.results import atomic_path, load_tensors, provenance, read_json, save_tensors, write_json
@@ -80,6 +83,76 @@ def test_an_interrupted_sweep_resumes_with_the_same_numbers(images, tmp_path, mo
     assert calls == [0.2, 0.5, 0.5, 1.0]  # 0.2 was not done again
     sweep(**arguments, checkpoint=tmp_path / "c.json", seed=1, progress=False)  # other settings: nothing is reused
     assert calls[4:] == [0.2, 0.5, 1.0]
+
+
+def test_one_run_does_not_erase_anothers(images, tmp_path, monkeypatch):
+    """Settings A, B, A cost 2, 2, 0 evaluations: a file for each key. So do other data, degrees and limits."""
+    model = WaveletScore("independent", 2, levels=1).fit(images)
+    real, calls = sweep_module.evaluate, []
+    monkeypatch.setattr(sweep_module, "evaluate", lambda *a, **k: (calls.append(a[2]), real(*a, **k))[1])
+
+    def run(settings, split=images, degrees=(1, 2), **more):
+        before = len(calls)
+        arguments = {"settings": settings, "checkpoint": tmp_path / "runs" / "c.json", "progress": False, **more}
+        found = sweep({"m": (model, degrees)}, {"train": split}, [0.2, 0.5], **arguments)
+        return found, len(calls) - before
+
+    first, cost = run("A")
+    assert cost == 2 and run("B")[1] == 2
+    assert run("A") == (first, 0)
+    assert run("A", split=images.take(30))[1] == 2 and run("A", degrees=[2])[1] == 2 and run("A", seed=1)[1] == 2
+    assert run("A") == (first, 0) and len(list((tmp_path / "runs").glob("c-*.json"))) == 5
+
+
+def test_what_is_finished_is_not_even_fitted(images, tmp_path):
+    fits = []
+    arguments = {"splits": {"train": images}, "sigmas": 0.5, "checkpoint": tmp_path / "c.json", "progress": False}
+
+    def fit():
+        fits.append(1)
+        return LinearDenoiser().fit(images)
+
+    first = sweep({"linear": (FittedLater("linear", fit), None)}, **arguments)
+    later = FittedLater("linear", fit)
+    assert sweep({"linear": (later, None)}, **arguments) == first and len(fits) == 1 and later.seconds is None
+    y = images[:3]
+    assert torch.equal(later.denoise(y, 0.5), LinearDenoiser().fit(images).denoise(y, 0.5)) and len(fits) == 2
+    later.forget()
+    later.denoise(y, 0.5)
+    assert len(fits) == 3
+
+
+def test_clamping_is_to_the_range_of_the_data(generator):
+    """Images in [-1, 1]: the MSE of input and estimate is that of [0, 1] images times four (one affine map, sigma doubled)."""
+    unit = ImageSet(torch.rand(40, 1, 8, 8, generator=generator))
+    wide = ImageSet(2 * unit[:] - 1)
+    assert wide.pixel_range == (-1.0, 1.0)
+    found = [
+        {r["method"]: r["mse"] for r in evaluate({"linear": (LinearDenoiser().fit(data), None)}, data, sigma)}
+        for data, sigma in ((unit, 0.5), (wide, 1.0))
+    ]
+    for method in ("noisy", "linear"):
+        assert found[1][method] == pytest.approx(4 * found[0][method], rel=1e-4)
+
+
+@pytest.mark.parametrize(("sigmas", "degrees"), [(0.5, 2), ("0.5", "2"), (np.array([0.5]), np.array([2])), (torch.tensor(0.5), [2])])
+def test_sigmas_and_degrees_as_users_write_them(images, sigmas, degrees):
+    model = WaveletScore("independent", 2, levels=1).fit(images)
+    found = sweep({"m": (model, degrees)}, {"train": images}, sigmas, progress=False)
+    assert [(r["method"], r["degree"], r["sigma"]) for r in found] == [("noisy", None, 0.5), ("m", 2, 0.5)]
+    with pytest.raises(ValueError, match="sigmas must be > 0, got"):
+        sweep({"m": (model, 2)}, {"train": images}, [0.5, -1], progress=False)
+    with pytest.raises(ValueError, match="degrees must be whole numbers, got 'two'"):
+        sweep({"m": (model, "two")}, {"train": images}, 0.5, progress=False)
+
+
+def test_evaluators_pickle(images):
+    """What measures and samples goes to another process: scores of samples, samplers, and a sweep's methods."""
+    quality = SampleQuality(images[:], components=4)
+    sampler, linear = Sampler([1.0, 0.5]), LinearDenoiser().fit(images)
+    again = pickle.loads(pickle.dumps((quality, sampler, {"linear": (linear, None)})))
+    assert again[0].frechet(images[:30], images[30:]) == quality.frechet(images[:30], images[30:])
+    assert again[1] == sampler and evaluate(again[2], images, 0.5) == evaluate({"linear": (linear, None)}, images, 0.5)
 
 
 def test_seeds_and_pairing(images):

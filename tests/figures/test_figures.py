@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +19,7 @@ import numpy as np
 import pytest
 import pywt
 import torch
+import yaml
 from typer.testing import CliRunner
 
 import numeric.figures.gallery as gallery
@@ -18,16 +27,38 @@ from numeric.commands.app import app
 from numeric.data import ImageSet
 from numeric.daubechies import cascade, unit_sum, vanishing_moments
 from numeric.evaluation.sweep import noise_like
+from numeric.figures.against_linear import LinearConfig
+from numeric.figures.base import notebook_defaults
 from numeric.figures.conditioning import HermiteConfig, gram_conditions
 from numeric.figures.denoised import DenoisedConfig
-from numeric.figures.illustrations import FamiliesConfig, band_snr, families_drawn, mallat_grid, monomial_text
+from numeric.figures.diagnostics import DiagnosticsConfig
+from numeric.figures.fig5 import SweepConfig
+from numeric.figures.fig5 import make_figure as make_fig5
+from numeric.figures.fig11 import GenerateConfig
+from numeric.figures.foresee import LongRunWarning, features, foresee
+from numeric.figures.formulas import FormulasConfig
+from numeric.figures.illustrations import (
+    AtomsConfig,
+    DaubechiesConfig,
+    FamiliesConfig,
+    NoiseConfig,
+    band_snr,
+    families_drawn,
+    mallat_grid,
+    monomial_text,
+)
+from numeric.figures.style import plus_minus
+from numeric.figures.table1 import Table1Config
 from numeric.fingerprint import code_hash, imports, meaning, modules_behind
 from numeric.noise import ve
+from numeric.results import read_json, write_json
 from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.tables import monomials
 from numeric.wavelets import WaveletTransform
 
 matplotlib.use("Agg")
+ROOT = Path(__file__).parents[2]
 
 
 # ----- Figures 1 to 4 ---------------------------------------------------------------------------------------------------
@@ -203,7 +234,8 @@ def quick(monkeypatch, tmp_path):
 
 
 def run(folder: Path, *arguments: str):
-    places = ["--notebooks", folder / "notebooks", "--output", folder / "out", "--work", folder / "work"]
+    places = ["--notebooks", folder / "notebooks", "--work", folder / "work"]
+    places += ["--output", folder / "out"] if "--output" not in arguments else []
     return CliRunner().invoke(app, ["figures", *arguments, *map(str, places)])
 
 
@@ -241,6 +273,122 @@ def test_gallery_runs_only_what_changed(quick):
     (folder / "out" / "fig10.json").unlink()  # its result is gone
     run(folder, "--parameters", "all: {value: 7, unheard_of: 1}")
     assert ran[5:] == ["fig10"]
+
+
+def test_shipped_figures_are_not_made_again(quick, monkeypatch):
+    """A fresh clone: results and state.json of the shipped folder are copied, until code, parameters or results change."""
+    folder, ran = quick
+    shipped = folder / "shipped"
+    run(folder, "--output", str(shipped))
+    (shipped / "fig2.png").write_bytes(b"picture")
+    assert len(ran) == 2 and (shipped / "state.json").is_file()
+    monkeypatch.setattr(gallery.run_all, "__kwdefaults__", {**gallery.run_all.__kwdefaults__, "shipped": shipped})
+    assert run(folder).exit_code == 0 and len(ran) == 2
+    assert (folder / "out" / "fig2.png").read_bytes() == b"picture"
+    assert (folder / "out" / "fig10.json").read_bytes() == (shipped / "fig10.json").read_bytes()
+    run(folder, "--parameters", "fig2: {value: 7}")  # other parameters: made here, the shipped one stays as it is
+    assert ran[2:] == ["fig2"] and "value 1" in (shipped / "fig2.json").read_text()
+    run(folder)  # and back: the shipped one again, for nothing
+    assert len(ran) == 3 and "value 1" in (folder / "out" / "fig2.json").read_text()
+    (shipped / "fig10.json").write_text("{}")  # not what the notebook wrote
+    (folder / "out" / "fig10.json").unlink()
+    run(folder)
+    assert ran[3:] == ["fig10"]
+
+
+def test_runs_do_not_go_to_the_shipped_folder_by_default():
+    """Notebooks, commands and `make fig5` write to runs/; only `--ship` writes the tracked figures (issue of a replaced figure)."""
+    for notebook in gallery.find_notebooks(ROOT / "notebooks"):
+        defaults = notebook_defaults(notebook.path)
+        assert str(defaults.get("output", "runs/x")).startswith("runs/"), notebook.name
+    for command in ("figures", "generate", "claims", "table1"):
+        help_ = " ".join(CliRunner().invoke(app, [command, "--help"]).output.split())
+        assert "[default: paper_figures" not in help_ and "[default: runs" in help_
+
+
+def test_clean_keeps_what_cannot_be_had_again():
+    """`make -n clean` names no folder that holds trained networks, checkpoints, users' figures or claims."""
+    done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)
+    removed = done.stdout.split()
+    assert "runs/sweeps" in removed
+    assert not {"runs", "runs/", "runs/train", "runs/figures", "runs/claims"} & set(removed) and "find" not in removed
+
+
+# ----- what figures share -------------------------------------------------------------------------------------------------
+
+CONFIGS = {
+    "fig1": DaubechiesConfig, "fig2": AtomsConfig, "fig3": FamiliesConfig, "fig4": NoiseConfig, "fig5": SweepConfig,
+    "fig7": LinearConfig, "fig8": HermiteConfig, "fig9": DenoisedConfig, "fig11": GenerateConfig, "table1": Table1Config,
+    "diagnostics": DiagnosticsConfig, "formulas": FormulasConfig,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_records_name_every_parameter_that_differs(name):
+    """The recorded command holds what differs from the notebook's defaults, and nothing else; YAML gives the values back."""
+    config = CONFIGS[name]
+    defaults = notebook_defaults(ROOT / "notebooks" / f"{name}.ipynb")
+    own = {k: v for k, v in defaults.items() if k in {f.name for f in fields(config)}}
+    assert set(defaults) - set(own) <= {"output", "shown_degree"}, "a parameter of the notebook that its figure does not have"
+    plain = config(**own)
+    assert plain.command == f"papermill notebooks/{name}.ipynb out.ipynb"
+    changes = {"size": 24, "sigmas": [0.2], "seed": 7, "ridge": 1e-3, "degrees": [1, 2], "shared": ["independent:1"], "depth": 4}
+    changes = {k: v for k, v in changes.items() if k in own}
+    command = shlex.split(replace(plain, **changes).command)
+    assert command[:3] == ["papermill", f"notebooks/{name}.ipynb", "out.ipynb"]
+    assert yaml.safe_load(command[4]) == changes
+
+
+def test_parameters_as_users_write_them():
+    """A number, a string, an array where a list is wanted; what cannot be read is named."""
+    a = SweepConfig(sigmas=0.5, degrees="1, 2", families="local", shared=(), seeds=2)
+    b = SweepConfig(sigmas=np.array([0.5]), degrees=torch.tensor([1, 2]), families=["local"], shared=[], seeds=2)
+    assert a.settings == b.settings and a.sigmas == [0.5] and a.degrees == [1, 2] and a.families == ["local"]
+    for change, message in (
+        ({"sigmas": "high"}, "sigmas must be numbers, got 'high'"),
+        ({"degrees": 1.5}, "degrees must be whole numbers, got 1.5"),
+        ({"families": "wave"}, "unknown family 'wave'"),
+        ({"sigmas": []}, "sigmas must be > 0"),
+        ({"families": [], "shared": []}, "at least one family"),
+        ({"basis": "legendre"}, "unknown basis 'legendre'"),
+        ({"networks": "CNNN"}, "no network is called 'CNNN'.*cnn"),
+        ({"weights": "/nowhere"}, "no folder of weights '/nowhere'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SweepConfig(**change)
+
+
+def test_a_recorded_command_makes_the_same_numbers(tmp_path):
+    """In a fresh folder, by the command's own words: Figure 5, with families, seeds and degrees that are not the defaults."""
+    config = SweepConfig(
+        size=8, n_train=60, n_eval=20, n_optimal=5, n_trained=0, sigmas=0.5, degrees=[1, 2], families="band", shared="band:1",
+        seeds=2, seed=3, error_bar="images", cache=str(tmp_path / "runs"),
+    )  # fmt: skip
+    _, record, _ = make_fig5(config, tmp_path / "first", progress=False)
+    (tmp_path / "fresh" / "notebooks").mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks" / "fig5.ipynb", tmp_path / "fresh" / "notebooks")
+    words = [sys.executable, "-m", *shlex.split(record["command"])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path / "fresh", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    again = read_json(tmp_path / "fresh" / "runs" / "figures" / "fig5.json")
+    assert again["records"] == record["records"] and again["command"] == record["command"]
+    assert {r["degree"] for r in again["records"] if r["method"] == "band, own readout"} == {1, 2}
+
+
+def test_results_hold_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [float("nan"), np.float64("inf"), 1.5], "t": torch.tensor([float("-inf")]), "n": (1, None)})
+    text = (tmp_path / "a.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert read_json(tmp_path / "a.json") == {"x": [None, None, 1.5], "t": [None], "n": [1, None]}
+    for path in (ROOT / "paper_figures").glob("*.json"):
+        assert not re.search(r"\b(NaN|Infinity)\b", path.read_text()), path.name
+
+
+def test_errors_are_printed_with_the_digits_they_have():
+    assert plus_minus(0.00155123, 0.0000013) == "0.0015512 ± 0.0000013"
+    assert plus_minus(2.5, 0.25) == "2.50 ± 0.25" and plus_minus(123.4, 17) == "123 ± 17"
+    assert plus_minus(0.5, None) == "0.5" and plus_minus(0.5, 0.0) == "0.5"
 
 
 def test_gallery_goes_on_after_a_failure_and_says_so(quick):
@@ -283,3 +431,33 @@ def test_fingerprint_follows_imports_and_ignores_comments():
     assert meaning('def f():\n    """Doc."""\n    return 1  # note') == meaning("def f():\n    return 1\n")
     assert meaning("x = 1") != meaning("x = 2")
     assert code_hash("numeric.noise") != code_hash("numeric.scores.families")
+
+
+# ----- foresight ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "degree"), [("independent", 3), ("band", 2), ("local", 2), ("local", 3)])
+def test_foreseen_features_are_those_that_are_made(family, degree):
+    """Within 15 % at 16 x 16, where bands wrap onto themselves, and exact for independent features."""
+    made = SharedWaveletScore(family, degree).new_moments((1, 16, 16))
+    found = len(made.monomials)
+    assert features(family, degree, 16 * 16) == pytest.approx(found, rel=1e-9 if family == "independent" else 0.15)
+
+
+def test_long_runs_are_warned_of(capsys):
+    """Foreseen before the work: seconds without a word of warning, hours with one that says what would take less."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LongRunWarning)
+        foresee(SweepConfig(size=8, n_eval=50, n_optimal=0, n_trained=0, shared=[], seeds=2).work(100))
+    assert "about 0 s" in capsys.readouterr().out
+    with pytest.warns(LongRunWarning, match="a lower degree or a smaller family take less"):
+        foresee(SweepConfig(size=128, shared="local:3").work(60_000))
+    assert foresee([]) == ""
+
+
+def test_shared_local_stops_at_degree_2_on_few_images():
+    """As said in the figure; asked for by name, degree 3 is run."""
+    assert SweepConfig().wanted(60_000)["shared", "local"] == [1, 2, 3]
+    assert SweepConfig().wanted(4_000)["shared", "local"] == [1, 2] and SweepConfig().wanted(4_000)["own", "local"] == [1, 2, 3]
+    assert SweepConfig(shared="local:3").wanted(4_000)["shared", "local"] == [1, 2, 3]
+    assert SweepConfig(shared_degree=1).wanted(4_000)["shared", "local"] == [1]

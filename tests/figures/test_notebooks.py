@@ -43,7 +43,7 @@ OWN: dict[str, dict[str, Any]] = {
     "fig2": {"size": 16},
     "fig5": {"families": ["independent", "band"], "shared": ["independent"], "shared_degree": 1},
     "fig6": {"families": ["independent", "local"]},
-    "fig7": {"n_eval": [40, 20], "shared_degrees": [2, 1], "families": ["independent"]},
+    "fig7": {"n_eval": [40, 20], "shared": ["band:2"], "families": ["independent"]},
     "formulas": {"places": [[2, "A"], [1, "H"]], "digit_degree": 4, "digit_sigmas": [1.0]},
     "table1": {"n_slow": 4, "n_local": 60, "networks": ["cnn"], "families": ["independent:1"], "shared": []},
     "diagnostics": {
@@ -60,10 +60,17 @@ OWN: dict[str, dict[str, Any]] = {
         "raw_ridges": [1e-2],
         "claims": ["degree", "linear at 32"],
     },
-    "fig9": {"n_images": 1, "sigmas": [0.5]},
-    "fig10": {"n_images": 1, "sigmas": [0.5]},
+    "fig8": {"shared_degree": 1},
+    "fig9": {"n_images": 1, "sigmas": [0.5], "shared_degrees": [2, 0]},
+    "fig10": {"n_images": 1, "sigmas": [0.5], "shared_degrees": [1, 0]},
+    "likelihood": {"families": ["independent:1", "band:2"], "shared": ["independent:1"]},
+    "colour": {"families": ["independent:2"], "grey_sizes": [8, 16], "neighbour_size": 8, "components": 3, "rank": 5},
     "fig11": {"families": ["independent:1", "band:2"], "shared": ["independent:1"], "size": 16},
 }
+
+
+PICTURES = {"tour": 2}
+"""Figures that a notebook shows (1 where nothing is said): each once, as the value of its cell."""
 
 
 def options(notebook: Notebook, folder: Path) -> dict[str, Any]:
@@ -123,6 +130,9 @@ def test_notebook_runs(name, tmp_path, fallback_only):
     papermill.execute_notebook(
         str(notebook.path), str(tmp_path / "out.ipynb"), parameters=given, cwd=str(ROOT), progress_bar=False
     )
+    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == PICTURES.get(name, 1)
     if "output" not in notebook.parameters:
         return
     written = {p.name for p in (tmp_path / "figures").iterdir()}
