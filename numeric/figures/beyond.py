@@ -52,7 +52,7 @@ class BeyondConfig(Parameters):
     wiener: Sequence[str] = ("pixel:3", "both:3")
     families: Sequence[str] = ("local:3",)
     shared: Sequence[str] = ("independent:3",)
-    mixtures: Sequence[str] = ("class", "100")
+    mixtures: Sequence[str] = ()
     networks: Sequence[str] | None = None
     weights: str | None = None
     n_symmetry: int = 1
