@@ -1,6 +1,6 @@
 """Beyond the paper: closed forms on nonlinear features of the Wiener estimate, beside the paper's, peers and networks.
 
-Error against parameters, fitting time and memory, all on the same held-out images and the same noise, and a table of it.
+Error against parameters, fitting time and memory, on held-out images and one noise (networks on the first of them), and a table of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from numeric.arguments import as_list
 from numeric.baselines.network import overlap_caution, trained
-from numeric.figures.base import Parameters, family_degree, figure_maker
+from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.contenders import measured, rows_of
 from numeric.figures.style import COLOURS, STYLE, fitted_on, plain_log, plus_minus
 from numeric.fingerprint import code_hash, weights_hash
@@ -176,7 +176,15 @@ def findings(record: dict[str, Any]) -> list[str]:
                 f"; {ours[0]['method']} {plus_minus(mine['mse'], mine['se'])}, {1 - mine['mse'] / base['mse']:.0%} below linear, "
                 f"place {ranked.index(ours[0]) + 1} of {len(ranked)}"
             )
+            level = [
+                row["method"] for row in ranked
+                if row["kind"] != "beyond"
+                and abs(row["errors"][key]["mse"] - mine["mse"]) < 2 * (row["errors"][key]["se"] ** 2 + mine["se"] ** 2) ** 0.5
+            ]  # fmt: skip
+            text += f"; within two standard errors of it: {', '.join(level) or 'none'}"
         lines.append(text)
+    counts = sorted({f"{row['kind']} {next(iter(row['errors'].values()))['n']:,}" for row in rows})
+    lines.append("held-out images by kind, not the same for all: " + ", ".join(counts))
     for row in rows:
         if row["asymmetry"]:
             values = ", ".join(f"{c['mean']:.2f} at sigma {s}" for s, c in row["asymmetry"].items())
@@ -185,4 +193,4 @@ def findings(record: dict[str, Any]) -> list[str]:
     return lines + overlap_caution(sources, record["data"]["test"]["source"])
 
 
-make_figure = figure_maker(measure, draw, findings)
+make_figure = FigureMaker(measure, draw, findings)
