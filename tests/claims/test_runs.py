@@ -213,6 +213,8 @@ def test_figure_and_page_are_written_from_the_record(small_run, tmp_path):
     text = page.markdown(full)
     for claim in record["claims"]:
         assert f"> {claim['quote']} (Section {claim['section']})" in text and f"**{claim['text']}**" in text
+    summary = text.split("## Rules")[0].splitlines()
+    assert {line.count("|") for line in summary if line.startswith("|")} == {8}  # no cell breaks a column
     for scenario in record["error_rates"]:
         assert f"| {scenario['scenario']} |" in text
     assert len(page.table(full)) == sum(len(c["settings"]) for c in record["claims"])
