@@ -32,6 +32,8 @@ _NAMES = {
     "analytic.numbers.direct": ("theta_from_moments",),
     "analytic.numbers.exact": ("compare", "condition_number", "exact_theta"),
     "analytic.theory.derivation": ("Derivation",),
+    "analytic.theory.divergence": ("Divergence",),
+    "analytic.theory.finite": ("FiniteSampleBound",),
     "analytic.theory.hermite": ("HermiteTwin",),
     "analytic.theory.limits": ("theorems",),
     "analytic.theory.response": ("Response",),

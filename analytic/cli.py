@@ -23,6 +23,8 @@ from analytic.text import report
 from analytic.text.generate import LANGUAGES
 from analytic.text.printing import FORMS
 from analytic.theory.derivation import Derivation
+from analytic.theory.divergence import Divergence
+from analytic.theory.finite import FiniteSampleBound
 from analytic.theory.hermite import HermiteTwin
 from analytic.theory.limits import theorems as all_theorems
 from analytic.theory.response import Response
@@ -202,7 +204,11 @@ def wiener(
     full: FullOption = False,
 ) -> int:
     """Powers of a linear estimate u = A y with correlated noise: G and B in clean moments, each formula recomputed."""
-    found = WienerSystem(degree, coordinates)
+    return _proved(WienerSystem(degree, coordinates), latex, full)
+
+
+def _proved(found: WienerSystem | Divergence | FiniteSampleBound, latex: bool, full: bool) -> int:
+    """Print an object with the verdicts of its claims; 1 where one fails."""
     if latex:
         typer.echo(found.latex(full=full))
         for claim, holds in found.check().items():
@@ -210,6 +216,29 @@ def wiener(
     else:
         typer.echo(found.written(full=full))
     return 0 if found.holds else 1
+
+
+@app.command(short_help="The score's divergence, its mean and the risk.")
+def divergence(
+    family: FamilyOption = "independent",
+    degree: DegreeOption = 3,
+    noise: NoiseOption = "ve",
+    ridge: RidgeOption = None,
+    radius: RadiusOption = 1,
+    interactions: InteractionsOption = "pairwise",
+    neighbours: NeighboursOption = None,
+    latex: LatexOption = False,
+    full: FullOption = False,
+) -> int:
+    """d c / d w as a polynomial, E[div c] = -theta . b, and Stein's risk; each identity recomputed."""
+    options = {"radius": radius, "interactions": interactions, "neighbours": neighbours, "ridge": ridge}
+    return _proved(Divergence(ScoreCoefficient(family, degree, noise, **options)), latex, full)  # type: ignore[arg-type]
+
+
+@app.command(short_help="A bound on what N images cost.")
+def bound(degree: DegreeOption = 2, noise: NoiseOption = "ve", latex: LatexOption = False) -> int:
+    """Finite samples: a bound on the excess risk for data in an interval; the steps that are identities recomputed."""
+    return _proved(FiniteSampleBound(degree, noise), latex, True)
 
 
 @app.command(short_help="Limits as theorems, verdicts computed.")

@@ -20,6 +20,8 @@ _NAMES = {
     "numeric.scores.own": ("WaveletScore",),
     "numeric.scores.shared": ("SharedWaveletScore",),
     "numeric.scores.wiener": ("WienerScore",),
+    "numeric.scores.wiener_own": ("WienerOwnScore",),
+    "numeric.evaluation.adapters": ("PlugAndPlay",),
     "numeric.evaluation.likelihood": ("Flow", "bits_per_dimension", "log_likelihood"),
     "numeric.evaluation.sample": ("NoiseStream", "Sampler", "ddpm_sigmas", "edm_sigmas"),
     "numeric.evaluation.sweep": ("evaluate",),

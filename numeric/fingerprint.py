@@ -6,13 +6,15 @@ import ast
 import hashlib
 import importlib.util
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 PACKAGES = ("analytic", "numeric")
 WEIGHTS = Path(__file__).parent / "baselines" / "weights"
 
 
-def imports(source: str) -> set[str]:
+@cache
+def imports(source: str) -> frozenset[str]:
     """Modules of this project that the source names in its imports (names imported from a package count as modules too)."""
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -20,7 +22,7 @@ def imports(source: str) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in found if name.split(".")[0] in PACKAGES}
+    return frozenset(name for name in found if name.split(".")[0] in PACKAGES)
 
 
 def _file(module: str) -> Path | None:
@@ -67,11 +69,16 @@ def meaning(source: str) -> str:
     return ast.dump(tree)
 
 
+@cache
+def _meaning_hash(source: str) -> str:
+    return hashlib.sha256(meaning(source).encode()).hexdigest()
+
+
 def code_hash(*roots: str) -> str:
     """sha256 of the meaning of the modules behind the roots (see :func:`modules_behind`), and of a C file of a module's name."""
     digest = hashlib.sha256()
     for name, path in modules_behind(roots).items():
-        digest.update(f"{name}\0{hashlib.sha256(meaning(path.read_text()).encode()).hexdigest()}\n".encode())
+        digest.update(f"{name}\0{_meaning_hash(path.read_text())}\n".encode())
         if path.with_suffix(".c").is_file():
             digest.update(path.with_suffix(".c").read_bytes())
     return digest.hexdigest()

@@ -145,7 +145,7 @@ class Derivation:
 
         def residuals() -> list[sp.Expr]:
             return [
-                _score_times(row, c.noise) - b.xreplace(c.noisy_moments) for row, b in zip(c.exponents, c.rhs_of_stein)
+                score_times(row, c.noise) - b.xreplace(c.noisy_moments) for row, b in zip(c.exponents, c.rhs_of_stein)
             ]
 
         return Step(
@@ -311,7 +311,7 @@ class Derivation:
                 up = (row[0] + 1, *row[1:])
                 stein = c.rhs_of_stein[k].xreplace(c.noisy_moments)
                 left = noisy_moment(up, c.noise) + c.noise.s2 * stein
-                found.append(left - c.noise.a * _clean_times(row, c.noise))
+                found.append(left - c.noise.a * clean_times(row, c.noise))
             return found
 
         return Step(
@@ -402,12 +402,12 @@ def _expanded(exponent: Exponent, noise: Noise, extra_noise: int = 0, extra_clea
     return total
 
 
-def _score_times(exponent: Exponent, noise: Noise) -> sp.Expr:
+def score_times(exponent: Exponent, noise: Noise) -> sp.Expr:
     """``E[S phi] = -E[e phi] / s``: no integration by parts is used."""
     return sp.expand(-_expanded(exponent, noise, extra_noise=1) / noise.s)
 
 
-def _clean_times(exponent: Exponent, noise: Noise) -> sp.Expr:
+def clean_times(exponent: Exponent, noise: Noise) -> sp.Expr:
     """``E[x phi(a x + s e)]``."""
     return _expanded(exponent, noise, extra_clean=1)
 

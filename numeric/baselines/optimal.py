@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -45,3 +46,13 @@ class OptimalDenoiser(Denoiser):
             logits = torch.addmm(x.square().sum(1), query, x.T, beta=-0.5 * precision, alpha=precision)
             state.add(logits, 1, partial(weighted_sum, x))
         return state.mean.reshape(y.shape)
+
+    def log_density(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """Natural logarithm of ``mean_i N(y; a x_i, s^2 I)``, the density whose score this is, ``(n,)`` float64."""
+        data, query = self.learned("data_"), y.flatten(1).double()
+        parts = []
+        for batch in data.batches(self.chunk):
+            parts.append(-0.5 * torch.cdist(query, noise.alpha * batch.to(query).flatten(1)).square() / noise.sigma**2)
+        pixels = query.shape[1]
+        total = torch.cat(parts, 1).logsumexp(1) - math.log(len(data))
+        return total - 0.5 * pixels * math.log(2 * math.pi * noise.sigma**2)

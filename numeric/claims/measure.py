@@ -24,6 +24,7 @@ from numeric.scores.folds import FoldedFit
 from numeric.scores.own import WaveletScore
 
 log = logging.getLogger(__name__)
+NOT_YET = "not measured yet"
 FIT = ("degree", "hermite_degree", "ridge", "folds")
 DRAWS = ("sigmas", "n_eval", "n_ssim", "n_network", "groups", "seed")
 
@@ -137,7 +138,7 @@ class Measurements:
             if path.exists():
                 self._memory[place] = read_json(path)["rows"]
             elif self.finished_only:
-                self._memory[place] = [{"skipped": f"{' '.join(map(str, place))}: not measured yet"}]
+                self._memory[place] = [{"skipped": f"{' '.join(map(str, place))}: {NOT_YET}"}]
             else:
                 log.info("measuring %s", " ".join(map(str, place)))
                 measurement = MEASUREMENTS[name]

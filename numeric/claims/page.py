@@ -166,7 +166,8 @@ def markdown(record: dict[str, Any]) -> str:
         f"{data['held-out']['sha256'][:12]}; code {record['code'][:12]}); "
         f"sizes {p['sizes'][0]} and {p['sizes'][1]}, sigmas {', '.join(f'{s:g}' for s in p['sigmas'])}, degrees to {p['degree']}, "
         f"{p['folds']} folds for exact errors, {p['groups']} groups of the first {p['n_eval']:,} images for drawn ones, "
-        f"{p['repeats']} noise draws of every sampled fit. Nothing on this page is typed in by hand.",
+        f"{p['repeats']} noise draws of every sampled fit. Nothing on this page is typed in by hand."
+        + (" Made from finished measurements only; each claim lists what has not been measured yet." if record["finished_only"] else ""),
         "",
         *_summary(record),
         "",

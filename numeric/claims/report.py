@@ -17,7 +17,7 @@ from numeric.claims import rules
 from numeric.claims.config import ClaimsConfig, command
 from numeric.claims.effects import SKIPPED, Claim, by_setting
 from numeric.claims.forest import draw
-from numeric.claims.measure import Measurements
+from numeric.claims.measure import NOT_YET, Measurements
 from numeric.claims.page import findings, markdown
 from numeric.claims.sentences import CLAIMS
 from numeric.claims.simulation import error_rates
@@ -44,10 +44,13 @@ def judged_claim(claim: Claim, measurements: Measurements) -> dict[str, Any]:
         for k in ("name", "quote", "section", "effect", "quantifier", "unit", "threshold", "interval")
     }
     readouts = rules.by_readout(effects, claim.quantifier, claim.threshold)
+    text = rules.verdict_text(judged) if tested or effects else claim.untestable(measurements)
+    if any(NOT_YET in e.reason for e in effects):
+        text = f"so far: {text}"
     return {
         **fields,
         **judged,
-        "text": rules.verdict_text(judged) if tested or effects else claim.untestable(measurements),
+        "text": text,
         "readouts": {name: {**part, "text": rules.verdict_text(part)} for name, part in readouts.items()},
         "explanation": claim.explain(measurements, effects) if tested else [],
         "not_measured": list(dict.fromkeys(e.reason for e in effects if e.status == SKIPPED)),

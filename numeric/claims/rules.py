@@ -221,6 +221,6 @@ def verdict_text(judged: dict[str, Any]) -> str:
     text = str(judged["verdict"])
     if judged["verdict"] == DEPENDS:
         text += f" {', '.join(judged['depends_on'])}"
-    return f"{text} ({' | '.join(parts)})" if parts else text
+    return f"{text} ({'; '.join(parts)})" if parts else text
 
 

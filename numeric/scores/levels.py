@@ -7,7 +7,7 @@ reference (:class:`~numeric.data.ImageSet`, in memory or on disk); what is saved
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,26 +149,29 @@ class LinearMoments:
         head = torch.cat([phi[:1], level.whiten @ centred.T])
         return torch.cat([head, phi[1 + monomials.variables :]])
 
-    def grams(
-        self, levels: Sequence[LevelCoordinates], monomials: MonomialSet, centre: Tensor, bar: Any = None
-    ) -> list[Tensor]:
-        """Whole clean Gram matrices ``E[phi phi^T]`` at several levels in one pass over the images (BLAS-3), centred at ``centre``.
+    def batches(self, step: int, centre: Tensor, bar: Any = None) -> Iterator[Tensor]:
+        """Images less ``centre``, ``(n, N)`` float64, ``step`` at a time.
 
         Raises:
             NoImagesError: the images were not given again after loading.
         """
         if not self.sets:
             raise NoImagesError("a new noise level needs the images, which a saved model does not hold: call attach(images) first")
-        size = len(monomials) - monomials.variables + len(centre)
-        out = [torch.zeros(size, size, dtype=torch.float64, device=self.device) for _ in levels]
-        step = max(1, min(2048, BATCH_BYTES // (8 * size)))
         for part in self.sets:
             for batch in part.batches(step):
-                centred = batch.to(self.device, torch.float64).flatten(1) - centre
-                for gram, level in zip(out, levels):
-                    add_gram(gram, self.features(centred, level, monomials))
+                yield batch.to(self.device, torch.float64).flatten(1) - centre
                 if bar is not None:
                     bar.update(len(batch))
+
+    def grams(
+        self, levels: Sequence[LevelCoordinates], monomials: MonomialSet, centre: Tensor, bar: Any = None
+    ) -> list[Tensor]:
+        """Whole clean Gram matrices ``E[phi phi^T]`` at several levels in one pass over the images (BLAS-3), centred at ``centre``."""
+        size = len(monomials) - monomials.variables + len(centre)
+        out = [torch.zeros(size, size, dtype=torch.float64, device=self.device) for _ in levels]
+        for centred in self.batches(max(1, min(2048, BATCH_BYTES // (8 * size))), centre, bar):
+            for gram, level in zip(out, levels):
+                add_gram(gram, self.features(centred, level, monomials))
         for gram in out:
             mirror(gram.div_(self.count))
         return out

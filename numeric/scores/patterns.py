@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import factorial, prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,8 +108,8 @@ class Groups:
     def __len__(self) -> int:
         return len(self.monomials) - self.letters + self.linear
 
-    def feature(self, number: int) -> int:
-        """Number among the features of a nonlinear monomial's number in the set."""
+    def feature(self, number: Any) -> Any:
+        """Number (or array of numbers) among the features of a nonlinear monomial's number in the set."""
         return number - self.letters + self.linear
 
     def rows(self, group: Group) -> slice:
@@ -131,6 +132,21 @@ class Groups:
         yield from sorted(every, key=lambda pair: -(pair[0].degree + pair[1].degree))
 
 
+class FirstMoments:
+    """Means of the letters ``(q,)`` and of all features ``(P,)``, by the numbers of the set."""
+
+    def __init__(self, groups: Groups, of_letters: Tensor, of_features: Tensor) -> None:
+        self.groups, self._letters, self._features = groups, of_letters, of_features
+
+    def __call__(self, numbers: np.ndarray) -> Tensor:
+        """``E[t^alpha]``, ``(m,)``; ``(1,)`` for the constant. The numbers are all of one group, or all letters."""
+        if numbers[0] == 0:
+            return self._features.new_ones(1)
+        if numbers[0] <= self.groups.letters:
+            return self._letters[torch.as_tensor(numbers - 1, device=self._letters.device)]
+        return self._features[torch.as_tensor(self.groups.feature(numbers), device=self._letters.device)]
+
+
 class _Clean:
     """Reads clean moments: whole letters from their own matrices, all else from the Gram matrix's upper triangle."""
 
@@ -139,6 +155,7 @@ class _Clean:
         self.groups, self.gram = groups, gram
         self.with_letters = letters @ gram[1:linear]  # E[t_i phi]
         self.of_letters = self.with_letters[:, 1:linear] @ letters.T
+        self.means = FirstMoments(groups, self.with_letters[:, 0], gram[0])
 
     def block(self, one: np.ndarray, other: np.ndarray) -> Tensor:
         """``E[t^alpha t^beta]`` for numbers ``(m,)`` and ``(n,)`` in the set, ``(m, n)`` or, with a constant, ``(1, n)``, ``(m, 1)``."""
@@ -148,22 +165,11 @@ class _Clean:
         if low == 0:
             return self.means(other)[None]
         if low > count:
-            rows, columns = self._features(one), self._features(other)
+            rows, columns = self.groups.feature(one), self.groups.feature(other)
             return self._gather(self.gram, rows, columns)
         if other[0] > count:
-            return self._gather(self.with_letters, one - 1, self._features(other))
+            return self._gather(self.with_letters, one - 1, self.groups.feature(other))
         return self._gather(self.of_letters, one - 1, other - 1)
-
-    def means(self, numbers: np.ndarray) -> Tensor:
-        """``E[t^alpha]``, ``(m,)``; ``(1,)`` for the constant."""
-        if numbers[0] == 0:
-            return self.gram.new_ones(1)
-        if numbers[0] <= self.groups.letters:
-            return self.with_letters[torch.as_tensor(numbers - 1, device=self.gram.device), 0]
-        return self.gram[0, torch.as_tensor(self._features(numbers), device=self.gram.device)]
-
-    def _features(self, numbers: np.ndarray) -> np.ndarray:
-        return numbers - self.groups.letters + self.groups.linear
 
     @staticmethod
     def _gather(matrix: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
@@ -205,7 +211,7 @@ def add_noise_(gram: Tensor, groups: Groups, letters: Tensor, covariance: Tensor
             assert total is not None  # two monomials of degree 2 or more have letters to contract
             gram[rows.start + start : min(rows.start + start + STEP, rows.stop), columns] += total
     size = 1 + groups.linear
-    gram[size:, 1:size] += linear_noise(clean, groups, cross)
+    gram[size:, 1:size] += linear_noise(clean.means, groups, cross)
     gram[1:size, 1:size] += torch.diag(linear) if linear.ndim == 1 else linear
     return gram
 
@@ -221,14 +227,14 @@ def _power(
     return kept[key]
 
 
-def linear_noise(clean: _Clean, groups: Groups, cross: Tensor) -> Tensor:
+def linear_noise(means: FirstMoments, groups: Groups, cross: Tensor) -> Tensor:
     """What noise adds to ``E[:t^alpha: e]``: one letter contracts with the linear feature, ``(P - 1 - N, N)``."""
     out = []
     for group in groups.groups:
         total = cross.new_zeros(len(group), len(cross))
         for i, power in enumerate(group.exponents):
             left = tuple(p - (place == i) for place, p in enumerate(group.exponents))
-            mean = clean.means(groups.part(group, left))
+            mean = means(groups.part(group, left))
             total += power * mean[:, None] * cross.T[torch.as_tensor(group.variables[:, i], device=cross.device)]
         out.append(total)
     return torch.cat(out) if out else cross.new_zeros(0, len(cross))

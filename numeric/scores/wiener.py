@@ -12,8 +12,9 @@ What is not exact: nothing, given the images and the features.  What it costs: a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.scores.base import WaveletEstimator, plain
-from numeric.scores.contraction import wick_map
+from numeric.scores.contraction import CROSS_BYTES, wick_map
 from numeric.scores.coordinates import LevelCoordinates, check_coordinates, letter_monomials
 from numeric.scores.crossval import GCV_GRID, gcv_scores
 from numeric.scores.dense import backward_solve, cholesky_, forward_solve, mirror
@@ -44,12 +45,13 @@ class LevelSolution:
     Attributes:
         theta: ``(P, N)`` of intercept, whitened linear features and Wick-ordered monomials, for the image less its mean.
         expected_error: exact expected squared error summed over pixels, before clamping, on the fitted images.
-        ridge: the lambda used.
+        ridge: the lambda used. seconds: CPU time that making it took (a pass that served several levels, shared out).
     """
 
     theta: Tensor
     expected_error: float
     ridge: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -158,12 +160,17 @@ class WienerScore(WaveletEstimator):
             torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, pixels, dtype=torch.float64),
         )  # fmt: skip
         monomials = self._new_monomials(transform, shape[0])
-        out.check_memory(len(monomials) - monomials.variables + pixels, self._squares)
+        self._check_memory(out, monomials)
         return out
 
+    def _check_memory(self, moments: LinearMoments, monomials: MonomialSet) -> None:
+        squares = 8 if isinstance(self.ridge, str) else 1
+        moments.check_memory(len(monomials) - monomials.variables + len(moments.mean), squares)
+
     @property
-    def _squares(self) -> int:
-        return 8 if isinstance(self.ridge, str) else 1
+    def sums_bytes(self) -> int:
+        """Memory of what a pass accumulates for one level, and of the system made in its place."""
+        return 8 * self.count(self.moments_.degree) ** 2
 
     def _new_monomials(self, transform: WaveletTransform, channels: int) -> MonomialSet:
         return letter_monomials(self.coordinates, self.family_, self.pixel_family_, transform, int(self.degree), channels)
@@ -238,19 +245,22 @@ class WienerScore(WaveletEstimator):
         sigmas = sorted({key[0] for key in keys if key not in self.prepared_})
         if not sigmas:
             return self
-        size = self.count(int(self.degree))
-        moments.check_memory(size, self._squares)
+        self._check_memory(moments, self.monomials_)
         free = free_memory()
-        at_once = 1 if free is None or isinstance(self.ridge, str) else max(1, min(4, int(free / 2 / (8 * size**2))))
+        at_once = 1 if free is None or isinstance(self.ridge, str) else max(1, min(4, int(free / 2 / self.sums_bytes)))
         groups = [sigmas[i : i + at_once] for i in range(0, len(sigmas), at_once)]
         with progress_bar(len(groups) * moments.count, f"{self.label}, {len(sigmas)} levels", progress) as bar:
             for group in groups:
+                start = time.process_time()
                 levels = [self.coordinates_at(sigma) for sigma in group]
-                grams = moments.grams(levels, self.monomials_, moments.mean, bar)
-                while grams:
-                    level = levels[len(grams) - 1]
-                    for degree, solution in zip(degrees, self._solve(level, grams.pop(), degrees)):
-                        self.prepared_[self._key(level.sigma, degree)] = solution
+                sums = self._sums(moments, levels, bar)
+                made: dict[Any, LevelSolution] = {}
+                while sums:
+                    level = levels[len(sums) - 1]
+                    for degree, solution in zip(degrees, self._solve(level, sums.pop(), degrees)):
+                        made[self._key(level.sigma, degree)] = solution
+                seconds = (time.process_time() - start) / len(group)
+                self.prepared_ |= {key: replace(solution, seconds=seconds) for key, solution in made.items()}
                 if checkpoint is not None:
                     self.save(checkpoint)
         return self
@@ -264,11 +274,16 @@ class WienerScore(WaveletEstimator):
             self.prepare_levels([noise], [degree])
         return self.prepared_[key]
 
+    def _sums(self, moments: LinearMoments, levels: Sequence[LevelCoordinates], bar: Any = None) -> list[Any]:
+        """What a pass over the images of some moments gives for each level, centred at the fitted mean."""
+        return moments.grams(levels, self.monomials_, self.moments_.mean, bar)
+
     def _add_noise(self, level: LevelCoordinates, gram: Tensor) -> Tensor:
         return add_noise_(gram, self.groups_, level.letters_of_linear, level.covariance, level.cross, level.noise)
 
-    def _solve(self, level: LevelCoordinates, gram: Tensor, degrees: Sequence[int]) -> list[LevelSolution]:
+    def _solve(self, level: LevelCoordinates, sums: Any, degrees: Sequence[int]) -> list[LevelSolution]:
         """``(G + lambda diag(var)) theta = b`` from the clean Gram matrix, in its place; one factor for all degrees."""
+        gram: Tensor = sums
         pixels, strength = len(self.moments_.mean), self.ridge_.strength
         rhs = gram[:, 1 : 1 + pixels] @ level.unwhiten.T
         clean = gram.clone() if isinstance(strength, str) else None
@@ -319,13 +334,16 @@ class WienerScore(WaveletEstimator):
         if moments.config != mine.config:
             raise ValueError("the held-out moments have other settings than the fitted ones: make them with new_moments")
         level = self.coordinates_at(self._key(noise, 1)[0])
-        (gram,) = moments.grams([level], self.monomials_, mine.mean)
-        size = len(solution.theta)
-        rhs = gram[:size, 1 : 1 + len(mine.mean)] @ level.unwhiten.T
-        gram = mirror(self._add_noise(level, gram))[:size, :size]
+        (sums,) = self._sums(moments, [level])
         second = float(moments.covariance.trace() + (moments.mean - mine.mean).square().sum())
-        quadratic = float((solution.theta * (gram @ solution.theta)).sum())
-        return (second - 2.0 * float((solution.theta * rhs).sum()) + quadratic) / len(mine.mean)
+        return (second + self._excess(solution, level, sums, moments)) / len(mine.mean)
+
+    def _excess(self, solution: LevelSolution, level: LevelCoordinates, sums: Any, moments: LinearMoments) -> float:
+        """``E|D - x|^2 - E|x|^2`` about the fitted mean, summed over pixels, from the sums of a pass."""
+        size, theta = len(solution.theta), solution.theta
+        rhs = sums[:size, 1 : 1 + len(self.moments_.mean)] @ level.unwhiten.T
+        gram = mirror(self._add_noise(level, sums))[:size, :size]
+        return float((theta * (gram @ theta)).sum()) - 2.0 * float((theta * rhs).sum())
 
     def chosen_ridge(self, noise: NoiseLevel | float, degree: int | None = None) -> float:
         """The lambda used at a noise level, for ``ridge="gcv"`` the chosen one."""
@@ -362,6 +380,22 @@ class WienerScore(WaveletEstimator):
             out.append((readout.constant + centred @ readout.linear + nonlinear.T @ readout.weights).reshape(y.shape))
         return torch.stack(out)
 
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy`` in closed form: of the linear part, and one polynomial of the letters (each monomial differentiated)."""
+        readout = self.plain_readout(noise, int(self.degree), y.detach().new_zeros(0))
+        first = 1 + self.monomials_.variables
+        stop, step = first + len(readout.weights), max(1, CROSS_BYTES // (8 * len(readout.mean)))
+
+        def weight(monomial: np.ndarray, letter: np.ndarray) -> np.ndarray:
+            pairs = zip(*(torch.from_numpy(index).split(step) for index in (monomial - first, letter)))
+            parts = [(readout.weights[p] * readout.letters.T[j]).sum(1) for p, j in pairs]
+            return torch.cat([*parts, readout.mean[:0]]).double().cpu().numpy()
+
+        key = ("trace", self._key(noise, int(self.degree)), y.dtype, y.device)
+        coefficients = self.kept(key, lambda: torch.from_numpy(self.monomials_.derivative_sum(weight, first, stop)), lambda c: c.nbytes)
+        features = self.monomials_.features((y.flatten(1) / noise.alpha - readout.mean) @ readout.letters, stop)
+        return (readout.linear.diagonal().sum() + coefficients.to(y) @ features) / noise.alpha
+
     # ----- files ---------------------------------------------------------------------------------------------------------
 
     def attach(self, images: Any) -> Self:
@@ -372,8 +406,8 @@ class WienerScore(WaveletEstimator):
     def save(self, path: str | Path) -> None:
         """Write settings, mean, covariance and the prepared levels, atomically; not the images (see :meth:`attach`)."""
         moments, kept = self.fitted(), list(self.prepared_.items())
-        rows = [[*key, solution.expected_error, solution.ridge] for key, solution in kept]
-        extra = {"params": self.plain_params(), "pixel_range": list(self.pixel_range_), "levels": rows}
+        rows = [[*key, solution.expected_error, solution.ridge, solution.seconds] for key, solution in kept]
+        extra = {"params": self.plain_params(), "pixel_range": list(self.pixel_range_), "levels": rows, "readout": self.readout}
         moments.save(path, extra, {f"theta{i}": solution.theta for i, (_, solution) in enumerate(kept)})
 
     @classmethod
@@ -384,10 +418,12 @@ class WienerScore(WaveletEstimator):
             ValueError: the file is truncated; MomentError: it is of another readout.
         """
         moments, extra, tensors = LinearMoments.load(path, device)
+        if extra["readout"] != cls.readout:
+            raise MomentError(f"{path} is of the {extra['readout']} readout, not of {cls.readout}: load it with its own class")
         model = cls(**{**extra["params"], "device": device}).fit_moments(moments)
         model.pixel_range_ = tuple(extra["pixel_range"])
-        for i, (sigma, degree, ridge, error, used) in enumerate(extra["levels"]):
-            model.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), error, used)
+        for i, (sigma, degree, ridge, *numbers) in enumerate(extra["levels"]):
+            model.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), *numbers)
         return model
 
     def _adopt(self, path: Path) -> None:

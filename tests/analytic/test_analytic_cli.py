@@ -12,6 +12,8 @@ import sympy as sp
 
 from analytic import (
     Derivation,
+    Divergence,
+    FiniteSampleBound,
     HermiteTwin,
     Response,
     ScoreCoefficient,
@@ -59,7 +61,19 @@ def test_generated_code_computes_theta(capsys):
 def test_help_names_every_command(capsys):
     text = run(capsys)
     assert text == run(capsys, "--help")
-    commands = ("coefficient", "code", "derive", "hermite", "wiener", "theorems", "sensitivity", "evaluate", "digits")
+    commands = (
+        "coefficient",
+        "code",
+        "derive",
+        "hermite",
+        "wiener",
+        "divergence",
+        "bound",
+        "theorems",
+        "sensitivity",
+        "evaluate",
+        "digits",
+    )
     for command in commands:
         assert command in text
         assert "--degree" in run(capsys, command, "--help")
@@ -134,6 +148,16 @@ def test_wiener_prints_its_proof(capsys):
     assert text.strip() == str(WienerSystem(1)) and text.count("holds") == 4
     latex = run(capsys, "wiener", "--degree", "2", "--latex")
     assert latex.count("holds") == 4 and r"\Theta" in latex and len(latex) < 20_000
+
+
+def test_divergence_and_bound_print_their_proofs(capsys):
+    """The objects' texts with computed verdicts, and LaTeX with them in comments."""
+    text = run(capsys, "divergence", "--degree", "2", "--noise", "vp")
+    assert text.strip() == str(Divergence("independent", 2, "vp")) and text.count("holds") == 3
+    text = run(capsys, "bound", "--degree", "1")
+    assert text.strip() == str(FiniteSampleBound(1)) and text.count(": holds") == 5
+    assert run(capsys, "bound", "--degree", "1", "--latex").count("holds") == 5
+    assert r"\partial c" in run(capsys, "divergence", "--family", "band", "--degree", "2", "--latex")
 
 
 def test_sensitivity_prints_the_object(capsys):

@@ -7,10 +7,12 @@ from math import comb, factorial
 import numpy as np
 import pytest
 import sympy as sp
+import torch
 
 from analytic import AnalyticError, NotAMomentSequence, ScoreCoefficient, WienerSystem, exact_theta
 from analytic.algebra.moments import heat_moment
 from analytic.algebra.noise import Noise
+from numeric import WienerScore, ve, vp
 
 POINTS = [(0, 0), (1, 2), (3, 1), (-1, 1), (2, -2), (sp.Rational(1, 2), 3)]
 COVARIANCE = sp.Matrix([[2, 1], [1, 1]])  # = L L^T with L below
@@ -171,3 +173,36 @@ def test_noise_model_is_the_one_of_the_paper():
     system = WienerSystem(2)
     general = Noise("general", sp.Integer(1), system.covariance[0, 0], ())
     assert sp.expand(system.gram[2, 2] - heat_moment((4, 0), general, sp.eye(2))) == 0
+
+
+@pytest.mark.parametrize("noise", [ve(0.4), vp(0.8)])
+@pytest.mark.parametrize("degree, of", [(2, "wiener"), (3, "wiener"), (2, "noisy")])
+def test_numeric_readout_is_the_exact_solution(degree, of, noise):
+    """numeric's WienerScore on 2 x 2 images (whitened linear features, Wick-ordered powers) is this system's estimate: 1e-9.
+
+    Both span the same features, so without a ridge estimate and expected error are those of ``G Theta = B`` in the letters
+    ``v = L (x - mean)`` with ``K = s^2 L L^T``, from exact rationals.
+    """
+    images = torch.rand(40, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 2
+    model = WienerScore(degree=degree, coordinates="pixel", of=of, wavelet="haar", levels=1, ridge=0.0).fit(images)
+    sigma = noise.effective_sigma
+    letters = model.coordinates_at(sigma).letters.numpy()
+    mean = images.mean(0).flatten().numpy()
+    clean = (images.flatten(1).numpy() - mean) @ letters.T
+    covariance = sigma**2 * letters @ letters.T
+    covariance = (covariance + covariance.T) / 2
+    system = WienerSystem(degree, 4)
+    gram, rhs = system.system(system.moments_of(clean), covariance)
+    theta = np.array(system.exact(system.moments_of(clean), covariance), dtype=float)
+    y = noise.alpha * images[:3] + noise.sigma * torch.randn(
+        3, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    u = (y.flatten(1).numpy() / noise.alpha - mean) @ letters.T
+    phi = np.stack([np.prod(u ** np.array(row), axis=1) for row in system.exponents], axis=1)
+    expected = mean + phi @ theta @ np.linalg.inv(letters).T
+    found = model.denoise(y, noise, clamp=False).flatten(1).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    gram, rhs = np.array(gram, dtype=float), np.array(rhs, dtype=float)
+    errors = clean.T @ clean / len(clean) - theta.T @ rhs - rhs.T @ theta + theta.T @ gram @ theta
+    back = np.linalg.inv(letters)
+    assert model.expected_mse(noise) == pytest.approx(np.trace(back @ errors @ back.T) / 4, rel=1e-9)

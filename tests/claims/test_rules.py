@@ -74,7 +74,7 @@ def test_verdict_rules():
     assert judge([_effect(0.1, split="train")])["verdict"] == UNDECIDED
     mixed = judge([up, down])
     assert (mixed["verdict"], mixed["depends_on"], mixed["where"]) == (DEPENDS, ["split"], ["train"])
-    assert verdict_text(mixed) == "depends on split (holds: train | contradicted: held-out)"
+    assert verdict_text(mixed) == "depends on split (holds: train; contradicted: held-out)"
     by_noise = judge([_effect(1, cell=0.1, split="train"), _effect(-1, cell=1.0, split="train")])
     assert (by_noise["verdict"], by_noise["depends_on"], by_noise["where"]) == (DEPENDS, ["sigma"], ["sigma 0.1"])
     assert judge([up], threshold=2)["verdict"] == CONTRADICTED

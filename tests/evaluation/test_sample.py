@@ -174,16 +174,18 @@ def test_the_start_keeps_the_mean_of_the_data(gaussian, process):
     high, low = 4.0, 0.02
     mean = gaussian.mean_ @ gaussian.eigenvectors_
 
-    def kept(model: Denoiser, **more) -> torch.Tensor:
-        sampler = Sampler(edm_sigmas(200, low, high), process=process, dtype=torch.float64, denoise_last=False, **more)
+    def kept(model: Denoiser, steps: int = 200, **more) -> torch.Tensor:
+        sampler = Sampler(edm_sigmas(steps, low, high), process=process, dtype=torch.float64, denoise_last=False, **more)
         y = sampler.run(model, Silent.from_seeds([0]), SHAPE, progress=False) / level(process, low).alpha
         return (y.flatten(1) @ gaussian.eigenvectors_)[0]
 
     lost = mean * (1 - ((gaussian.eigenvalues_ + low**2) / (gaussian.eigenvalues_ + high**2)).sqrt())
     assert torch.allclose(kept(gaussian, start_from="noise"), lost, atol=1e-3)
-    assert torch.allclose(kept(gaussian), mean, atol=1e-6)
     assert torch.allclose(kept(Plain(gaussian)), mean, atol=0.01) and float((lost - mean).abs().max()) > 0.05
-    assert torch.allclose(kept(Plain(gaussian), gaussian=gaussian), mean, atol=1e-6)
+    for model, more in ((gaussian, {}), (Plain(gaussian), {"gaussian": gaussian})):
+        error, finer = (float((kept(model, steps, **more) - mean).abs().max()) for steps in (200, 400))
+        # The mean's path is straight in VE, which Heun follows exactly; in VP it errs by its second order in the step.
+        assert error < 1e-10 if process == "ve" else (error < 1e-5 and 0.2 < finer / error < 0.3)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 20.0])

@@ -1,0 +1,196 @@
+"""Beyond the paper: closed forms on nonlinear features of the Wiener estimate, beside the paper's, peers and networks.
+
+Error against parameters, fitting time and memory, on held-out images and one noise (networks on the first of them), and a table of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
+from numeric.arguments import as_list
+from numeric.baselines.network import overlap_caution, trained
+from numeric.figures.base import FigureMaker, Parameters, family_degree
+from numeric.figures.contenders import measured, rows_of
+from numeric.figures.style import COLOURS, STYLE, fitted_on, plain_log, plus_minus
+from numeric.fingerprint import code_hash, weights_hash
+from numeric.results import read_json, write_json
+
+KINDS = {
+    "paper": ("closed form of the paper", COLOURS["blue"], "o"),
+    "beyond": ("closed form on Wiener features", COLOURS["vermilion"], "D"),
+    "peer": ("other closed form", COLOURS["green"], "s"),
+    "network": ("network", COLOURS["purple"], "^"),
+}
+
+
+@dataclass(kw_only=True)
+class BeyondConfig(Parameters):
+    """Parameters of the comparison.
+
+    Attributes:
+        size: image side. n_train: images to fit on (None: all). n_eval: held-out images for closed forms; n_network: for networks.
+        sigmas: VE levels. wiener: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore`; families, shared:
+            ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``.
+        networks: which (None: all shipped ones of the size); weights: folder of networks (None: those shipped).
+        n_symmetry: held-out images at which the Jacobian's asymmetry is measured; 0 leaves it out.
+    """
+
+    name: str = "beyond"
+    size: int = 32
+    n_train: int | None = None
+    n_eval: int = 2000
+    n_network: int = 250
+    sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
+    wiener: Sequence[str] = ("pixel:3", "both:3")
+    families: Sequence[str] = ("local:3",)
+    shared: Sequence[str] = ("independent:3",)
+    mixtures: Sequence[str] = ()
+    networks: Sequence[str] | None = None
+    weights: str | None = None
+    n_symmetry: int = 1
+
+    notebook: ClassVar[str] = "beyond"
+
+    def check(self) -> None:
+        self.wiener = as_list(self.wiener, str, "wiener")
+        self.mixtures = as_list(self.mixtures, str, "mixtures")
+        for text in self.wiener:
+            name, _, degree = text.partition(":")
+            if name not in ("pixel", "wavelet", "both") or not degree.isdigit():
+                raise ValueError(f"a Wiener readout is written coordinates:degree, such as both:3; got {text!r}")
+        for text in [*self.families, *self.shared]:
+            if family_degree(text)[1] is None:
+                raise ValueError(f"a family is written name:degree, such as local:3; got {text!r}")
+        trained(self.size, self.networks, self.weights)
+
+
+def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:
+    """Every method on the same held-out images and noise; a finished method is kept in the cache."""
+    images, test = config.images("train", config.size, config.n_train), config.images("test", config.size)
+    data = {"fit": images.provenance, "test": test.provenance}
+    settings = {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry")}
+    rows = []
+    for row in rows_of(config, images):
+        key = {
+            "method": row.label, "count": row.count, "data": data, **settings,
+            "code": code_hash("numeric.figures.contenders", *row.code), "weights": weights_hash(config.weights) if row.kind == "network" else "",
+        }  # fmt: skip
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        path = Path(config.cache) / "beyond" / f"{name}.json"
+        if not path.is_file():
+            if progress:
+                print(row.label, flush=True)
+            write_json(path, {"key": key, **measured(row, test.take(row.count), config)})
+        found = read_json(path)
+        rows.append({k: v for k, v in found.items() if k != "key"})
+    return {"data": data, "rows": rows}
+
+
+def frame(record: dict[str, Any]) -> Any:
+    """The record as a pandas table, one row a method."""
+    import pandas as pd
+
+    lines = []
+    for row in record["rows"]:
+        errors = {f"MSE, sigma {s}": plus_minus(c["mse"], c["se"]) for s, c in row["errors"].items()}
+        bent = {f"asymmetry, sigma {s}": f"{c['mean']:.3f}" for s, c in row["asymmetry"].items()}
+        size = {"parameters": f"{row['parameters']:,}", "seconds": f"{row['seconds']:.1f}", "MiB": f"{row['memory'] / 2**20:.1f}"}
+        lines.append({"method": row["method"], **size, **errors, **bent})
+    return pd.DataFrame(lines).set_index("method").fillna("")
+
+
+AXES = (("parameters", "parameters at one noise level", 1), ("seconds", "fit at all levels, s", 1), ("memory", "memory of the fit, MiB", 2**20))
+
+
+def draw(record: dict[str, Any]) -> Any:
+    """A row of panels for each noise level; below them the table, whose numbers name the points."""
+    rows, sigmas = record["rows"], record["parameters"]["sigmas"]
+    with plt.rc_context(STYLE):
+        height = 2.15 * len(sigmas) + 0.19 * len(rows) + 1.4
+        figure = plt.figure(figsize=(11, height))
+        heights = [2.15] * len(sigmas) + [0.19 * (len(rows) + 2)]
+        grid = figure.add_gridspec(
+            len(heights), 3, height_ratios=heights, top=1 - 0.75 / height, bottom=0.15 / height, left=0.075, right=0.985, hspace=0.3, wspace=0.16,
+        )  # fmt: skip
+        for line, sigma in enumerate(sigmas):
+            for column, (field, title, unit) in enumerate(AXES):
+                axis = figure.add_subplot(grid[line, column])
+                for number, row in enumerate(rows, 1):
+                    _, colour, marker = KINDS[row["kind"]]
+                    cell = row["errors"][f"{sigma:g}"]
+                    x = row[field] / unit
+                    axis.errorbar(x, cell["mse"], yerr=cell["se"], fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
+                    axis.annotate(str(number), (x, cell["mse"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
+                plain_log(axis, "y")
+                plain_log(axis, "x")
+                if column == 0:
+                    axis.set_ylabel(f"MSE, $\\sigma={sigma:g}$")
+                if line == len(sigmas) - 1:
+                    axis.set_xlabel(title)
+        table = figure.add_subplot(grid[-1, :])
+        table.axis("off")
+        table.set_ylim(len(rows) + 1.5, -0.5)
+        table.set_xlim(0, 1)
+        places = [0.54, 0.62, 0.69, *(0.78 + 0.073 * k for k in range(len(sigmas)))]
+        heads = ["parameters", "fit, s", "MiB", *(f"$\\sigma={s:g}$" for s in sigmas)]
+        table.text(0.0, 0.6, "method (held-out MSE per pixel)", fontsize=8, weight="bold")
+        for x, text in zip(places, heads):
+            table.text(x, 0.6, text, fontsize=8, weight="bold", ha="right")
+        best = {s: min(row["errors"][f"{s:g}"]["mse"] for row in rows) for s in sigmas}
+        for y, row in enumerate(rows, 1):
+            colour = KINDS[row["kind"]][1]
+            table.text(0.0, y + 0.6, f"{y}  {row['method']}", fontsize=7.5, color=colour)
+            cells = [f"{row['parameters']:,}", f"{row['seconds']:,.0f}", f"{row['memory'] / 2**20:,.0f}"]
+            values = [row["errors"][f"{s:g}"]["mse"] for s in sigmas]
+            looks = ["normal"] * 3 + ["bold" if v == best[s] else "normal" for v, s in zip(values, sigmas)]
+            for x, text, look in zip(places, [*cells, *(f"{v:.5f}" for v in values)], looks):
+                table.text(x, y + 0.6, text, fontsize=7.5, ha="right", weight=look)
+        shown = [k for k in KINDS if any(row["kind"] == k for row in rows)]
+        handles = [Line2D([], [], color=KINDS[k][1], marker=KINDS[k][2], linestyle="", label=KINDS[k][0]) for k in shown]
+        figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1 - 0.3 / height), ncols=len(shown), fontsize=8.5)
+        side = record["parameters"]["size"]
+        figure.suptitle(f"Held-out error against size, time and memory, {side}x{side}, {fitted_on(record)}", fontsize=10.5, y=1 - 0.12 / height)
+    return figure
+
+
+def findings(record: dict[str, Any]) -> list[str]:
+    """Who is lowest at each level, how far the best Wiener closed form is from it and below linear, and how bent its field is."""
+    rows, lines = record["rows"], []
+    linear = next(row for row in rows if row["method"] == "linear")
+    for sigma in record["parameters"]["sigmas"]:
+        key = f"{sigma:g}"
+        ranked = sorted(rows, key=lambda row: row["errors"][key]["mse"])
+        ours = [row for row in ranked if row["kind"] == "beyond"]
+        text = f"sigma {key}: lowest {ranked[0]['method']} ({ranked[0]['errors'][key]['mse']:.5f})"
+        if ours:
+            mine, base = ours[0]["errors"][key], linear["errors"][key]
+            text += (
+                f"; {ours[0]['method']} {plus_minus(mine['mse'], mine['se'])}, {1 - mine['mse'] / base['mse']:.0%} below linear, "
+                f"place {ranked.index(ours[0]) + 1} of {len(ranked)}"
+            )
+            level = [
+                row["method"] for row in ranked
+                if row["kind"] != "beyond"
+                and abs(row["errors"][key]["mse"] - mine["mse"]) < 2 * (row["errors"][key]["se"] ** 2 + mine["se"] ** 2) ** 0.5
+            ]  # fmt: skip
+            text += f"; within two standard errors of it: {', '.join(level) or 'none'}"
+        lines.append(text)
+    counts = sorted({f"{row['kind']} {next(iter(row['errors'].values()))['n']:,}" for row in rows})
+    lines.append("held-out images by kind, not the same for all: " + ", ".join(counts))
+    for row in rows:
+        if row["asymmetry"]:
+            values = ", ".join(f"{c['mean']:.2f} at sigma {s}" for s, c in row["asymmetry"].items())
+            lines.append(f"{row['method']}: antisymmetric over symmetric part of the Jacobian {values}")
+    sources = {row["method"]: row["source"] for row in rows if row["kind"] == "network"}
+    return lines + overlap_caution(sources, record["data"]["test"]["source"])
+
+
+make_figure = FigureMaker(measure, draw, findings)
