@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.stencil import Levels
+from numeric.stencil import Levels, apply_levels
 
 TOLERANCE = 1e-14
 """Relative residual at which the iteration for ``W^+`` stops."""
@@ -100,6 +100,38 @@ def composes(steps: Levels) -> bool:
     isometry = [all(is_isometry(matrix) for matrix in step) for step in steps]
     first = square.index(False) if False in square else len(steps)
     return all(isometry[first + 1 :])
+
+
+def nullity(steps: Levels) -> int:
+    """Dimension of the null space of ``W^T``: coefficients less pixels."""
+    return sum(rows.shape[0] * columns.shape[0] - rows.shape[1] * columns.shape[1] for rows, columns in steps)
+
+
+def null_space(steps: Levels, inverse_steps: Levels) -> np.ndarray:
+    """Orthonormal basis ``(n_coefficients, nullity)`` of what no image has, the null space of ``W^T``.
+
+    What a level cannot reach is ``null(R^T) x everything + range(R) x null(C^T)``.  Its approximation part goes on to
+    coefficients of the coarser levels by the adjoint of any left inverse ``V`` of theirs, because ``W^T V^T = I``.
+
+    Args:
+        steps: of a frame, which has more coefficients than pixels.
+        inverse_steps: transposed left inverses of the levels, of the shape of ``steps``.
+    """
+    parts, finer = [], 0
+    for level, (rows, columns) in enumerate(steps):
+        row_basis, column_basis = (np.linalg.qr(matrix, mode="complete")[0] for matrix in (rows, columns))
+        n, m = rows.shape[1], columns.shape[1]
+        outside = [(row_basis[:, n:], np.eye(len(columns))), (row_basis[:, :n], column_basis[:, m:])]
+        grid = np.concatenate(
+            [np.einsum("ia,jb->ijab", a, b).reshape(len(rows), len(columns), -1) for a, b in outside], axis=2
+        )
+        h, w = len(rows) // 2, len(columns) // 2
+        if grid.shape[2]:
+            details = [part.reshape(-1, part.shape[2]) for part in (grid[h:, :w], grid[:h, w:], grid[h:, w:])]
+            coarse = apply_levels(inverse_steps[level + 1 :], grid[:h, :w])
+            parts.append(np.concatenate([coarse, *details, np.zeros((finer, grid.shape[2]))]))
+        finer += 3 * h * w
+    return np.linalg.qr(np.concatenate(parts, axis=1))[0]
 
 
 def solve_shifted_skew(skew: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:

@@ -172,10 +172,8 @@ def left_inverse(matrix: np.ndarray) -> np.ndarray:
     return matrix.T.copy() if orthonormal else np.linalg.pinv(matrix)
 
 
-def dense_levels(steps: Levels) -> np.ndarray:
-    """Several levels, ``(rows, columns)`` analysis matrices from the finest, as one ``(coefficients, pixels)`` matrix."""
-    height, width = steps[0][0].shape[1], steps[0][1].shape[1]
-    grid: np.ndarray = np.eye(height * width).reshape(height, width, -1)
+def apply_levels(steps: Levels, grid: np.ndarray) -> np.ndarray:
+    """Levels of matrices of the shape of analysis matrices, from the finest: ``(height, width, k)`` to ``(coefficients, k)``."""
     bands: list[np.ndarray] = []
     for rows, columns in steps:
         both = np.einsum("rh,cw,hwp->rcp", rows, columns, grid, optimize=True)
@@ -183,6 +181,12 @@ def dense_levels(steps: Levels) -> np.ndarray:
         grid = both[:h, :w]
         bands = [both[h:, :w], both[:h, w:], both[h:, w:], *bands]
     return np.concatenate([band.reshape(-1, band.shape[2]) for band in [grid, *bands]])
+
+
+def dense_levels(steps: Levels) -> np.ndarray:
+    """Several levels, from the finest, as one ``(coefficients, pixels)`` matrix."""
+    height, width = steps[0][0].shape[1], steps[0][1].shape[1]
+    return apply_levels(steps, np.eye(height * width).reshape(height, width, -1))
 
 
 class Bank:

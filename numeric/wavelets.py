@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 import pywt
 import torch
-from scipy.linalg import solve_triangular
 from torch import Tensor
 
-from numeric.frames import PseudoInverse, SeparableAtoms, composes
+from numeric.frames import PseudoInverse, SeparableAtoms, composes, null_space, nullity
 from numeric.memory import free_memory
 from numeric.stencil import Bank, Levels, Step, Workspace, empty_like, left_inverse
 
@@ -41,8 +40,8 @@ PADDING = 8
 SYNTHESES = ("pseudo-inverse", "per-level")
 """Left inverses of an over-complete ``W``: ``W^+``, or the composition of the levels' pseudo-inverses."""
 
-DENSE_SYNTHESIS = 2**21
-"""A pseudo-inverse of at most so many numbers is kept as a matrix; a larger one is applied by iteration."""
+NULL_BYTES = 2**29
+"""A basis of the null space of ``W^T`` of at most so many bytes is kept for ``W^+``; larger frames are solved by iteration."""
 
 Empty = Callable[..., Tensor]
 """``empty(*shape)``, an array not initialised."""
@@ -253,18 +252,22 @@ class WaveletTransform:
         )
 
     @cached_property
-    def _dense_inverse(self) -> Tensor | None:
-        """``(W^+)^T`` as a matrix ``(n_coefficients, pixels)``, where it is small."""
-        if self.n_coefficients * self.shape[0] * self.shape[1] > DENSE_SYNTHESIS:
+    def _null_space(self) -> Tensor | None:
+        """Orthonormal basis ``(n_coefficients, nullity)`` of what no image has, where it is not too large."""
+        if 8 * self.n_coefficients * nullity(self.steps) > NULL_BYTES:
             return None
-        q, r = np.linalg.qr(self.matrix)
-        return torch.from_numpy(solve_triangular(r, q.T).T.copy())
+        return torch.from_numpy(null_space(self.steps, self._inverse_steps))
 
     def _apply_pseudo_inverse(self, flat: Tensor, adjoint: bool) -> Tensor:
-        """``W^+`` of rows of coefficients, or its adjoint of rows of pixels; the iteration is in float64."""
-        if self._dense_inverse is not None:
-            matrix = self._dense_inverse.to(flat)
-            return flat @ (matrix.T if adjoint else matrix)
+        """``W^+ = V P`` of rows of coefficients, or its adjoint of rows of pixels; V composes the levels' inverses.
+
+        The projection P onto the coefficients that images have takes out the null space, or is solved for in float64.
+        """
+        if self._null_space is not None:
+            null = self._null_space.to(flat)
+            w = self._analyse(self._inverse_adjoint, flat) if adjoint else flat
+            w = w - (w @ null) @ null.T
+            return w if adjoint else self._synthesise(self._inverse_bank, w)
         use = self._pseudo_inverse.adjoint if adjoint else self._pseudo_inverse.apply
         out = flat.new_empty(len(flat), self.n_coefficients if adjoint else self.shape[0] * self.shape[1])
         chunk = self._chunk(flat)

@@ -85,6 +85,16 @@ class OptimalDenoiser(Denoiser):
         kept = torch.nonzero(p.detach().amax(0) > self.tolerance / len(self.data_)).flatten()
         return p @ x if 2 * len(kept) > len(x) else p[:, kept] @ x[kept]
 
+    def log_density(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """Natural logarithm of ``mean_i N(y; a x_i, s^2 I)``, the density whose score this is, ``(n,)`` float64."""
+        data, query = self.learned("data_"), y.flatten(1).double()
+        parts = []
+        for batch in data.batches(self.chunk):
+            parts.append(-0.5 * torch.cdist(query, noise.alpha * batch.to(query).flatten(1)).square() / noise.sigma**2)
+        pixels = query.shape[1]
+        total = torch.cat(parts, 1).logsumexp(1) - math.log(len(data))
+        return total - 0.5 * pixels * math.log(2 * math.pi * noise.sigma**2)
+
 
 class Sketch:
     """Coordinates of the training images along their leading principal directions, and the norm of the rest."""

@@ -36,6 +36,7 @@ from numeric.figures.style import (
 from numeric.fingerprint import code_hash, weights_hash
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.solve import BASES
 
 FEW = 20_000
 """Fewer images than this (the fall-back digits): the shared local family stops at degree 2, unless ``"local:3"`` is asked for."""
@@ -86,6 +87,10 @@ class SweepConfig(Parameters):
     notebook: ClassVar[str] = "fig5"
 
     def check(self) -> None:
+        if not self.families and not self.shared:
+            raise ValueError("give at least one family, with the own readout (families) or the shared one (shared)")
+        if self.basis not in BASES:
+            raise ValueError(f"unknown basis {self.basis!r}: use one of {', '.join(BASES)}")
         if self.n_trained:
             trained(self.size, self.networks, self.weights)
 
@@ -167,9 +172,7 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     for label, network in networks.items():
         weights = weights_hash(network.path)
         run("network", {label: (network, None)}, ["numeric.baselines.network"], config.n_trained, weights=weights)
-    few = len(train) < FEW and "local" in config.shared and max(config.degrees) > 2
     return {
-        "notes": [f"shared local to degree 2 only: fewer than {FEW:,} images"] if few else [],
         "data": {"fit": train.provenance, **{k: v.provenance for k, v in splits.items()}},
         "panels": panels,
         "trained": list(networks),
@@ -178,6 +181,17 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         "records": records,
         "expected": expected,
     }
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What was not run: families that stop below the highest degree, and readouts left out."""
+    tops: dict[str, int] = {}
+    for r in result["records"]:
+        if r["degree"] is not None:
+            tops[r["method"]] = max(r["degree"], tops.get(r["method"], 0))
+    panels = result.get("panels", {})
+    out = [f"{method}: to degree {top} only" for method, top in tops.items() if top < max(tops.values())]
+    return out + ([] if any("shared" in labels for labels in panels.values()) or not panels else ["shared readout not run"])
 
 
 def combined_se(paired: dict[str, Any]) -> float:
@@ -249,7 +263,7 @@ def findings(result: dict[str, Any]) -> list[str]:
                 f"{split}, sigma {sigma:g}: lowest family {family['method']} at degree {family['degree']}, "
                 f"{plus_minus(family['mse'], family['se'])}; {beside or 'no baseline'}"
             )
-    return lines + trained_findings(result) + result.get("notes", []) + result.get("cautions", [])
+    return lines + trained_findings(result) + notes(result) + result.get("cautions", [])
 
 
 def best_of(records: Sequence[dict[str, Any]], readout: str) -> tuple[str, int] | None:
@@ -335,7 +349,7 @@ def draw(result: dict[str, Any]) -> Any:
         title = f"Denoising MSE, {p['size']}x{p['size']}, {fitted_on(result)}, {p['basis']} basis"
         figure.suptitle(title, y=1 - 0.1 / height, fontsize=11.5)
         note = error_bar_text(error_bar, drawn[0]["seeds"]) + "; changes and ratios are paired; best: on training images"
-        note = "; ".join([note, *result["notes"]])
+        note = "; ".join([note, *notes(result)])
         legend_figure(figure, sigma_handles(sigmas) + split_handles(), note)
     return figure
 

@@ -148,11 +148,9 @@ def method_rows(
         below = [v for _, v in found if v < low]
         if below:
             span = f"{min(below):.0e}" if len(below) == 1 else f"{min(below):.0e} to {max(below):.0e}"
-            axis.annotate(
-                f" {len(below)} further left: {span}", (0, position - 0.17), (0.035, position - 0.17), fontsize=7, va="center",
-                xycoords=("axes fraction", "data"), textcoords=("axes fraction", "data"), color="0.3",
-                arrowprops={"arrowstyle": "->", "color": "0.4"},
-            )  # fmt: skip
+            inside: Any = {"transform": axis.get_yaxis_transform(), "va": "center", "color": "0.3", "fontsize": 7}
+            axis.text(0.004, position - 0.17, "\N{LEFTWARDS ARROW}", **inside)
+            axis.text(0.99, position - 0.17, f"{len(below)} further left: {span}", ha="right", **inside)
         if position % 2:
             axis.axhspan(position - 0.5, position + 0.5, color="0.5", alpha=0.07, linewidth=0)
     if drawn:

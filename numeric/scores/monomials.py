@@ -7,6 +7,7 @@ a shift of the origin does to a monomial takes some of its letters out, so all o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -163,3 +164,13 @@ class MonomialSet:
         pairs, first, ways = np.unique(number * len(self) + rest_of, return_index=True, return_counts=True)
         kept = letters[first]
         return Takings(pairs // len(self), pairs % len(self), kept, self.index(kept), ways.astype(float))
+
+    def derivative_sum(self, weight: Callable[[np.ndarray, np.ndarray], np.ndarray], first: int, stop: int) -> np.ndarray:
+        """Coefficients ``(stop,)`` of ``sum_{p, j} weight(p, j) d phi_p / d u_j`` over the monomials ``first <= p < stop``.
+
+        Args:
+            weight: of pairs of a monomial and one of its letters, index arrays ``(t,)`` both, ``(t,)``.
+        """
+        table = self.takings
+        one = table.chosen((table.order == 1) & (table.monomial >= first) & (table.monomial < stop))
+        return np.bincount(one.left, one.ways * weight(one.monomial, one.taken[:, -1]), stop)

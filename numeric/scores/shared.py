@@ -421,10 +421,7 @@ class SharedWaveletScore(WaveletEstimator):
         if projection is not None:
             parts = readout.reshape(len(readout), self.channels_, -1)
             readout = np.einsum("pcl,ml->pcm", parts, projection, optimize=True).reshape(readout.shape)
-        takings = self.monomials_.takings
-        one = takings.chosen((takings.order == 1) & (takings.monomial < len(readout)))
-        weights = one.ways * readout[one.monomial, one.taken[:, -1]]
-        return torch.from_numpy(np.bincount(one.left, weights, len(readout)))
+        return torch.from_numpy(self.monomials_.derivative_sum(lambda p, j: readout[p, j], 1, len(readout)))
 
     def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         coefficients = self.kept(("trace", noise, self.degree, self.basis, self.ridge_), lambda: self.trace_coefficients(noise), lambda c: c.nbytes)

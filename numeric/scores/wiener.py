@@ -25,7 +25,7 @@ from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.scores.base import WaveletEstimator, plain
-from numeric.scores.contraction import wick_map
+from numeric.scores.contraction import CROSS_BYTES, wick_map
 from numeric.scores.coordinates import LevelCoordinates, check_coordinates, letter_monomials
 from numeric.scores.crossval import GCV_GRID, gcv_scores
 from numeric.scores.dense import backward_solve, cholesky_, forward_solve, mirror
@@ -361,6 +361,22 @@ class WienerScore(WaveletEstimator):
             nonlinear = features[1 + letters : 1 + letters + len(readout.weights)]
             out.append((readout.constant + centred @ readout.linear + nonlinear.T @ readout.weights).reshape(y.shape))
         return torch.stack(out)
+
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy`` in closed form: of the linear part, and one polynomial of the letters (each monomial differentiated)."""
+        readout = self.plain_readout(noise, int(self.degree), y.detach().new_zeros(0))
+        first = 1 + self.monomials_.variables
+        stop, step = first + len(readout.weights), max(1, CROSS_BYTES // (8 * len(readout.mean)))
+
+        def weight(monomial: np.ndarray, letter: np.ndarray) -> np.ndarray:
+            pairs = zip(*(torch.from_numpy(index).split(step) for index in (monomial - first, letter)))
+            parts = [(readout.weights[p] * readout.letters.T[j]).sum(1) for p, j in pairs]
+            return torch.cat([*parts, readout.mean[:0]]).double().cpu().numpy()
+
+        key = ("trace", self._key(noise, int(self.degree)), y.dtype, y.device)
+        coefficients = self.kept(key, lambda: torch.from_numpy(self.monomials_.derivative_sum(weight, first, stop)), lambda c: c.nbytes)
+        features = self.monomials_.features((y.flatten(1) / noise.alpha - readout.mean) @ readout.letters, stop)
+        return (readout.linear.diagonal().sum() + coefficients.to(y) @ features) / noise.alpha
 
     # ----- files ---------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,14 @@ import torch
 from scipy.stats import multivariate_normal
 
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.mixture import GaussianMixtureDenoiser
+from numeric.baselines.optimal import OptimalDenoiser
 from numeric.divergence import exact_trace, probed_trace, signs
 from numeric.evaluation.likelihood import Flow, LikelihoodError, bits_per_dimension, log_likelihood, noised
 from numeric.noise import ve, vp
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.wiener import WienerScore
 
 
 def pictures(count: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
@@ -53,6 +56,27 @@ def test_divergence_in_closed_form_is_the_trace_of_the_jacobian(readout, family,
     assert torch.allclose(model.divergence(y, level), want, rtol=1e-9, atol=1e-8)
     each = model.divergence(y, [level, 0.4, level])  # a level an image
     assert torch.allclose(each[[0, 2]], want[[0, 2]]) and not torch.allclose(each[1], want[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"coordinates": "pixel", "pixel_family": "local", "of": "noisy"},
+        {"family": "band", "coordinates": "wavelet"},
+    ],
+)
+@pytest.mark.parametrize("degree", [1, 3])
+def test_divergence_of_the_wiener_readout(options, degree):
+    """The same for features of the Wiener estimate."""
+    x = pictures(40, (1, 6, 6))
+    model = WienerScore(degree=degree, levels=1, ridge=1e-3, **options).fit(x)
+    level = vp(0.7)
+    y = level.alpha * x[:3] + level.sigma * torch.randn(
+        3, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=x.dtype
+    )
+    trace = exact_trace(lambda part: model.estimate(part, level), y)
+    assert torch.allclose(model.jacobian_trace(y, level), trace, rtol=1e-9, atol=1e-9)
 
 
 def test_lower_degrees_have_their_own_divergence():
@@ -145,6 +169,30 @@ def test_own_readout_has_the_density_of_a_known_mixture():
         density = log_likelihood(fitted, y, Flow(sigma, 20.0, 24))
         gaps.append(float((truth - density).mean()))
     assert gaps[0] > 0.05 and abs(gaps[1]) < 0.03, gaps  # nats an image, the Kullback-Leibler divergence
+
+
+def test_flow_of_the_empirical_denoiser_has_the_kernel_density():
+    """The optimal denoiser's density is known, and its score is not linear: automatic differentiation, then the ODE."""
+    x, generator = gaussian(6, (1, 2, 3), 0), torch.Generator().manual_seed(0)
+    model = OptimalDenoiser().fit(x)
+    y = noised(x[:3], 0.3, generator)
+    normal = [multivariate_normal(m.flatten().numpy(), 0.09 * np.eye(6)).pdf(y.flatten(1).numpy()) for m in x]
+    assert np.allclose(model.log_density(y, ve(0.3)).numpy(), np.log(np.mean(normal, 0)), rtol=1e-9)
+    flowed = log_likelihood(model, y, Flow(0.3, 20.0, 60), prior=LinearDenoiser().fit(x))
+    assert np.abs(flowed.numpy() - np.log(np.mean(normal, 0))).max() < 5e-3
+
+
+def test_mixture_flow_has_the_mixture_density():
+    """Gaussian mixture with its own log density, against SciPy and through the ODE with its closed-form trace."""
+    x = torch.cat([gaussian(60, (1, 2, 3), 0), 2 + gaussian(40, (1, 2, 3), 1)])
+    labels = torch.tensor([0] * 60 + [1] * 40)
+    model = GaussianMixtureDenoiser("class").fit(x, labels)
+    y = noised(x[[0, 70, 99]], 0.3, torch.Generator().manual_seed(0))
+    parts = [np.log(len(p) / 100) + known(p, y, 0.3) for p in (x[:60], x[60:])]
+    want = np.logaddexp(*parts)
+    assert np.allclose(model.log_density(y, ve(0.3)).numpy(), want, atol=1e-4)  # the components are kept in float32
+    flowed = log_likelihood(model, y, Flow(0.3, 60.0, 60), prior=LinearDenoiser().fit(x))
+    assert np.abs(flowed.numpy() - want).max() < 2e-2
 
 
 def test_bits():

@@ -349,6 +349,8 @@ def test_parameters_as_users_write_them():
         ({"degrees": 1.5}, "degrees must be whole numbers, got 1.5"),
         ({"families": "wave"}, "unknown family 'wave'"),
         ({"sigmas": []}, "sigmas must be > 0"),
+        ({"families": [], "shared": []}, "at least one family"),
+        ({"basis": "legendre"}, "unknown basis 'legendre'"),
         ({"networks": "CNNN"}, "no network is called 'CNNN'.*cnn"),
         ({"weights": "/nowhere"}, "no folder of weights '/nowhere'"),
     ):
