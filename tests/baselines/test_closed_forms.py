@@ -137,6 +137,23 @@ def test_chunks_change_nothing(images, sigma):
         assert torch.allclose(one, many, atol=1e-10)
 
 
+def test_coarse_to_fine_is_exact_to_its_tolerance():
+    """3,000 images: at little noise few are near, at much noise all are summed; either way the sum over all, and its gradient."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randn(30, 24 * 24, generator=generator)
+    train = (0.1 * torch.randn(3000, 30, generator=generator) @ patterns).reshape(3000, 1, 24, 24)
+    fast, full = OptimalDenoiser().fit(train), OptimalDenoiser(tolerance=0).fit(train)
+    assert fast.sketch_ is not None and full.sketch_ is None
+    for sigma in (0.05, 0.3, 3.0):
+        y = (train[:70] + sigma * noise_like(train[:70], 0)).double()
+        near = fast.sketch_.near(y.flatten(1), fast.data_, 2 * sigma**2 * np.log(3000 / 1e-7), 750)
+        assert (near is None) == (sigma == 3.0)
+        assert torch.allclose(fast.estimate(y, ve(sigma)), full.estimate(y, ve(sigma)), atol=1e-6)
+    y = (train[:3] + 0.3 * noise_like(train[:3], 0)).double().requires_grad_()
+    a, b = (torch.autograd.grad(m.estimate(y, ve(0.3)).square().sum(), y)[0] for m in (fast, full))
+    assert torch.allclose(a, b, atol=1e-6)
+
+
 def test_a_window_as_wide_as_the_image_is_the_optimal_denoiser(images):
     """Kamb and Ganguli: the LS machine at full patch size is the ideal score machine; so is ELS with broken borders."""
     y, sigma = noisy(images, 0.4).double(), 0.4
