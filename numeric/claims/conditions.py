@@ -13,7 +13,7 @@ from numeric.claims.config import SHARED_RIDGE, Row
 from numeric.noise import as_noise
 from numeric.progress import progress_bar
 from numeric.scores.contraction import rescaled, translation
-from numeric.scores.folds import fold_edges
+from numeric.scores.groups import fold_edges
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.solve import feature_matrix, hermite_coefficients, normal_system
 
