@@ -15,7 +15,7 @@ The higher moments alone, in the standardised coordinate where mean and variance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 

@@ -65,6 +65,7 @@ class FoldedFit:
         merged = parts[fit_on][0]
         for part in parts[fit_on][1:]:
             merged = merged.merge(part)
+        merged.pixel_range = splits[fit_on].pixel_range
         self.model = model.fit_moments(merged)
         if not model.transform_.is_orthonormal:
             raise ValueError(f"exact pixel errors need an orthonormal basis; {model.transform_} is not")
