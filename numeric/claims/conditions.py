@@ -14,7 +14,7 @@ from numeric.noise import as_noise
 from numeric.progress import progress_bar
 from numeric.scores.conditioning import scaled_grams
 from numeric.scores.contraction import rescaled, translation
-from numeric.scores.folds import fold_edges
+from numeric.scores.groups import fold_edges
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.solve import hermite_coefficients
 
