@@ -177,16 +177,20 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         moments = self.new_moments(data.shape)
         with progress_bar(self.passes * len(data), f"{self.readout} moments {self.family_.label}", progress) as bar:
             self.accumulate(moments, data, batch_size, bar, checkpoint, checkpoint_seconds)
-        self.fit_moments(moments)
-        self.pixel_range_ = data.pixel_range
-        return self
+        moments.pixel_range = data.pixel_range
+        return self.fit_moments(moments)
 
     def fit_moments(self, moments: Any) -> Self:
-        """Use moments made earlier (merged, or read from a file).
+        """Use moments made earlier (merged, or of another estimator), with their images' pixel range.
 
         Raises:
-            SettingsError: they are of another family, degree or transform than this estimator's.
+            SettingsError: they are of another readout, family, degree or transform than this estimator's.
         """
+        if not isinstance(moments, self.moments_class):
+            raise SettingsError(
+                f"the {self.readout} readout takes {self.moments_class.__name__}, got {type(moments).__name__}: "
+                f"give it those of a {type(self).__name__}(...).fit(images)"
+            )
         shape = (moments.channels, *moments.transform.shape)
         wanted = {"family": self.family_.config, "transform": self.new_transform(shape).config}
         for name, mine in wanted.items():
@@ -199,6 +203,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
             raise SettingsError(f"the moments reach degree {moments.degree}, this estimator wants {self.degree}: fit again")
         self.moments_, self.transform_, self.shape_ = moments, moments.transform, shape
         self.fitted_settings_ = {name: plain(getattr(self, name)) for name in SETTINGS}
+        self.pixel_range_ = moments.pixel_range
         self._solutions = SolutionCache()
         self.prepare()
         return self
@@ -229,10 +234,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         Raises:
             MomentError: the two were made with other settings, or for images of another shape.
         """
-        merged = type(self)(**self.get_params()).fit_moments(self.fitted().merge(other.fitted()))
-        ranges = (self.pixel_range_, other.pixel_range_)
-        merged.pixel_range_ = (min(low for low, _ in ranges), max(high for _, high in ranges))
-        return merged
+        return type(self)(**self.get_params()).fit_moments(self.fitted().merge(other.fitted()))
 
     # ----- use -----------------------------------------------------------------------------------------------------------
 
@@ -280,10 +282,14 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         self.fitted()
         if noise is not None:
             return super().score(y, noise)
-        data = as_image_set(y)
+        seen = self.seen(as_image_set(y))
+        return -float(np.mean([self.expected_mse(sigma, **seen) for sigma in SCORE_SIGMAS]))
+
+    def seen(self, data: Any) -> dict[str, Any]:
+        """What :meth:`expected_mse` takes for its error on other images: one pass over them, at this model's settings."""
         moments = self.new_moments(data.shape)
         self.accumulate(moments, data, 1000, None, None, 30.0)
-        return -float(np.mean([self.expected_mse(sigma, moments=moments) for sigma in SCORE_SIGMAS]))
+        return {"moments": moments}
 
     def kept(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         """A solution from the cache, or made and kept."""
@@ -293,7 +299,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         return self._solutions.put(key, value, size(value))
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        text = super().__repr__(N_CHAR_MAX)
+        text = BaseEstimator.__repr__(self, N_CHAR_MAX)
         if not hasattr(self, "moments_"):
             return text
         low, high = self.pixel_range_
@@ -320,7 +326,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
             params = extra.get("params", {k: v for k, v in extra.items() if k != "pixel_range"})
             model = cls(**{**params, "device": device})
             model.check_settings()
-            model.fit_moments(moments)
             # Files without a range are of images in [0, 1].
-            model.pixel_range_ = pixel_range(extra.get("pixel_range", UNIT_RANGE))
+            moments.pixel_range = pixel_range(extra.get("pixel_range", UNIT_RANGE))
+            model.fit_moments(moments)
         return model
