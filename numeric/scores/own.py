@@ -16,9 +16,9 @@ from numeric.data import ImageSet, as_image_set
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
-from numeric.scores.base import SETTINGS, SettingsError, WaveletEstimator
-from numeric.scores.groups import GROUPS, StandardErrors, jackknife_errors
-from numeric.scores.influence import delta_errors
+from numeric.scores.base import SETTINGS, WaveletEstimator
+from numeric.scores.groups import StandardErrors
+from numeric.scores.influence import own_delta_errors
 from numeric.scores.moments import CentralMoments, CleanMoments
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.solve import BlockSolution, held_out_error, solve_block
@@ -350,49 +350,14 @@ class WaveletScore(WaveletEstimator):
             total += float(held_out_error(part, table, mean[variables].T, level).sum())
         return total / pixels
 
-    def standard_errors(
-        self,
-        noise: NoiseLevel | float,
-        images: Any,
-        degree: int | None = None,
-        method: str = "delta",
-        groups: int = GROUPS,
-        progress: bool = False,
-    ) -> StandardErrors:
-        """Standard errors of every coefficient theta and of :meth:`expected_mse` of the fit, images being independent.
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """Theta of every block in monomials of the noisy coefficients, ``(groups, features)`` each."""
+        return [block.theta for block in self.solve(noise, degree).blocks]
 
-        Args:
-            images: the delta method needs any images of the kind the model was fitted on (their spread is what it reads); the
-                jackknife fits again without each of ``groups`` contiguous groups, so it wants those it was fitted on.
-            method: ``"delta"`` (:mod:`numeric.scores.influence`; a ridge chosen from the data is held) or ``"jackknife"``
-                (:mod:`numeric.scores.groups`; it is chosen anew).
-
-        Raises:
-            ValueError: an unknown method, or the delta method in an over-complete basis, whose noise is correlated.
-            SettingsError: Hermite features: their coordinates move with the data.
-        """
-        fitted, level = self.fitted(), as_noise(noise)
-        degree = int(self.degree) if degree is None else degree
-        if method not in ("delta", "jackknife"):
-            raise ValueError(f"unknown method {method!r}: use 'delta' or 'jackknife'")
-        if self.basis != "monomial":
-            raise SettingsError(
-                f"standard errors are of basis='monomial', this model has {self.basis!r}, whose coordinates move with the data: "
-                "set basis='monomial' (no other fit is needed)"
-            )
-        if not self.transform_.is_orthonormal:
-            raise ValueError(f"standard errors need an orthonormal basis, {self.transform_} is not: use mode='periodization'")
-        data = as_image_set(images)
-        if data.shape != self.shape_:
-            raise ValueError(f"the images are {data.shape}, the model was fitted on {self.shape_}: give images of that shape")
-        if method == "jackknife":
-            if len(data) != fitted.count:
-                raise ValueError(f"the jackknife wants the {fitted.count:,} images of the fit, got {len(data):,}")
-            return jackknife_errors(
-                self, data, level, degree, groups, lambda model: [b.theta for b in model.solve(level, degree).blocks], progress
-            )
-        with progress_bar(len(data), f"standard errors {fitted.family.label}", progress) as bar:
-            return delta_errors(self, data, level, degree, bar)
+    def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
+        if outputs is not None:
+            raise ValueError("outputs= is of the shared readout: the own one has few enough coefficients to give all")
+        return own_delta_errors(self, images, noise, degree, bar)
 
     def joint(self, images: Any, **options: Any) -> SharedWaveletScore:
         """Moments of all coefficients together of these images, for :meth:`expected_mse` in an over-complete basis.
