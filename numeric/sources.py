@@ -14,6 +14,7 @@ from torch import Tensor
 
 from numeric.imageset import ImageSet, LazyImages, image_set_of
 from numeric.pixels import IMAGE_KEYS, DataError, check_layout, native_tensor, opaque
+from numeric.results import readable
 
 LABEL_KEYS = ("labels", "label", "y")
 """Names of the labels in an ``.npz`` file."""
@@ -46,7 +47,7 @@ class PictureFiles(Sequence[Image.Image]):
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
-        path = self.paths[index]
+        path = readable(self.paths[index])
         try:
             with Image.open(path) as file:
                 picture = ImageOps.exif_transpose(file)
@@ -79,7 +80,7 @@ def read_file(path: Path) -> ImageSet:
         raise DataError(f"{path} was not found: give an .npy or .npz file, a picture or a folder of pictures")
     if path.is_dir():
         return ImageSet(LazyImages(PictureFiles(picture_paths(path))), source=f"pictures in {path.name}")
-    suffix = path.suffix.lower()
+    suffix = readable(path).suffix.lower()
     if suffix == ".npz":
         return _read_npz(path)
     if suffix != ".npy" and suffix in Image.registered_extensions():

@@ -115,9 +115,8 @@ def main(
             path.unlink(missing_ok=True)  # the model holds the same sums
     joint, reason = None, ""
     if readout == "own" and not model.transform_.is_orthonormal:
-        joint = SharedWaveletScore(**{k: v for k, v in settings.items() if k not in ("basis", "ridge")})
         try:
-            joint.fit(data, batch_size=batch, progress=progress)
+            joint = model.joint(data, batch_size=batch, progress=progress)
         except MemoryError as error:  # the model itself is fitted and saved
             reason = str(error)
     more = {"joint": joint} if joint is not None else {}

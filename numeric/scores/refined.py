@@ -278,6 +278,7 @@ class RefinedScore(Denoiser, BaseEstimator):
         try:
             model = cls(**{**extra["params"], "experts": tuple(extra["params"]["experts"])})
             model.check_settings()
+            moments.pixel_range = pixel_range(extra["pixel_range"])
             model.base_ = WienerScore(**extra["base"]).fit_moments(moments)
             model.base_.take_levels(extra["levels"], tensors)
             model.mixture_ = None
@@ -293,7 +294,7 @@ class RefinedScore(Denoiser, BaseEstimator):
                 ]
         except KeyError as error:
             raise FileError(f"{path} is damaged: it lacks {error}; delete it and make it again") from error
-        model.pixel_range_ = model.base_.pixel_range_ = pixel_range(extra["pixel_range"])
+        model.pixel_range_ = moments.pixel_range
         model.shape_ = (moments.channels, *moments.transform.shape)
         return model
 

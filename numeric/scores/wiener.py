@@ -35,6 +35,7 @@ from numeric.scores.levels import LinearMoments
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
 from numeric.scores.patterns import Groups, add_noise_
+from numeric.scores.stored import pixel_range
 from numeric.wavelets import WaveletTransform
 
 
@@ -430,8 +431,8 @@ class WienerScore(WaveletEstimator):
         moments, extra, tensors = LinearMoments.load(path, device)
         if extra["readout"] != cls.readout:
             raise MomentError(f"{path} is of the {extra['readout']} readout, not of {cls.readout}: load it with its own class")
+        moments.pixel_range = pixel_range(extra["pixel_range"])
         model = cls(**{**extra["params"], "device": device}).fit_moments(moments)
-        model.pixel_range_ = tuple(extra["pixel_range"])
         model.take_levels(extra["levels"], tensors, device)
         return model
 
