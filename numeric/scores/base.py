@@ -16,6 +16,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from numeric.cluster import check_client
 from numeric.data import as_image_set
 from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
 from numeric.noise import NoiseLevel
@@ -23,7 +24,9 @@ from numeric.progress import progress_bar
 from numeric.results import reading
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
+from numeric.scores.passes import look, steps
 from numeric.scores.stored import pixel_range
+from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 
 BASES = ("monomial", "hermite")
@@ -158,25 +161,48 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         progress: bool = False,
         checkpoint: str | Path | None = None,
         checkpoint_seconds: float = 30.0,
+        client: Any = None,
     ) -> Self:
         """Stream over clean images once; every noise level afterwards needs small solves only.
 
         Args:
-            images: anything :func:`numeric.data.as_image_set` takes.
+            images: anything :func:`numeric.data.as_image_set` takes; with a client, and of :class:`numeric.shards.Shards`,
+                anything that :func:`numeric.shards.as_shards` takes.
             batch_size: images held in memory at a time.
             progress: show a progress bar.
             checkpoint: file that receives the moment sums, atomically, every ``checkpoint_seconds`` and at the end; if it
-                exists the fit takes up where it stopped, with the same bits as an uninterrupted one.
+                exists the fit takes up where it stopped, with the same bits as an uninterrupted one. Of shards: a folder.
+            client: who sums the shards of the images: a ``dask.distributed.Client``, the address of a scheduler, ``"local:N"``
+                (N processes here) or ``"local:0"`` (this process). The sums are the same bits whoever makes them. Needs
+                ``pip install "wavelet-score[cluster]"``; by default the images are read in this process, not in shards.
 
         Raises:
+            ShardError: a shard cannot be read; ClusterError: the cluster cannot be reached, or went away.
             MomentError: the checkpoint is of other data, batches or settings.
             MemoryError: foreseen; the message names the amount and the ways out.
         """
         self.check_settings()
+        if client is not None or isinstance(images, Shards):
+            check_client(client)
+            return self._fit_shards(as_shards(images, client=client), batch_size, progress, checkpoint, checkpoint_seconds)
         data = as_image_set(images)
         moments = self.new_moments(data.shape)
         with progress_bar(self.passes * len(data), f"{self.readout} moments {self.family_.label}", progress) as bar:
             self.accumulate(moments, data, batch_size, bar, checkpoint, checkpoint_seconds)
+        self.fit_moments(moments)
+        self.pixel_range_ = data.pixel_range
+        return self
+
+    def _fit_shards(self, data: Shards, batch_size: int, progress: bool, checkpoint: Any, every: float) -> Self:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        with (
+            data.connected(),
+            progress_bar(self.passes * steps(data), f"{self.readout} moments {self.family_.label}", progress, "shard") as bar,
+        ):
+            look(data)
+            moments = self.new_moments(data.shape)
+            self.accumulate(moments, data, batch_size, bar, checkpoint, every)
         self.fit_moments(moments)
         self.pixel_range_ = data.pixel_range
         return self

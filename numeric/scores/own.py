@@ -20,6 +20,7 @@ from numeric.scores.base import WaveletEstimator
 from numeric.scores.moments import CentralMoments, CleanMoments
 from numeric.scores.solve import BlockSolution, held_out_error, solve_block
 from numeric.scores.tables import monomials
+from numeric.shards import Shards
 
 EVALUATION_BYTES = 24 * 2**20
 """Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
@@ -113,6 +114,9 @@ class WaveletScore(WaveletEstimator):
         return CleanMoments(transform, family, degree, shape[0], device=self.device)
 
     def accumulate(self, moments: Any, data: Any, batch_size: int, bar: Any, checkpoint: Any, every: float) -> None:
+        if isinstance(data, Shards):
+            moments.fit_shards(data, batch_size, bar, checkpoint, every)
+            return
         key = None if checkpoint is None else {"data": data.provenance, "batch_size": batch_size}
         moments.fit(data.batches(batch_size), None if bar is None else bar.update, checkpoint, every, key)
 
@@ -127,6 +131,7 @@ class WaveletScore(WaveletEstimator):
         checkpoint_seconds: float = 30.0,
         memory_limit: int | None = None,
         folder: str | Path | None = None,
+        client: Any = None,
     ) -> Self:
         """One streaming pass over clean images (see :meth:`numeric.scores.base.WaveletEstimator.fit`), or several.
 
@@ -137,8 +142,10 @@ class WaveletScore(WaveletEstimator):
         if memory_limit is None:
             return super().fit(
                 images, y, batch_size=batch_size, progress=progress, checkpoint=checkpoint,
-                checkpoint_seconds=checkpoint_seconds,
+                checkpoint_seconds=checkpoint_seconds, client=client,
             )  # fmt: skip
+        if client is not None or isinstance(images, Shards):
+            raise ValueError("give either client or memory_limit: shards are summed in one pass")
         if checkpoint is not None:
             raise ValueError("give either checkpoint or memory_limit: a fit in several passes keeps its sums in files already")
         data = as_image_set(images)
