@@ -14,6 +14,7 @@ _NAMES = {
     "numeric.data": ("ImageSet", "as_image_set", "load_mnist"),
     "numeric.moving": ("moving_digits",),
     "numeric.pictures": ("load_images", "load_natural"),
+    "numeric.shards": ("Shards", "as_shards"),
     "numeric.denoiser": ("Denoiser",),
     "numeric.noise": ("NoiseLevel", "ddpm_alpha_bars", "ve", "vp"),
     "numeric.wavelets": ("WaveletTransform",),

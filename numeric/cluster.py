@@ -195,7 +195,6 @@ def _named(error: BaseException, node: Node, tree: Tree, names: Callable[[int], 
     """An error of a task; of a task that ended its workers, one that says what it was at."""
     if type(error).__name__ != "KilledWorker":
         return error
-    leaves = [leaf for leaf in range(tree.leaves) if node in tree.above((0, leaf))]
     return ClusterError(
-        f"the workers that summed {names(leaves[0])} died time after time: give them more memory or smaller shards ({error})"
+        f"the workers that summed {names(tree.span(node)[0])} died time after time: give them more memory or smaller shards ({error})"
     )

@@ -72,12 +72,13 @@ class LazyImages:
     """
 
     def __init__(self, source: Any, indices: Sequence[int] | np.ndarray | None = None, array: bool | None = None) -> None:
-        if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+        length = len(source) if hasattr(source, "__len__") else source.shape[0] if array else None  # arrays of zarr have no len
+        if length is None or not hasattr(source, "__getitem__"):
             raise DataError(
                 f"{type(source).__name__} has no length: give a map-style data set (with __len__ and __getitem__)"
             )
         self.source, self.array = source, isinstance(source, np.ndarray) if array is None else array
-        self.indices = range(len(source)) if indices is None else indices
+        self.indices = range(length) if indices is None else indices
         if len(self.indices) == 0:
             raise DataError("the image set is empty: give at least one image")
         first = self._item(self.indices[0])

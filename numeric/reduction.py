@@ -52,14 +52,19 @@ class Tree:
         height, place = node
         return [(h, place // FAN_IN ** (h - height)) for h in range(height, self.root[0] + 1)]
 
+    def span(self, node: Node) -> tuple[int, int]:
+        """First and last leaf (exclusive) below a node."""
+        height, place = node
+        return place * FAN_IN**height, min(self.leaves, (place + 1) * FAN_IN**height)
+
     def nodes(self) -> Iterator[Node]:
         """All nodes, children before what they make, as early as can be."""
         for leaf in range(self.leaves):
             yield 0, leaf
-            for height, place in self.above((0, leaf))[1:]:
-                if leaf + 1 < min(self.leaves, (place + 1) * FAN_IN**height):
+            for node in self.above((0, leaf))[1:]:
+                if leaf + 1 < self.span(node)[1]:
                     break
-                yield height, place
+                yield node
 
 
 class Finished:

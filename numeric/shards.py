@@ -197,13 +197,20 @@ class Shards:
             finally:
                 del self._facts["open"]
 
-    def identity(self) -> str:
-        """Hash of what tells these images from others; no file of pixels is read."""
-        sets = {id(s): s for s in (getattr(p, "images", None) or p.given for p in self.shards) if isinstance(s, ImageSet)}
-        parts = [[shard.identity() for shard in self.shards], [s.sha256 for s in sets.values()], len(self.runs)]
-        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+    def identities(self) -> list[str]:
+        """For every run the hash of what tells its images from others; no file of pixels is read."""
+
+        def one(shard: Any) -> Any:
+            images = getattr(shard, "images", shard.given)
+            return [shard.identity(), images.sha256 if isinstance(images, ImageSet) else None]
+
+        return [hashlib.sha256(json.dumps([one(shard) for shard in run]).encode()).hexdigest() for run in self.runs]
 
     # ----- what a pass finds out -----------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Forget what passes have seen (a connection stays open)."""
+        self._facts = {name: fact for name, fact in self._facts.items() if name == "open"}
 
     def learn(self, count: int, span: tuple[float, float], hashes: Sequence[str]) -> None:
         """Keep what a pass has seen: the number of images, the span of their pixels, the hash of every shard."""
@@ -332,7 +339,7 @@ def as_shards(
     if shard_size is not None and shard_size < 1:
         raise DataError(f"shard_size must be >= 1, got {shard_size}")
     if isinstance(data, Shards):
-        return replace(data, client=data.client if client is None else client, _facts={})
+        return data if client is None else replace(data, client=client, _facts={})
     shards, source = _shards(data, size, channels, shard_size)
     return Shards(shards, source, client, tasks)
 

@@ -275,9 +275,21 @@ def ask(data: Shards, question: Callable[[Sequence[Any], Sequence[Any]], Any], r
 
 
 def look(data: Shards) -> None:
-    """Learn the first image, and with it the shape of all."""
+    """Forget what earlier passes found; learn the first image, and with it the shape of all."""
+    data.forget()
     first = torch.from_numpy(np.array(ask(data, open_first, data.shards[:1])))
     data._facts |= {"first": first, "shape": tuple(first.shape[1:])}
+
+
+def count(data: ImageSet | Shards) -> int:
+    """Number of images; shards are counted where they are read, from headers and lists."""
+    if isinstance(data, ImageSet):
+        return len(data)
+    with data.connected() as client:
+        given = Given(client)
+        if client is None:
+            return sum(count_images(run, given.of(run)) for run in data.runs)
+        return sum(client.gather([client.submit(count_images, run, given.of(run), pure=False) for run in data.runs]))
 
 
 def steps(data: ImageSet | Shards) -> int:
@@ -344,43 +356,67 @@ def _over_shards(work: Pass, data: Shards, bar: Any, checkpoint: str | Path | No
 def _kept(folder: Path, work: Pass, data: Shards, tree: Tree, every: float) -> Finished:
     """What a checkpoint folder holds of a pass, and the way new sums get there.
 
+    A shard that was changed since (mended, for one) is summed again; what was kept of the others stays.
+
     Raises:
         CheckpointError: it is a file, or of other images or another pass.
     """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file, the checkpoint of a fit in one process: a fit over shards needs a folder of its own")
     folder.mkdir(parents=True, exist_ok=True)
-    key = json.dumps({"pass": work.name, "config": work.config, "batch": work.batch, "data": data.identity()}, sort_keys=True)
+    made = json.dumps([work.name, work.config, work.batch, tree.leaves], sort_keys=True)
+    identities = data.identities()
 
     def path(node: Node) -> Path:
         return folder / f"{work.name}.{node[0]}.{node[1]}.safetensors"
 
+    def key(node: Node) -> str:
+        return hashlib.sha256("\n".join(identities[slice(*tree.span(node))]).encode()).hexdigest()
+
     def write(node: Node, sums: Sums) -> None:
         record = {"count": sums.count, "span": [sums.low, sums.high], "shape": sums.shape, "hashes": sums.hashes}
         tensors = {f"sums{i}": torch.from_numpy(a) for i, a in enumerate(sums.arrays)}
-        save_tensors(path(node), {**tensors, "none": torch.zeros(1)}, {"shards": key, "record": json.dumps(record)})
+        content = {"shards": key(node), "pass": made, "record": json.dumps(record)}
+        save_tensors(path(node), {**tensors, "none": torch.zeros(1)}, content)
 
     def drop(node: Node) -> None:
         path(node).unlink(missing_ok=True)
 
-    kept = {node: _read(path(node), key, work) for node in tree.nodes() if path(node).exists()}
-    covered = {node for node in kept if any(above in kept for above in tree.above(node)[1:])}
-    for node in covered:
-        drop(node)
-    return Finished(tree, {node: sums for node, sums in kept.items() if node not in covered}, write, drop, every)
+    there = [node for node in tree.nodes() if path(node).exists()]
+    found = {node: _read(path(node), made, key(node), work) for node in there}
+    kept = {node: sums for node, sums in found.items() if sums is not None}
+    others = [p.name for p in folder.glob(f"{work.name}.*.safetensors") if p not in {path(node) for node in there}]
+    if others or (there and not kept):
+        raise _refused(folder)
+    for node in there:
+        if node not in kept or any(above in kept for above in tree.above(node)[1:]):
+            drop(node)
+            kept.pop(node, None)
+    return Finished(tree, kept, write, drop, every)
 
 
-def _read(path: Path, key: str, work: Pass) -> Sums:
+def _refused(folder: Path) -> CheckpointError:
+    return CheckpointError(f"{folder} was made from other images, settings or batches: use those, or delete it to start again")
+
+
+def _read(path: Path, made: str, key: str, work: Pass) -> Sums | None:
+    """The sums in a file; None if its shards are other ones now.
+
+    Raises:
+        CheckpointError: it is of another pass. FileError: it is damaged.
+    """
     tensors, metadata = load_tensors(path)
+    if metadata.get("pass") != made:
+        raise _refused(path.parent)
     if metadata.get("shards") != key:
-        raise CheckpointError(f"{path.parent} was made from other images, settings or batches: use those, or delete it to start again")
+        return None
     with reading(path, "checkpoint of a fit over shards", FileError):
         record = json.loads(metadata["record"])
         arrays = [stored(tensors, f"sums{i}", shape, path).numpy() for i, shape in enumerate(work.shapes)]
         low, high = (float(end) for end in record["span"])
-        count = whole(record["count"], "number of images", 1, 2**63)
+        number = whole(record["count"], "number of images", 1, 2**63)
         channels, height, width = record["shape"]
-        return Sums(arrays, count, low, high, (channels, height, width), tuple(record["hashes"]))
+        return Sums(arrays, number, low, high, (channels, height, width), tuple(record["hashes"]))
 
 
 def clear(checkpoint: Path) -> None:
