@@ -37,7 +37,7 @@ READOUTS = [
     (WaveletScore, {"family": "local", "degree": 2}),
     (SharedWaveletScore, {"degree": 2}),
     (WienerScore, {"degree": 2}),
-    (WienerOwnScore, {"degree": 2}),
+    (WienerOwnScore, {"family": "independent", "degree": 2}),
 ]
 
 
