@@ -24,6 +24,11 @@ UNIT_RANGE = (0.0, 1.0)
 """Range of the pixels of uint8 images as they are read."""
 
 
+def widest(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """The smallest range that holds two."""
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
 class NotFittedError(RuntimeError):
     """The denoiser has seen no images yet."""
 
@@ -119,6 +124,13 @@ class Denoiser:
     def clamp(self, x: Tensor) -> Tensor:
         """``x`` clamped to the pixels' range."""
         return x.clamp(*self.pixel_range_)
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__name__}: {getattr(self, 'label', 'denoiser')}"
+        if self.shape_ is None:
+            return f"<{name}>"
+        low, high = self.pixel_range_
+        return f"<{name}, images {' x '.join(map(str, self.shape_))}, pixels in [{low:g}, {high:g}]>"
 
     # ----- what subclasses use ------------------------------------------------------------------------------------------
 

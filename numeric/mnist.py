@@ -20,6 +20,7 @@ import torch
 from numeric._torchvision import import_torchvision
 from numeric.imageset import ImageSet
 from numeric.pixels import DataError
+from numeric.results import readable
 
 DATA_VARIABLE = "WAVELET_SCORE_DATA"
 _STEM = {"train": "train", "test": "t10k"}
@@ -41,10 +42,12 @@ def read_idx(path: Path) -> np.ndarray:
 
     Raises:
         DataError: the file is missing, a folder, not IDX, damaged, or shorter or longer than its header says.
+        PermissionError: it may not be read.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} {'is a folder, not a file' if path.is_dir() else 'was not found'}")
+    readable(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             start = file.read(4)

@@ -45,13 +45,20 @@ def existing_file(path: str | Path) -> Path:
     """The path, if a file is there.
 
     Raises:
-        FileNotFoundError: nothing is there. FileError: it is a folder.
+        FileNotFoundError: nothing is there. FileError: it is a folder. PermissionError: it may not be read.
     """
     path = Path(path)
     if path.is_dir():
         raise FileError(f"{path} is a folder: give the file")
     if not path.exists():
         raise FileNotFoundError(f"{path} was not found")
+    return readable(path)
+
+
+def readable(path: Path) -> Path:
+    """The path; raises PermissionError, before a reader calls the file damaged, if this user may not read it."""
+    if path.exists() and not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(f"{path} may not be read by this user: change its permissions, or copy it")
     return path
 
 

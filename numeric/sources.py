@@ -16,6 +16,7 @@ from torch import Tensor
 
 from numeric.imageset import ImageSet, LazyImages, image_set_of
 from numeric.pixels import IMAGE_KEYS, DataError, check_layout, native_tensor, opaque
+from numeric.results import readable
 
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 """Names of tar files end so."""
@@ -50,7 +51,7 @@ class PictureFiles(Sequence[Image.Image]):
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
-        path = self.paths[index]
+        path = readable(self.paths[index])
         return fitted(_opened(path, str(path)), self.size, self.channels)
 
 
@@ -89,7 +90,7 @@ class TarPictures(Sequence[Image.Image]):
     def _open(self) -> None:
         known = _pictures()
         try:
-            self._file = tarfile.open(self.path)
+            self._file = tarfile.open(readable(self.path))
             self._members = [m for m in self._file if m.isfile() and Path(m.name).suffix.lower() in known]
         except (tarfile.TarError, EOFError, OSError) as error:
             raise DataError(f"{self.path} is truncated or not a tar file ({error}): write it again") from error
@@ -144,6 +145,7 @@ def read_file(path: Path, size: int | None = None, channels: int | None = None) 
         return _read_zarr(path)
     if path.is_dir():
         return ImageSet(LazyImages(PictureFiles(picture_paths(path), size, channels)), source=f"pictures in {path.name}")
+    readable(path)
     if path.name.lower().endswith(ARCHIVES):
         return ImageSet(LazyImages(TarPictures(path, size, channels)), source=path.name)
     if suffix == ".npz":

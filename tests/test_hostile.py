@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -9,6 +10,7 @@ import random
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -304,16 +306,54 @@ for write in (lambda: save_tensors(sys.argv[1] + "/a.safetensors", {"a": torch.z
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_named(tmp_path):
-    write_json(tmp_path / "a.json", [1])
-    tmp_path.chmod(0o500)
+@contextlib.contextmanager
+def nobody(*paths: Path):
+    """As a user without rights, who owns the paths: root may write anywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in paths:
+        os.chown(path, 65534, 65534)
+    os.seteuid(65534)
     try:
-        with pytest.raises(PermissionError):
-            write_json(tmp_path / "a.json", [2])
-        assert read_json(tmp_path / "a.json") == [1]
+        yield
     finally:
-        tmp_path.chmod(0o700)
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no users")
+def test_a_read_only_folder_is_named():
+    """The old files stay, and no other is left beside them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_json(folder / "a.json", [1])
+        save_tensors(folder / "a.safetensors", {"a": torch.ones(3)}, {})
+        with nobody(folder, *folder.iterdir()):
+            folder.chmod(0o500)
+            try:
+                with pytest.raises(PermissionError, match=name):
+                    write_json(folder / "a.json", [2])
+                with pytest.raises(PermissionError, match=name):
+                    save_tensors(folder / "a.safetensors", {"a": torch.zeros(3)}, {})
+                with pytest.raises(PermissionError, match=name):
+                    write_json(folder / "new" / "b.json", [2])
+                assert read_json(folder / "a.json") == [1]
+                assert load_tensors(folder / "a.safetensors")[0]["a"].tolist() == [1, 1, 1]
+                assert sorted(p.name for p in folder.iterdir()) == ["a.json", "a.safetensors"]
+            finally:
+                folder.chmod(0o700)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no users")
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_may_not_be_read_is_named(name):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        read = READERS[name](path)
+        with nobody(Path(folder), path):
+            path.chmod(0o000)
+            with pytest.raises(PermissionError, match=name):
+                read()
 
 
 def test_a_folder_in_the_place_of_the_file_is_named_before_anything_is_written(tmp_path):

@@ -66,8 +66,13 @@ class Evaluator:
         if tolerance is not None and not 0 < tolerance:
             raise AnalyticError(f"tolerance must be > 0, or None for no check, got {tolerance}")
         self.coefficient, self.backend, self.precision, self.tolerance = coefficient, backend, precision, tolerance
+        self._settings = (coefficient, backend, method, precision, cse, tolerance)
         self._function, self._size = _compiled(coefficient, method, cse, backend, precision)
         self.__doc__ = f"theta of {coefficient.title}: (moments (M, ...), level) -> (F, ...)."
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what made it; the formula is compiled again where it is read."""
+        return type(self), self._settings
 
     def __call__(self, moments: Any, *level: Any, ridge: Any = 0) -> Any:
         tail = self.ridge_of(moments, ridge)

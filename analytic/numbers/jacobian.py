@@ -26,25 +26,40 @@ def compiled_jacobian(program: Program, backend: str) -> Callable[..., Any]:
     """
     if backend not in BACKENDS:
         raise AnalyticError(f"unknown backend {backend!r}: use one of {', '.join(BACKENDS)}")
-    return compile_program(program, [{"sqrt": sqrt}, "mpmath"] if backend == "mpmath" else [{"sqrt": sqrt}])
+    if backend == "mpmath":
+        return compile_program(program, [{"sqrt": sqrt}, "mpmath"])
+    return compile_program(program, [{"sqrt": sqrt}], float)
 
 
-def jacobian_function(
-    coefficient: Coefficient, function: Callable[..., Any], columns: int, backend: str
-) -> Callable[..., Any]:
-    """``f(moments, *level, ridge=0) -> (F, P, ...)`` from :func:`compiled_jacobian` of F rows and P ``columns``."""
-    plain = Evaluator(coefficient, backend, "elimination", "double", True, None)
-    rows, kind = len(coefficient.family), coefficient.noise.kind
+class JacobianFunction:
+    """``f(moments, *level, ridge=0) -> (F, P, ...)``: see :meth:`analytic.theory.sensitivity.Sensitivity.lambdify`.
 
-    def jacobian(moments: Any, *level: Any, ridge: Any = 0) -> Any:
-        tail = plain.ridge_of(moments, ridge)
-        if backend == "mpmath":
+    Args:
+        program: of the F x P entries, row by row, with its common subexpressions named.
+        columns: P.
+
+    It pickles as its program, which is compiled again where it is read.
+    """
+
+    def __init__(self, coefficient: Coefficient, program: Program, columns: int, backend: str) -> None:
+        self.coefficient, self.program, self.columns, self.backend = coefficient, program, columns, backend
+        self._function = compiled_jacobian(program, backend)
+        self._plain = Evaluator(coefficient, backend, "elimination", "double", True, None)
+        self.__doc__ = f"d theta / d mu of {coefficient.title}: (moments (M, ...), level) -> (F, P, ...)."
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.coefficient, self.program, self.columns, self.backend)
+
+    def __call__(self, moments: Any, *level: Any, ridge: Any = 0) -> Any:
+        tail, kind, columns = self._plain.ridge_of(moments, ridge), self.coefficient.noise.kind, self.columns
+        rows = len(self.coefficient.family)
+        if self.backend == "mpmath":
             check_level(kind, *level)
             a, s2 = signal_and_noise(kind, [as_mpf(value) for value in level], mpmath.sqrt, mpmath.mpf(1))
-            values = function(*map(as_mpf, list(moments)[1:]), a, s2, *map(as_mpf, tail))
+            values = self._function(*map(as_mpf, list(moments)[1:]), a, s2, *map(as_mpf, tail))
             return [values[k * columns : (k + 1) * columns] for k in range(rows)]
-        plain(moments, *level, ridge=ridge)  # refuses bad input and a singular Gram
-        if backend == "numpy":
+        self._plain(moments, *level, ridge=ridge)  # refuses bad input and a singular Gram
+        if self.backend == "numpy":
             moments, level = (
                 np.asarray(moments, dtype=np.float64),
                 tuple(np.asarray(v, dtype=np.float64) for v in level),
@@ -56,8 +71,5 @@ def jacobian_function(
         for value in level:
             shape = shape + value * 0
         a, s2 = signal_and_noise(kind, level, sqrt, shape + 1.0)
-        values = stack([value + shape for value in function(*moments[1:], a, s2, *tail)], backend)
+        values = stack([value + shape for value in self._function(*moments[1:], a, s2, *tail)], self.backend)
         return values.reshape(rows, columns, *shape.shape)
-
-    jacobian.__doc__ = f"d theta / d mu of {coefficient.title}: (moments (M, ...), level) -> (F, P, ...)."
-    return jacobian

@@ -20,14 +20,20 @@ LARGEST_INT = 2**31 - 1
 C_WORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "
     "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
-    "alignas alignof asm bool complex constexpr false imaginary nullptr thread_local true typeof".split()
+    "alignas alignof asm bool complex constexpr false imaginary nullptr thread_local true typeof typeof_unqual "
+    "static_assert".split()
 )
-C_TAKEN = frozenset(  # what <math.h> declares, and main
+C_TAKEN = frozenset(  # what <math.h> declares, main, and what compilers know without a header
     "main acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs fdim floor fma "
     "fmax fmin fmod frexp gamma hypot ilogb isfinite isgreater isinf isless isnan isnormal j0 j1 jn ldexp lgamma llrint "
     "llround log log10 log1p log2 logb lrint lround modf nan nearbyint nextafter nexttoward pow remainder remquo rint "
     "round scalb scalbln scalbn signbit significand sin sinh sqrt tan tanh tgamma trunc y0 y1 yn drem finite signgam "
-    "fpclassify isunordered isgreaterequal islessequal islessgreater float_t double_t".split()
+    "fpclassify isunordered isgreaterequal islessequal islessgreater float_t double_t "
+    "abs labs llabs printf fprintf sprintf snprintf vprintf vfprintf vsprintf vsnprintf puts fputs putchar putc scanf sscanf "
+    "malloc calloc realloc free exit abort memcpy memmove memset memcmp memchr strlen strcpy strncpy strcat strncat strcmp "
+    "strncmp strchr strrchr strstr strspn strcspn strpbrk isalnum isalpha isblank iscntrl isdigit isgraph islower isprint "
+    "ispunct isspace isupper isxdigit tolower toupper alloca bcmp bcopy bzero index rindex ffs stpcpy strdup strndup "
+    "conj creal cimag carg cabs cexp clog csqrt cpow csin ccos ctan imaxabs".split()
 )
 _RIDGE = {sp.Symbol("lambda", nonnegative=True): sp.Symbol("ridge")}  # lambda is a keyword of Python
 
@@ -70,9 +76,10 @@ def check_name(language: str, name: str) -> None:
     if not (name.isidentifier() and name.isascii()):
         raise AnalyticError(f"function name {name!r} is not an identifier: use letters, digits and _, such as theta")
     if language == "c":
-        reserved, used = name in C_WORDS, name in C_TAKEN or name.startswith("__")
+        # Two underscores, or one and a capital, belong to the compiler.
+        reserved, used = name in C_WORDS, name in C_TAKEN or (name[:1] == "_" and (name[1:2] == "_" or name[1:2].isupper()))
     else:
-        reserved, used = keyword.iskeyword(name), name == language
+        reserved, used = keyword.iskeyword(name), name in (language, "ArithmeticError")
     if reserved or used:
         why = "a reserved word of" if reserved else "taken in"
         raise AnalyticError(f"function name {name!r} is {why} {LANGUAGE_NAMES[language]}: use another, such as theta")

@@ -15,7 +15,7 @@ The higher moments alone, in the standardised coordinate where mean and variance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -33,7 +33,7 @@ from analytic.algebra.rational import rational
 from analytic.errors import AnalyticError
 from analytic.numbers.conditions import clean_values, diagnosed
 from analytic.numbers.exact import numeric_system
-from analytic.numbers.jacobian import compiled_jacobian, jacobian_function
+from analytic.numbers.jacobian import JacobianFunction
 from analytic.text.generate import source_of_program
 from analytic.text.tex import tex
 
@@ -305,8 +305,7 @@ class Sensitivity:
 
         Backends: numpy, torch, mpmath.  No accuracy is checked here: ``coefficient.lambdify()(...)`` does that.
         """
-        function = _compiled(self.coefficient, tuple(self.exponents), backend)
-        return jacobian_function(self.coefficient, function, len(self.exponents), backend)
+        return _compiled(self.coefficient, tuple(self.exponents), backend)
 
     def code(self, language: str = "numpy", *, name: str = "sensitivity", cse: bool = True) -> str:
         """Source text of a function that computes the Jacobian, row by row: ``numpy``, ``torch`` or ``c``."""
@@ -407,6 +406,7 @@ def _solver(gram: sp.Matrix) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _compiled(coefficient: Coefficient, exponents: tuple[Exponent, ...], backend: str) -> Callable[..., Any]:
+def _compiled(coefficient: Coefficient, exponents: tuple[Exponent, ...], backend: str) -> JacobianFunction:
     """The Jacobian's program, compiled once for equal coefficients."""
-    return compiled_jacobian(Sensitivity(coefficient, moments=exponents).program().with_cse(), backend)
+    program = Sensitivity(coefficient, moments=exponents).program().with_cse()
+    return JacobianFunction(coefficient, program, len(exponents), backend)

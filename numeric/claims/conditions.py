@@ -12,10 +12,11 @@ from torch import Tensor
 from numeric.claims.config import SHARED_RIDGE, Row
 from numeric.noise import as_noise
 from numeric.progress import progress_bar
+from numeric.scores.conditioning import scaled_grams
 from numeric.scores.contraction import rescaled, translation
-from numeric.scores.folds import fold_edges
+from numeric.scores.groups import fold_edges
 from numeric.scores.shared import SharedWaveletScore
-from numeric.scores.solve import feature_matrix, hermite_coefficients, normal_system
+from numeric.scores.solve import hermite_coefficients
 
 MOST_DECADES = 17.0
 """Condition numbers are cut off here: float64 knows no larger ones."""
@@ -32,30 +33,13 @@ def own_conditions(m: Any, size: int, family: str) -> list[Row]:
     rng = np.random.default_rng(config.seed)
     fit = m.fit(size, family)
     for sigma in (config.sigmas[0], config.sigmas[-1]):
-        noise = as_noise(sigma)
-        systems = [
-            (
-                b.plan,
-                normal_system(t, fit.model.mean_[torch.as_tensor(b.block.variables)].T, b.plan, noise, config.degree),
-            )
-            for b, t in zip(fit.model.moments_.blocks, fit.model.central_)
-        ]
         for degree in config.degrees[1:]:
             values = {}
             for basis in ("monomial", "hermite"):
                 parts: dict[str, list[Tensor]] = {"unit": [], "raw": []}
-                for plan, system in systems:
-                    count = plan.closed_count(degree)
-                    features = feature_matrix(plan, degree, basis, system.centre / system.scale)
-                    gram = features @ system.gram[:, :count, :count] @ features.transpose(1, 2)
-                    if basis == "monomial":  # of v / t here; the raw ones carry powers of t
-                        powers = torch.as_tensor(plan.basis[plan.features(degree)], dtype=torch.float64)
-                        unit = torch.exp(powers @ system.scale.log()).T
-                    else:
-                        unit = torch.ones_like(gram[:, 0])
-                    norm = gram.diagonal(dim1=1, dim2=2).rsqrt()
-                    for scaling, d in (("unit", norm), ("raw", unit)):
-                        parts[scaling].append(decades(gram * d[:, :, None] * d[:, None, :]))
+                for grams in scaled_grams(fit.model, sigma, degree, basis):
+                    for scaling, logs in parts.items():
+                        logs.append(decades(grams[scaling]))
                 for scaling, logs in parts.items():
                     values[basis, scaling] = torch.cat(logs).numpy()
             for scaling in ("unit", "raw"):

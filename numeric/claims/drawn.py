@@ -14,7 +14,7 @@ from numeric.evaluation.metrics import edge_error, edge_sharpness
 from numeric.evaluation.sweep import image_errors, noise_like
 from numeric.noise import as_noise
 from numeric.progress import progress_bar
-from numeric.scores.folds import fold_edges
+from numeric.scores.groups import fold_edges
 from numeric.scores.own import WaveletScore
 
 

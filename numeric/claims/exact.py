@@ -12,7 +12,8 @@ from numeric.claims.config import Row
 from numeric.data import ImageSet
 from numeric.evaluation.sweep import noise_like
 from numeric.noise import NoiseLevel, as_noise
-from numeric.scores.folds import FoldedFit, fold_edges
+from numeric.scores.folds import FoldedFit
+from numeric.scores.groups import fold_edges
 from numeric.scores.own import Solution, WaveletScore
 from numeric.scores.solve import BlockSolution, feature_matrix
 from numeric.scores.tables import monomials

@@ -14,7 +14,7 @@ from typing import Any
 
 import numeric.baselines
 from numeric.baselines.linear import LinearDenoiser
-from numeric.claims import conditions, drawn, exact, readout, samples
+from numeric.claims import conditions, coordinates, drawn, exact, readout, samples
 from numeric.claims.config import FAMILIES, ClaimsConfig, Row
 from numeric.data import load_mnist
 from numeric.denoiser import Denoiser
@@ -57,6 +57,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "over-complete": Measurement(drawn.overcomplete, ("ridge", *DRAWS)),
     "shared": Measurement(readout.shared, DRAWS),
     "sampled shared": Measurement(readout.sampled_shared, ("repeats", *DRAWS)),
+    "coordinates": Measurement(coordinates.coordinates, DRAWS),
     "generated": Measurement(samples.generated, (*FIT, "n_generated", "steps", "seed")),
 }
 
@@ -159,6 +160,7 @@ class Measurements:
             if size == small:
                 plan += [("ridges", size, f) for f in ("independent", "band")] + [("generated", size)]
                 plan += [("over-complete", size, f) for f in ("independent", "band")]
+                plan += [("coordinates", size, of, kind) for of in coordinates.OF for kind in coordinates.COORDINATES]
             plan += [item for f in FAMILIES for item in self._shared_items(size, f)]
         plan += [("sampled", small, f, n) for n in config.samples for f in FAMILIES]
         last = ("sampled", "sampled shared")

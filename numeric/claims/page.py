@@ -97,16 +97,28 @@ def findings(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _head(text: str) -> str:
+    """A verdict without the settings it was found in, which stand in the claim's own section."""
+    return text.partition(" (")[0].partition(":")[0]
+
+
+def _anchor(name: str) -> str:
+    """The link that a page's heading gets where Markdown is shown."""
+    return "".join(c for c in name.lower().replace(" ", "-") if c.isalnum() or c == "-")
+
+
 def _summary(record: dict[str, Any]) -> list[str]:
     lines = [
+        "What each verdict rests on stands in the claim's own section below.",
+        "",
         "| claim | section | verdict | own readout | shared readout | supporting / contradicting / undecided | range, 95% intervals |",
         "|---|---|---|---|---|---|---|",
     ]
     for claim in record["claims"]:
         c = claim["counts"]
-        readouts = [claim["readouts"].get(name, {"text": "-"})["text"] for name in ("own", "shared")]
+        readouts = [_head(claim["readouts"].get(name, {"text": "-"})["text"]) for name in ("own", "shared")]
         lines.append(
-            f"| {claim['name']} | {claim['section']} | {claim['text']} | {readouts[0]} | {readouts[1]} "
+            f"| [{claim['name']}](#{_anchor(claim['name'])}) | {claim['section']} | {_head(claim['text'])} | {readouts[0]} | {readouts[1]} "
             f"| {c['supports']} / {c['contradicts']} / {c['undecided']} | {_range(claim)} |"
         )
     return lines

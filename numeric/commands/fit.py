@@ -55,15 +55,12 @@ def keep_longer(output: Path, data: Any, overwrite: bool) -> None:
         raise ValueError(f"{output} was fitted on {kept:,} images, more than these {number:,}: give another file, or --overwrite")
 
 
-def overcomplete_errors(model: Any, settings: dict[str, Any], data: Any, batch: int, progress: bool) -> tuple[Any, str]:
+def overcomplete_errors(model: Any, data: Any, batch: int, progress: bool) -> tuple[Any, str]:
     """The joint moments that exact errors in an over-complete basis need, or None and the reason why they cannot be had."""
-    from numeric.scores.shared import SharedWaveletScore
-
     if model.readout != "own" or model.transform_.is_orthonormal:
         return None, ""
-    joint = SharedWaveletScore(**{k: v for k, v in settings.items() if k not in ("basis", "ridge")})
     try:
-        return joint.fit(data, batch_size=batch, progress=progress), ""
+        return model.joint(data, batch_size=batch, progress=progress), ""
     except MemoryError as error:  # the model itself is fitted and saved
         return None, str(error)
 
@@ -173,7 +170,7 @@ def main(
         for path in (checkpoint, finished):
             if path is not None:
                 clear(path)  # the model holds the same sums
-        joint, reason = overcomplete_errors(model, settings, data, batch, progress)
+        joint, reason = overcomplete_errors(model, data, batch, progress)
     more = {"joint": joint} if joint is not None else {}
     rows = [
         {"sigma": s, "degree": d, "expected_mse": model.expected_mse(s, d, **more)}

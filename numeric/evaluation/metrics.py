@@ -220,3 +220,24 @@ def seed_agreement(a: Tensor, b: Tensor) -> dict[str, float]:
         "se": float(matched.std() / n**0.5),
         "shuffled": float((table.sum() - matched.sum()) / (n * (n - 1))),
     }
+
+
+def image_agreement(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """How alike the images of two denoisers are, image by image, ``(n, ...)`` each.
+
+    Returns: for each image ``(n,)`` float64: ``r2``, the squared Pearson correlation of the pixels (the r^2 that Kamb and
+    Ganguli (2024) and Lukoianov et al. (2025) print); ``determination``, ``1 - |a - b|^2 / |b - mean(b)|^2``, which unlike r2
+    sees a wrong brightness or contrast and may be negative; ``mse`` per pixel.  An image without contrast has r2 0.
+
+    Raises:
+        ValueError: the sets differ in shape.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"need two sets of images of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    x, y = (v.double().flatten(1) for v in (a, b))
+    mse = (x - y).square().mean(1)
+    x, y = (v - v.mean(1, keepdim=True) for v in (x, y))
+    xx, yy, xy = (x * x).mean(1), (y * y).mean(1), (x * y).mean(1)
+    product = xx * yy
+    r2 = torch.where(product > 0, xy.square() / product.clamp_min(1e-300), torch.zeros_like(product))
+    return {"r2": r2, "determination": 1 - mse / yy.clamp_min(1e-300), "mse": mse}

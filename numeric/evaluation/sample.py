@@ -204,7 +204,8 @@ class Sampler:
 
     # ----- one evaluation ------------------------------------------------------------------------------------------------
 
-    def _denoised(self, denoiser: Denoiser, y: Tensor, sigma: float) -> Tensor:
+    def denoised(self, denoiser: Denoiser, y: Tensor, sigma: float) -> Tensor:
+        """The denoised images of states ``y`` at the noise-to-signal ratio ``sigma``, clamped if the sampler clips them."""
         _check_finite(y, denoiser, f"at sigma={sigma:g}")  # also the predicted state inside a Heun step
         return denoiser.denoise(y, level(self.process, sigma), clamp=self.clip_denoised)
 
@@ -213,7 +214,7 @@ class Sampler:
 
         VE: ``-sigma score``; VP: ``-(y + score) / 2`` per unit of ``tau = log(1 + sigma^2)``, times ``dtau / dsigma``.
         """
-        return self._velocity(y, self._denoised(denoiser, y, sigma), sigma)
+        return self._velocity(y, self.denoised(denoiser, y, sigma), sigma)
 
     def _velocity(self, y: Tensor, x: Tensor, sigma: float) -> Tensor:
         noise = level(self.process, sigma)
@@ -276,9 +277,9 @@ class Sampler:
         assert denoiser is not None
         mean = torch.zeros(1, *shape, dtype=e.dtype, device=e.device)
         for _ in range(2):
-            mean = self._denoised(denoiser, top.alpha * mean, self.sigmas[0])
+            mean = self.denoised(denoiser, top.alpha * mean, self.sigmas[0])
         y = top.alpha * mean + top.sigma * e
-        return y + 0.5 * top.alpha * (self._denoised(denoiser, y, self.sigmas[0]) - mean)
+        return y + 0.5 * top.alpha * (self.denoised(denoiser, y, self.sigmas[0]) - mean)
 
     def run(self, denoiser: Denoiser, noise: NoiseStream, shape: tuple[int, int, int], progress: bool = True) -> Tensor:
         """Samples ``(len(noise), channels, height, width)``, not clamped.
@@ -297,7 +298,7 @@ class Sampler:
         sigmas, states, denoised = zip(*self.steps(denoiser, noise, shape, progress))
         samples = states[-1] if denoised[-1] is None else denoised[-1]
         if denoised[-1] is None:
-            denoised = (*denoised[:-1], self._denoised(denoiser, states[-1], sigmas[-1]))
+            denoised = (*denoised[:-1], self.denoised(denoiser, states[-1], sigmas[-1]))
         parts = (torch.stack(states), torch.stack(denoised), samples)
         return Trajectory(tuple(sigmas), *(part.to(self.dtype) for part in parts))
 
@@ -315,7 +316,7 @@ class Sampler:
             for sigma, below in itertools.pairwise(self.sigmas):
                 state = y
                 y, from_ = self._stirred(y, sigma, draw)
-                x = self._denoised(denoiser, y, from_)
+                x = self.denoised(denoiser, y, from_)
                 yield sigma, state, x
                 if self.method == "ode":
                     y = self._ode_step(denoiser, y, x, from_, below)
@@ -327,7 +328,7 @@ class Sampler:
                 bar.update()
             final = None
             if self.denoise_last:
-                final = self._denoised(denoiser, y, self.sigmas[-1])
+                final = self.denoised(denoiser, y, self.sigmas[-1])
                 _check_finite(final, denoiser, f"at sigma={self.sigmas[-1]:g}")
             bar.update()
             yield self.sigmas[-1], y, final

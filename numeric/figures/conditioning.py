@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.lines import Line2D
 
 from numeric.evaluation.sweep import measure as measure_errors
@@ -28,12 +27,12 @@ from numeric.figures.style import (
     sigma_handles,
     sigma_lines,
 )
-from numeric.noise import as_noise
 from numeric.progress import progress_bar
+from numeric.scores.conditioning import gram_conditions
 from numeric.scores.crossval import RIDGE_SCALINGS
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
-from numeric.scores.solve import BASES, SingularGramError, feature_matrix, normal_system
+from numeric.scores.solve import BASES, SingularGramError
 
 
 @dataclass(kw_only=True)
@@ -72,33 +71,6 @@ class HermiteConfig(Parameters):
         if degrees:
             out.append(shared_work("independent", degrees, self.sizes[0], train, fits * levels, images))
         return out
-
-
-def gram_conditions(model: WaveletScore, sigma: float, degree: int, basis: str, scaling: str) -> np.ndarray:
-    """Condition number of every coefficient's Gram matrix ``G = E[phi phi^T]`` without ridge (equation (9)).
-
-    Args:
-        basis: ``"monomial"`` or ``"hermite"``.
-        scaling: ``"raw"`` features as they are, or ``"unit"`` features divided to unit second moment.
-
-    Returns: ``(n_coefficients,)``; infinite where the smallest eigenvalue is not positive in float64.
-    """
-    out = []
-    for block, table in zip(model.moments_.blocks, model.central_):
-        variables = torch.as_tensor(block.block.variables)
-        system = normal_system(table, model.mean_[variables].T, block.plan, as_noise(sigma), degree)
-        features = feature_matrix(block.plan, degree, basis, system.centre / system.scale)
-        gram = features @ system.gram @ features.transpose(1, 2)
-        if scaling == "unit":
-            norm = gram.diagonal(dim1=1, dim2=2).rsqrt()
-        elif basis == "monomial":  # features are of v / t: back to powers of v
-            powers = torch.as_tensor(block.plan.basis[block.plan.features(degree)], dtype=gram.dtype)
-            norm = torch.exp(powers @ system.scale.log()).T
-        else:
-            norm = torch.ones_like(gram[:, 0])
-        values = torch.linalg.eigvalsh(gram * norm[:, :, None] * norm[:, None, :])
-        out.append((values[:, -1] / values[:, 0]).where(values[:, 0] > 0, torch.inf))
-    return torch.cat(out).numpy()
 
 
 Models = dict[tuple[str, str, str], tuple[Any, list[int]]]

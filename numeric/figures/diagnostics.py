@@ -16,49 +16,14 @@ from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.colors import SymLogNorm
-from torch import Tensor
 
-from numeric.data import ImageSet
+from numeric.evaluation.ablation import FamilyFit, falls
 from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.style import STYLE, fitted_on, select, sigma_colours
-from numeric.noise import NoiseLevel, as_noise
+from numeric.noise import as_noise
 from numeric.progress import progress_bar
-from numeric.scores.cumulants import gaussianise, solve_projected
-from numeric.scores.folds import FoldedFit, jackknife
-from numeric.scores.moments import CleanMoments
-from numeric.scores.own import Solution, WaveletScore
-from numeric.scores.solve import held_out_error
-
-# ----- errors by scale and orientation ---------------------------------------------------------------------------------------
-
-
-def target_errors(model: WaveletScore, solution: Solution, moments: CleanMoments | None = None) -> Tensor:
-    """Exact expected squared error of every coefficient, ``(channels * n_coefficients,)``.
-
-    Args:
-        moments: of other (held-out) data; None for the fitted data.
-    """
-    out = torch.empty_like(model.mean_)
-    tables = None if moments is None else moments.central()
-    mean = None if moments is None else moments.mean
-    for index, (block, part) in enumerate(zip(model.moments_.blocks, solution.blocks)):
-        targets = torch.as_tensor(block.block.targets, device=out.device)
-        if tables is None:
-            out[targets] = part.expected_error
-        else:
-            variables = torch.as_tensor(block.block.variables, device=out.device)
-            out[targets] = held_out_error(part, tables[index], mean[variables].T, solution.noise)  # type: ignore[index]
-    return out
-
-
-def by_band(model: WaveletScore, errors: Tensor) -> dict[tuple[int, str], float]:
-    """Errors ``(channels * n_coefficients,)`` summed over each band and divided by the image's number of values."""
-    per = errors.reshape(-1, model.transform_.n_coefficients)
-    pixels = per.shape[0] * model.transform_.shape[0] * model.transform_.shape[1]
-    return {(b.scale, b.orientation): float(per[:, b.start : b.stop].sum()) / pixels for b in model.transform_.bands}
-
+from numeric.scores.own import WaveletScore
 
 # ----- configuration ---------------------------------------------------------------------------------------------------------
 
@@ -100,75 +65,29 @@ class DiagnosticsConfig(Parameters):
             raise ValueError(f"max_radius must be >= 1, got {self.max_radius}")
 
 
-class _Fit:
-    """A fitted family with its exact errors by fold of both splits."""
-
-    def __init__(self, model: WaveletScore, train: ImageSet, test: ImageSet, folds: int, progress: bool) -> None:
-        self.folded = FoldedFit(model, {"train": train, "test": test}, folds, progress=progress)
-        self.model = self.folded.model
-
-    def errors(self, noise: NoiseLevel, degree: int) -> dict[str, Any]:
-        """Errors by band, one dictionary per fold of each split."""
-        return self._errors(self.model.solve(noise, degree))
-
-    def _errors(self, solution: Solution) -> dict[str, Any]:
-        return {
-            split: [by_band(self.model, errors) for errors in self.folded.target_errors([solution], split)[:, 0]]
-            for split in self.folded.tables
-        }
-
-    def ablated(self, noise: NoiseLevel, degree: int, orders: Sequence[int]) -> tuple[dict[str, Any], float]:
-        """Errors on the true moments of denoisers solved from ablated ones, and the share of directions left out."""
-        blocks, lost, count = [], 0.0, 0
-        for block, table, mean in zip(self.model.moments_.blocks, self.model.central_, self.folded.means):
-            part, share = solve_projected(gaussianise(table, block.plan, orders), mean, block.plan, noise, degree)
-            blocks.append(part)
-            lost, count = lost + float(share.sum()), count + len(share)
-        return self._errors(Solution(noise, degree, tuple(blocks))), lost / count
-
-
-def _compare(base: dict[str, Any], other: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
-    """Rows of the relative fall of the error from ``base`` to ``other`` per split and band, and for the whole image.
-
-    ``gain`` is ``1 - other / base`` on all images of the split; ``se`` its jackknife standard error over folds (paired).
-    """
-    rows = []
-    for split in ("train", "test"):
-        keys = list(base[split][0])
-        for key in [*keys, ("all", "all")]:
-            chosen = keys if key == ("all", "all") else [key]
-            a = np.array([sum(fold[k] for k in chosen) for fold in base[split]])
-            b = np.array([sum(fold[k] for k in chosen) for fold in other[split]])
-            gain = jackknife(lambda x, y: 1 - y / x, a, b)
-            where = {"split": split, "scale": key[0], "orientation": key[1]}
-            errors = {"error": float(b.mean()), "reference_error": float(a.mean())}
-            rows.append({**fields, **where, "gain": gain["value"], "se": gain["se"], **errors})
-    return rows
-
-
-def correlation_rows(config: DiagnosticsConfig, fits: dict[str, _Fit], sigma: float) -> list[dict[str, Any]]:
+def correlation_rows(config: DiagnosticsConfig, fits: dict[str, FamilyFit], sigma: float) -> list[dict[str, Any]]:
     """Value of every correlation at one sigma (all exact)."""
     noise, degree = as_noise(sigma), config.degree
     independent = {d: fits["independent"].errors(noise, d) for d in range(1, config.max_degree + 1)}
     rows = []
     for d in range(2, config.max_degree + 1):
-        rows += _compare(independent[d - 1], independent[d], correlation=f"degree {d - 1} to {d}", sigma=sigma)
+        rows += falls(independent[d - 1], independent[d], correlation=f"degree {d - 1} to {d}", sigma=sigma)
     below = independent[degree]
     for name, label in (("band", "orientations at one place"), ("parent", "parent, one scale above")):
-        rows += _compare(below, fits[name].errors(noise, degree), correlation=label, sigma=sigma)
+        rows += falls(below, fits[name].errors(noise, degree), correlation=label, sigma=sigma)
     previous = below
     for radius in range(1, config.max_radius + 1):
         errors = fits[f"local {radius}"].errors(noise, degree)
-        rows += _compare(previous, errors, correlation=f"neighbours, radius {radius - 1} to {radius}", sigma=sigma)
+        rows += falls(previous, errors, correlation=f"neighbours, radius {radius - 1} to {radius}", sigma=sigma)
         previous = errors
     near = fits["local 1"].errors(noise, degree)
-    rows += _compare(
+    rows += falls(
         near, fits["joint"].errors(noise, degree), correlation="orientations, given neighbours of radius 1", sigma=sigma
     )
     return rows
 
 
-def ablation_rows(config: DiagnosticsConfig, fits: dict[str, _Fit], sigma: float) -> list[dict[str, Any]]:
+def ablation_rows(config: DiagnosticsConfig, fits: dict[str, FamilyFit], sigma: float) -> list[dict[str, Any]]:
     """Rise of the error at one sigma when cumulants are replaced by Gaussian ones (``gain`` is negative for a rise)."""
     noise, n = as_noise(sigma), config.ablation_degree
     rows = []
@@ -181,9 +100,9 @@ def ablation_rows(config: DiagnosticsConfig, fits: dict[str, _Fit], sigma: float
         kinds |= {f"Gaussian from order {k}": list(range(k, top + 1)) for k in range(3, top + 1)}
         for label, orders in kinds.items():
             errors, lost = fit.ablated(noise, n, orders)
-            for row in _compare(full, errors, family=name, ablation=label, sigma=sigma):
+            for row in falls(full, errors, family=name, ablation=label, sigma=sigma):
                 rows.append({**row, "rise": -row["gain"], "directions_left_out": lost})
-        for row in _compare(full, linear, family=name, ablation="degree 1", sigma=sigma):
+        for row in falls(full, linear, family=name, ablation="degree 1", sigma=sigma):
             rows.append({**row, "rise": -row["gain"], "directions_left_out": 0.0})
     return rows
 
@@ -204,7 +123,7 @@ def measure(config: DiagnosticsConfig, progress: bool = True) -> dict[str, Any]:
     for radius in range(1, config.max_radius + 1):
         degree = max(n, a) if radius == 1 and "local" in ablated else n
         wanted[f"local {radius}"] = WaveletScore("local", degree, radius, ridge=config.ridge)
-    fits = {name: _Fit(model, train, test, config.folds, progress) for name, model in wanted.items()}
+    fits = {name: FamilyFit(model, train, test, config.folds, progress) for name, model in wanted.items()}
     correlations: list[dict[str, Any]] = []
     ablations: list[dict[str, Any]] = []
     with progress_bar(len(config.sigmas), "noise levels", progress, "sigma") as bar:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import factorial
 from typing import Any, ClassVar
 
@@ -15,32 +14,12 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import sympy as sp
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from analytic import (
-    AnalyticError,
-    Response,
-    ScoreCoefficient,
-    digit_loss,
-    digit_table,
-    exact_theta,
-    theorems,
-    theta_from_moments,
-)
-from analytic.numbers.digits import DigitTable, textbook
-from analytic.theory.response import standard_cumulants
-from numeric.data import ImageSet
+from analytic import ScoreCoefficient, exact_theta
+from numeric.evaluation.formulas import coefficients, curves, lost_digits, response_norms
 from numeric.figures.base import FigureMaker, Parameters
 from numeric.figures.style import STYLE, fitted_on
-from numeric.progress import progress_bar
-from numeric.wavelets import WaveletTransform
-
-GRID = 2**32
-"""Coefficients are rounded to multiples of 1 / GRID, so that their moments are exact rationals of moderate size."""
-
-NAMES = {"A": "scaling", "H": "horizontal", "V": "vertical", "D": "diagonal"}
 
 
 @dataclass(kw_only=True)
@@ -88,160 +67,20 @@ class FormulasConfig(Parameters):
         return np.geomspace(self.sigma_low, self.sigma_high, self.points)
 
 
-@dataclass(frozen=True)
-class RealCoefficient:
-    """One wavelet coefficient of the data: a label, its address and exact moments ``mu_0 = 1 ..``."""
-
-    label: str
-    scale: int
-    orientation: str
-    row: int
-    column: int
-    moments: tuple[sp.Rational, ...]
-
-    @property
-    def floats(self) -> np.ndarray:
-        """The moments in float64."""
-        return np.array([float(value) for value in self.moments])
-
-
-def exact_moments(values: np.ndarray, order: int) -> list[sp.Rational]:
-    """Exact raw moments of values rounded to multiples of 1 / :data:`GRID`, orders 0 to ``order``."""
-    integers = [round(Fraction(float(v)) * GRID) for v in values]
-    powers, out = [1] * len(integers), [sp.Integer(1)]
-    for p in range(1, order + 1):
-        powers = [a * b for a, b in zip(powers, integers)]
-        out.append(sp.Rational(sum(powers), len(integers) * GRID**p))
-    return out
-
-
-def coefficients(images: ImageSet, config: FormulasConfig, progress: bool = True) -> list[RealCoefficient]:
-    """The chosen coefficients with their exact moments, from one pass over the images."""
-    transform = WaveletTransform(images.shape[1:], config.wavelet)
-    parts: list[Tensor] = []
-    with progress_bar(len(images), "coefficients", progress) as bar:
-        for batch in images.batches(1000):
-            parts.append(transform.forward(batch.double()).flatten(1))
-            bar.update(len(batch))
-    values = torch.cat(parts)
-    order = 2 * max(config.degree, config.digit_degree)
-    found = []
-    for scale, orientation in config.places:
-        band = next((b for b in transform.bands if (b.scale, b.orientation) == (scale, orientation)), None)
-        if band is None:
-            shown = ", ".join(f"({b.scale}, {b.orientation})" for b in transform.bands)
-            raise ValueError(f"no band (scale, orientation) = ({scale}, {orientation}): use any of {shown}")
-        inside = int(values[:, band.start : band.stop].var(0).argmax())
-        row, column = divmod(inside, band.shape[1])
-        moments = exact_moments(values[:, band.start + inside].numpy(), order)
-        label = f"{NAMES[orientation]}, scale {scale} ({row}, {column})"
-        found.append(RealCoefficient(label, scale, orientation, row, column, tuple(moments)))
-    return found
-
-
-def curves(real: RealCoefficient, config: FormulasConfig) -> dict[str, Any]:
-    """Coefficients against noise, VE and VP, raw and standardised, with the accuracy of their evaluation.
-
-    ``raw``: ``theta_k`` on ``w^k``, (F, S).  ``standard``: ``sd * theta`` on ``He_k(u)``, (F, S).  VP levels have the same
-    s / a.  ``cumulants``: clean, standardised, kappa_3 up; ``rho``: the signal's share of the variance, (S,).
-    """
-    sigma = config.sigmas
-    abar = 1 / (1 + sigma**2)
-    size = 2 * config.degree + 1
-    moments = real.floats[:size, None]
-    ve = ScoreCoefficient("independent", config.degree, "ve").lambdify()
-    vp = ScoreCoefficient("independent", config.degree, "vp").lambdify()
-    hermite = ScoreCoefficient("independent", config.degree, "ve", basis="hermite").lambdify()
-    variance = float(real.moments[2] - real.moments[1] ** 2)
-    deviation = np.sqrt(variance + sigma**2)
-    raw_ve, raw_vp = ve(moments, sigma), vp(moments, abar)
-    bound, rounding = ve.accuracy(moments, sigma)
-    carried = raw_vp * np.sqrt(abar) ** (np.arange(config.degree + 1)[:, None] + 1)
-    return {
-        "label": real.label,
-        "ve": raw_ve,
-        "vp": raw_vp,
-        "standard": hermite(moments, sigma) * deviation,
-        "rho": variance / (variance + sigma**2),
-        "cumulants": [float(value) for value in standard_cumulants(real.moments[:size])],
-        "mean": float(real.moments[1]),
-        "variance": variance,
-        "accuracy": {"arithmetic": float(bound.max()), "rounding_of_moments": float(rounding.max())},
-        "vp_is_ve": float((np.abs(carried - raw_ve).max(0) / np.abs(raw_ve).max(0)).max()),
-    }
-
-
-def response_norms(curve: dict[str, Any], config: FormulasConfig) -> np.ndarray:
-    """``rho^(p/2) |R_p|``: rms change of ``sd * c`` under the Gaussian per unit clean cumulant p = 3..2n, (2n - 2, S)."""
-    response = Response(config.degree)
-    out = np.empty((2 * config.degree - 2, config.points))
-    weights = np.array([factorial(k) for k in range(config.degree + 1)], dtype=float)
-    orders = np.arange(3, 2 * config.degree + 1)
-    for i, rho in enumerate(curve["rho"]):
-        noisy = [sp.Rational(round(k * rho ** (p / 2) * 10**6), 10**6) for p, k in zip(orders, curve["cumulants"])]
-        jacobian = np.array(response.jacobian(noisy).evalf().tolist(), dtype=float)
-        out[:, i] = np.sqrt((weights[:, None] * jacobian**2).sum(0)) * rho ** (orders / 2)
-    return out
-
-
-def mnist_digits(real: Sequence[RealCoefficient], config: FormulasConfig) -> DigitTable:
-    """Digits that float64 loses on the real coefficients, by basis and degree."""
-    records = []
-    for coefficient in real:
-        for sigma in config.digit_sigmas:
-            level = sp.Rational(str(sigma))
-            records += digit_loss(coefficient.moments[: 2 * config.digit_degree + 1], level, law=coefficient.label)
-    return digit_table(records)
-
-
-def textbook_digits(config: FormulasConfig) -> DigitTable:
-    """The same on the Gaussian, uniform, Laplace and exponential laws."""
-    sigmas = [sp.Rational(str(sigma)) for sigma in config.digit_sigmas]
-    return digit_table(textbook(sigmas=sigmas, degree=config.digit_degree))
-
-
-def theorem_table(degree: int = 3) -> list[dict[str, str]]:
-    """Name, statement and verdict, computed now, of every theorem of :mod:`analytic.theory.limits`."""
-    return [
-        {"theorem": t.name, "statement": t.statement, "recomputed": "holds" if t.holds else "FAILS"}
-        for t in theorems(degree)
-    ]
-
-
-def named_conditions() -> list[dict[str, str]]:
-    """What the closed form says of data for which it has no value."""
-    half, tiny = sp.Rational(1, 2), 1e-7
-    near = [float(np.mean((0.7 + tiny * np.array([-1, 0, 1])) ** p)) for p in range(7)]
-    cases: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = [
-        ("constant pixel, no noise", [1, half, half**2], (), {"noise": "clean"}),
-        ("two-point data, no noise, degree 2", [1, half, half, half, half], (), {"noise": "clean"}),
-        ("clean data and a VE level of zero", [1, 0, 1], (0,), {}),
-        ("numbers that are no moments", [1, 0, 1, 0, half], (), {"noise": "clean"}),
-        ("nearly constant pixel, sigma = 1e-5, degree 3", near, (1e-5,), {}),
-    ]
-    rows = []
-    for name, moments, level, options in cases:
-        try:
-            theta_from_moments(moments, *level, **options)
-            rows.append({"case": name, "condition": "none: regular"})
-        except AnalyticError as error:
-            rows.append({"case": name, "condition": type(error).__name__, "message": str(error)})
-    return rows
-
-
 def measure(config: FormulasConfig, progress: bool = True) -> dict[str, Any]:
     """Everything the figure and its sentences are made of."""
     images = config.images("train", config.size, config.n_train)
-    real = coefficients(images, config, progress)
-    found = [curves(coefficient, config) for coefficient in real]
+    order = 2 * max(config.degree, config.digit_degree)
+    real = coefficients(images, config.places, order, config.wavelet, progress)
+    found = [curves(coefficient, config.degree, config.sigmas) for coefficient in real]
     formula = ScoreCoefficient("independent", config.degree, "ve")
     for coefficient, curve in zip(real, found):
-        curve["response"] = response_norms(curve, config)
+        curve["response"] = response_norms(curve, config.degree)
         lowest = sp.Rational(*float(config.sigma_low).as_integer_ratio())
         exact = [float(value) for value in exact_theta(formula, coefficient.moments[: 2 * config.degree + 1], lowest)]
         apart = max(abs(value - curve["ve"][k, 0]) for k, value in enumerate(exact))
         curve["error_at_lowest_sigma"] = apart / max(abs(value) for value in exact)
-    digits = mnist_digits(real, config)
+    digits = lost_digits(real, config.digit_sigmas, config.digit_degree)
     table = {"table": digits.rows(), "records": [record.record() for record in digits.records]}
     return {"data": {"fit": images.provenance}, "sigma": config.sigmas, "coefficients": found, "digits": table}
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from analytic import ScoreCoefficient
 from numeric.data import ImageSet
 from numeric.denoiser import Denoiser
+from numeric.evaluation.formulas import coefficients
 from numeric.evaluation.sweep import image_errors, noise_like
-from numeric.figures.formulas import FormulasConfig, coefficients
 from numeric.figures.style import STYLE
 from numeric.scores.own import WaveletScore
 
@@ -26,11 +26,10 @@ def closed_form_against_solver(model: WaveletScore, images: ImageSet, sigma: flo
     """
     chosen = model.transform_.bands[:bands]
     places = [(band.scale, band.orientation) for band in chosen]
-    settings = FormulasConfig(places=places, degree=max(model.degree, 3), digit_degree=1)
     formula = ScoreCoefficient("independent", model.degree).lambdify()
     solved = model.solve(sigma).blocks[0].theta
     lines = []
-    for band, real in zip(chosen, coefficients(images, settings, progress=False)):
+    for band, real in zip(chosen, coefficients(images, places, 2 * model.degree, progress=False)):
         theta = formula(real.floats[: 2 * model.degree + 1], sigma)
         difference = np.abs(theta - solved[band.indices[real.row, real.column]].numpy()).max() / np.abs(theta).max()
         lines.append(f"{real.label}: theta = {np.round(theta, 4)}, largest relative difference {difference:.1e}")

@@ -17,13 +17,14 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from numeric.cluster import check_client
-from numeric.data import as_image_set
+from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
-from numeric.noise import NoiseLevel
+from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import reading
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
+from numeric.scores.groups import GROUPS, StandardErrors, jackknife_errors
 from numeric.scores.passes import look, steps
 from numeric.scores.stored import pixel_range
 from numeric.shards import Shards, as_shards
@@ -60,6 +61,14 @@ def usable_device(device: Any) -> str:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device {str(device)!r} cannot be used here: use 'cpu' ({str(error).splitlines()[0]})") from error
     return str(device)
+
+
+def read_by(images: Any, client: Any = None) -> ImageSet | Shards:
+    """Images as a set that this process reads, or with a client (and of shards) as shards that it reads."""
+    if client is None and not isinstance(images, Shards):
+        return as_image_set(images)
+    check_client(client)
+    return as_shards(images, client=client)
 
 
 class SolutionCache:
@@ -182,16 +191,14 @@ class WaveletEstimator(Denoiser, BaseEstimator):
             MemoryError: foreseen; the message names the amount and the ways out.
         """
         self.check_settings()
-        if client is not None or isinstance(images, Shards):
-            check_client(client)
-            return self._fit_shards(as_shards(images, client=client), batch_size, progress, checkpoint, checkpoint_seconds)
-        data = as_image_set(images)
+        data = read_by(images, client)
+        if isinstance(data, Shards):
+            return self._fit_shards(data, batch_size, progress, checkpoint, checkpoint_seconds)
         moments = self.new_moments(data.shape)
         with progress_bar(self.passes * len(data), f"{self.readout} moments {self.family_.label}", progress) as bar:
             self.accumulate(moments, data, batch_size, bar, checkpoint, checkpoint_seconds)
-        self.fit_moments(moments)
-        self.pixel_range_ = data.pixel_range
-        return self
+        moments.pixel_range = data.pixel_range
+        return self.fit_moments(moments)
 
     def _fit_shards(self, data: Shards, batch_size: int, progress: bool, checkpoint: Any, every: float) -> Self:
         if batch_size < 1:
@@ -203,16 +210,20 @@ class WaveletEstimator(Denoiser, BaseEstimator):
             look(data)
             moments = self.new_moments(data.shape)
             self.accumulate(moments, data, batch_size, bar, checkpoint, every)
-        self.fit_moments(moments)
-        self.pixel_range_ = data.pixel_range
-        return self
+        moments.pixel_range = data.pixel_range
+        return self.fit_moments(moments)
 
     def fit_moments(self, moments: Any) -> Self:
-        """Use moments made earlier (merged, or read from a file).
+        """Use moments made earlier (merged, or of another estimator), with their images' pixel range.
 
         Raises:
-            SettingsError: they are of another family, degree or transform than this estimator's.
+            SettingsError: they are of another readout, family, degree or transform than this estimator's.
         """
+        if not isinstance(moments, self.moments_class):
+            raise SettingsError(
+                f"the {self.readout} readout takes {self.moments_class.__name__}, got {type(moments).__name__}: "
+                f"give it those of a {type(self).__name__}(...).fit(images)"
+            )
         shape = (moments.channels, *moments.transform.shape)
         wanted = {"family": self.family_.config, "transform": self.new_transform(shape).config}
         for name, mine in wanted.items():
@@ -225,6 +236,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
             raise SettingsError(f"the moments reach degree {moments.degree}, this estimator wants {self.degree}: fit again")
         self.moments_, self.transform_, self.shape_ = moments, moments.transform, shape
         self.fitted_settings_ = {name: plain(getattr(self, name)) for name in SETTINGS}
+        self.pixel_range_ = moments.pixel_range
         self._solutions = SolutionCache()
         self.prepare()
         return self
@@ -255,10 +267,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         Raises:
             MomentError: the two were made with other settings, or for images of another shape.
         """
-        merged = type(self)(**self.get_params()).fit_moments(self.fitted().merge(other.fitted()))
-        ranges = (self.pixel_range_, other.pixel_range_)
-        merged.pixel_range_ = (min(low for low, _ in ranges), max(high for _, high in ranges))
-        return merged
+        return type(self)(**self.get_params()).fit_moments(self.fitted().merge(other.fitted()))
 
     # ----- use -----------------------------------------------------------------------------------------------------------
 
@@ -269,6 +278,62 @@ class WaveletEstimator(Denoiser, BaseEstimator):
     @abstractmethod
     def expected_mse(self, noise: NoiseLevel | float, degree: int | None = None, moments: Any = None) -> float:
         """Exact expected MSE per pixel, before clamping, from moments alone (of other images, if they are given)."""
+
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """The coefficients at a level, in coordinates that another fit, ``like``, sets: what standard errors are of."""
+        raise ValueError(f"standard errors are of the own and shared readouts, not of the {self.readout} one")
+
+    def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
+        """:meth:`standard_errors` by the delta method."""
+        raise ValueError(f"standard errors are of the own and shared readouts, not of the {self.readout} one")
+
+    def standard_errors(
+        self,
+        noise: NoiseLevel | float,
+        images: Any,
+        degree: int | None = None,
+        method: str = "delta",
+        groups: int = GROUPS,
+        outputs: Sequence[int] | None = None,
+        progress: bool = False,
+    ) -> StandardErrors:
+        """Standard errors of every coefficient theta and of :meth:`expected_mse` of the fit, images being independent.
+
+        Args:
+            images: the delta method needs any images of the kind the model was fitted on (their spread is what it reads); the
+                jackknife fits again without each of ``groups`` contiguous groups, so it wants those it was fitted on.
+            method: ``"delta"`` (:mod:`numeric.scores.influence`; a ridge chosen from the data is held) or ``"jackknife"``
+                (:mod:`numeric.scores.groups`; it is chosen anew).
+            outputs: of the shared readout, whose theta is large: the coefficients whose theta is wanted, ``[]`` for the errors only.
+
+        Raises:
+            ValueError: an unknown method, images that do not fit, another readout, or an over-complete basis, whose noise is
+                correlated.
+            SettingsError: Hermite features: their coordinates move with the data.
+        """
+        fitted, level = self.fitted(), as_noise(noise)
+        degree = int(self.degree) if degree is None else degree
+        if method not in ("delta", "jackknife"):
+            raise ValueError(f"unknown method {method!r}: use 'delta' or 'jackknife'")
+        if getattr(self, "basis", "monomial") != "monomial":
+            raise SettingsError(
+                f"standard errors are of basis='monomial', this model has {self.basis!r}, whose coordinates move with the data: "
+                "set basis='monomial' (no other fit is needed)"
+            )
+        if not self.transform_.is_orthonormal:
+            raise ValueError(f"standard errors need an orthonormal basis, {self.transform_} is not: use mode='periodization'")
+        data = as_image_set(images)
+        if data.shape != self.shape_:
+            raise ValueError(f"the images are {data.shape}, the model was fitted on {self.shape_}: give images of that shape")
+        if method == "delta":
+            with progress_bar(len(data), f"standard errors {fitted.family.label}", progress) as bar:
+                return self.delta_errors(data, level, degree, outputs, bar)
+        if len(data) != fitted.count:
+            raise ValueError(f"the jackknife wants the {fitted.count:,} images of the fit, got {len(data):,}")
+        wanted = slice(None) if outputs is None else list(outputs)
+        return jackknife_errors(
+            self, data, level, degree, groups, lambda model: [t[:, wanted] for t in model.coefficients(level, degree, self)], progress
+        )
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         return self.at_degrees(y, noise, [int(self.degree)])[0]
@@ -306,10 +371,14 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         self.fitted()
         if noise is not None:
             return super().score(y, noise)
-        data = as_image_set(y)
+        seen = self.seen(as_image_set(y))
+        return -float(np.mean([self.expected_mse(sigma, **seen) for sigma in SCORE_SIGMAS]))
+
+    def seen(self, data: Any) -> dict[str, Any]:
+        """What :meth:`expected_mse` takes for its error on other images: one pass over them, at this model's settings."""
         moments = self.new_moments(data.shape)
         self.accumulate(moments, data, 1000, None, None, 30.0)
-        return -float(np.mean([self.expected_mse(sigma, moments=moments) for sigma in SCORE_SIGMAS]))
+        return {"moments": moments}
 
     def kept(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         """A solution from the cache, or made and kept."""
@@ -319,7 +388,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         return self._solutions.put(key, value, size(value))
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        text = super().__repr__(N_CHAR_MAX)
+        text = BaseEstimator.__repr__(self, N_CHAR_MAX)
         if not hasattr(self, "moments_"):
             return text
         low, high = self.pixel_range_
@@ -346,7 +415,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
             params = extra.get("params", {k: v for k, v in extra.items() if k != "pixel_range"})
             model = cls(**{**params, "device": device})
             model.check_settings()
-            model.fit_moments(moments)
             # Files without a range are of images in [0, 1].
-            model.pixel_range_ = pixel_range(extra.get("pixel_range", UNIT_RANGE))
+            moments.pixel_range = pixel_range(extra.get("pixel_range", UNIT_RANGE))
+            model.fit_moments(moments)
         return model

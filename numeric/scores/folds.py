@@ -7,7 +7,6 @@ choice of images leaves open.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,24 +18,9 @@ from torch import Tensor
 from numeric.data import ImageSet
 from numeric.noise import NoiseLevel
 from numeric.progress import progress_bar
+from numeric.scores.groups import fold_edges
 from numeric.scores.own import Solution, WaveletScore
 from numeric.scores.solve import expected_error, normal_system
-
-
-def fold_edges(count: int, folds: int) -> list[tuple[int, int]]:
-    """First and last index (exclusive) of ``folds`` contiguous groups of nearly equal size.
-
-    Contiguous, because neighbouring images share a writer in MNIST: what they have in common then stays within a fold.
-
-    Raises:
-        ValueError: fewer than two folds, or fewer images than folds.
-    """
-    if folds < 2:
-        raise ValueError(f"folds must be >= 2 for an interval, got {folds}")
-    if count < folds:
-        raise ValueError(f"{count} images are too few for {folds} folds: use more images or fewer folds")
-    edges = np.linspace(0, count, folds + 1).astype(int)
-    return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
 class FoldedFit:
@@ -81,6 +65,7 @@ class FoldedFit:
         merged = parts[fit_on][0]
         for part in parts[fit_on][1:]:
             merged = merged.merge(part)
+        merged.pixel_range = splits[fit_on].pixel_range
         self.model = model.fit_moments(merged)
         if not model.transform_.is_orthonormal:
             raise ValueError(f"exact pixel errors need an orthonormal basis; {model.transform_} is not")

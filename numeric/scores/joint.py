@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from numeric.data import ImageSet
+from numeric.denoiser import UNIT_RANGE, widest
 from numeric.memory import free_memory
 from numeric.results import load_tensors, reading, save_tensors, stored
 from numeric.scores.contraction import CROSS_BYTES, CorrelatedNoise, WhiteNoise, conjugate, translation
@@ -73,6 +74,7 @@ class JointMoments:
     ) -> None:
         self.transform, self.family, self.degree, self.channels = transform, family, degree, channels
         self.device = torch.device(device)
+        self.pixel_range = UNIT_RANGE  # of the images, set by an estimator's fit
         self.monomials = MonomialSet.of_family(family, transform, degree, channels)
         self.gram = torch.empty(0, 0, dtype=torch.float64)
         self.mean = np.zeros(0)
@@ -205,7 +207,9 @@ class JointMoments:
         mean = (self.count * self.mean + other.count * other.mean) / count
         gram = self.about(mean).gram * (self.count / count)
         gram += other.about(mean).gram.to(gram.device) * (other.count / count)
-        return self._copy(gram, mean, count)
+        out = self._copy(gram, mean, count)
+        out.pixel_range = widest(self.pixel_range, other.pixel_range)
+        return out
 
     # ----- noise ---------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from numeric.data import ImageSet, as_image_set
+from numeric.denoiser import UNIT_RANGE, widest
 from numeric.memory import free_memory
 from numeric.results import load_tensors, save_tensors
 from numeric.scores.coordinates import LevelCoordinates
@@ -81,6 +82,7 @@ class LinearMoments:
         mean: ``(N,)``; covariance: ``(N, N)``, float64, of ``N = channels * height * width`` pixels.
         count: images seen.
         sets: the images, by reference; empty after loading a file until :meth:`attach`.
+        pixel_range: of the images, set by an estimator's fit.
     """
 
     transform: WaveletTransform
@@ -94,6 +96,7 @@ class LinearMoments:
     count: int = 0
     sets: tuple[ImageSet | Shards, ...] = ()
     hashes: tuple[str, ...] = ()
+    pixel_range: tuple[float, float] = UNIT_RANGE
 
     @property
     def config(self) -> dict[str, Any]:
@@ -176,6 +179,7 @@ class LinearMoments:
             self.transform, self.family, self.degree, self.channels, self.letters, self.device,
             p * self.mean + q * other.mean.to(self.mean), covariance, count,
             (*self.sets, *other.sets) if self.sets and other.sets else (), (*self.hashes, *other.hashes),
+            widest(self.pixel_range, other.pixel_range),
         )  # fmt: skip
 
     # ----- passes at noise levels ----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from numeric.denoiser import UNIT_RANGE, widest
 from numeric.results import load_tensors, reading, save_tensors, stored
 from numeric.scores.families import Block, Family, MonomialPlan, monomial_plan, product_count
 from numeric.scores.passes import CoefficientSum, Pass, tensor_hash, total
@@ -126,6 +127,7 @@ class CleanMoments:
         block_bytes: int | None = None,
     ) -> None:
         self.transform, self.family, self.degree, self.channels = transform, family, degree, channels
+        self.pixel_range = UNIT_RANGE  # of the images, set by an estimator's fit
         self.block_bytes = block_bytes
         self.device = torch.device(device)
         self.count = 0
@@ -307,7 +309,7 @@ class CleanMoments:
         out = CleanMoments(
             self.transform, self.family, self.degree, self.channels, centre, self.device, self.block_bytes
         )
-        out.count = self.count
+        out.count, out.pixel_range = self.count, self.pixel_range
         shift = self.centre - out.centre  # type: ignore[operator]
         for mine, theirs in zip(self.blocks, out.blocks):
             variables = torch.as_tensor(mine.block.variables, device=self.device)
@@ -330,7 +332,7 @@ class CleanMoments:
         out = CleanMoments(
             self.transform, self.family, self.degree, self.channels, self.centre, self.device, self.block_bytes
         )
-        out.count = self.count + other.count
+        out.count, out.pixel_range = self.count + other.count, widest(self.pixel_range, other.pixel_range)
         for target, left, right in zip(out.blocks, self.blocks, other.blocks):
             target.sums = left.sums + right.sums
         return out

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.data import as_image_set
+from numeric.data import ImageSet
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
-from numeric.scores.base import WaveletEstimator
+from numeric.scores.base import SETTINGS, WaveletEstimator, read_by
+from numeric.scores.groups import StandardErrors
+from numeric.scores.influence import own_delta_errors
 from numeric.scores.moments import CentralMoments, CleanMoments
+from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.solve import BlockSolution, held_out_error, solve_block
 from numeric.scores.tables import monomials
 from numeric.shards import Shards
@@ -66,6 +69,8 @@ class WaveletScore(WaveletEstimator):
 
     readout = "own"
     moments_class = CleanMoments
+    _images: ImageSet | Shards | None = None
+    _joint: SharedWaveletScore | None = None
 
     def __init__(
         self,
@@ -139,39 +144,50 @@ class WaveletScore(WaveletEstimator):
             memory_limit: bytes that the moment sums may take. Targets are then split over several passes over the
                 data, and their sums kept in files under ``folder`` (a temporary folder by default) until they are solved.
         """
+        data = read_by(images, client)
         if memory_limit is None:
-            return super().fit(
-                images, y, batch_size=batch_size, progress=progress, checkpoint=checkpoint,
-                checkpoint_seconds=checkpoint_seconds, client=client,
+            super().fit(
+                data, y, batch_size=batch_size, progress=progress, checkpoint=checkpoint,
+                checkpoint_seconds=checkpoint_seconds,
             )  # fmt: skip
-        if client is not None or isinstance(images, Shards):
+            return self._keep(data)
+        if isinstance(data, Shards):
             raise ValueError("give either client or memory_limit: shards are summed in one pass")
         if checkpoint is not None:
             raise ValueError("give either checkpoint or memory_limit: a fit in several passes keeps its sums in files already")
-        data = as_image_set(images)
         moments = self.new_moments(data.shape, memory_limit)
         with progress_bar(len(moments.passes(memory_limit)) * len(data), f"moments {moments.family.label}", progress) as bar:
             if folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="wavelet-score-")  # removed with this estimator
                 folder = self._folder.name
             moments.fit_within(lambda: data.batches(batch_size), memory_limit, folder, bar.update)
-        self.fit_moments(moments)
-        self.pixel_range_ = data.pixel_range
+        moments.pixel_range = data.pixel_range
+        return self.fit_moments(moments)._keep(data)
+
+    def _keep(self, data: ImageSet | Shards) -> Self:
+        """Remember the images, by reference, where :meth:`expected_mse` will have to read them again."""
+        if not self.transform_.is_orthonormal:
+            self._images = data
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickled whole: sums that were spilled to files are read back (:class:`numeric.scores.moments.BlockMoments`)."""
         state = dict(super().__getstate__())
+        for name in ("_images", "_joint"):
+            state.pop(name, None)
         if state.pop("_folder", None) is not None:
             state.pop("central_")  # it reads the files
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if hasattr(self, "moments_") and not hasattr(self, "central_"):
-            self.prepare()
+        if hasattr(self, "moments_"):
+            self._images = self._joint = None
+            if not hasattr(self, "central_"):
+                self.prepare()
 
     def prepare(self) -> None:
+        self._images = self._joint = None
         # Spilled sums are read back block by block, so that the limit holds while solving too.
         moments = self.moments_
         self.central_: Sequence[Tensor] = CentralMoments(moments) if moments.spilled else moments.central()
@@ -314,17 +330,19 @@ class WaveletScore(WaveletEstimator):
         Args:
             moments: of other data (held-out), with this estimator's settings; by default the fitted ones.
             joint: moments of all coefficients together, which an over-complete basis needs because errors of overlapping
-                atoms do not add up: a fitted :class:`numeric.scores.shared.SharedWaveletScore` of the same family and degree.
-                The error is that on the images it was fitted on.
+                atoms do not add up: :meth:`joint` of images, or a fitted :class:`numeric.scores.shared.SharedWaveletScore` of
+                the same family and degree.  The error is that on the images it was fitted on.  None: of the fitted images,
+                which are then read once more and must still be there (not so after :meth:`load`, a merge or a pickle).
+
+        Raises:
+            ValueError: an over-complete basis, and the fitted images are not at hand or have changed.
+            MemoryError: the joint moments are more than is free; foreseen.
         """
         fitted, level = self.fitted(), as_noise(noise)
+        if joint is None and not self.transform_.is_orthonormal:
+            joint = self._joint_of_fitted(moments)
         if joint is not None:
             return joint.expected_mse_of(self, level, degree)
-        if not self.transform_.is_orthonormal:
-            raise ValueError(
-                f"in the over-complete basis {self.transform_} the pixel error needs the moments of all coefficients "
-                "together: pass joint=SharedWaveletScore(...).fit(images) with the same family, degree and mode"
-            )
         solution = self.solve(level, degree)
         pixels = fitted.channels * self.transform_.shape[0] * self.transform_.shape[1]
         if moments is None:
@@ -338,6 +356,51 @@ class WaveletScore(WaveletEstimator):
             variables = torch.as_tensor(block.block.variables, device=mean.device)
             total += float(held_out_error(part, table, mean[variables].T, level).sum())
         return total / pixels
+
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """Theta of every block in monomials of the noisy coefficients, ``(groups, features)`` each."""
+        return [block.theta for block in self.solve(noise, degree).blocks]
+
+    def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
+        if outputs is not None:
+            raise ValueError("outputs= is of the shared readout: the own one has few enough coefficients to give all")
+        return own_delta_errors(self, images, noise, degree, bar)
+
+    def joint(self, images: Any, **options: Any) -> SharedWaveletScore:
+        """Moments of all coefficients together of these images, for :meth:`expected_mse` in an over-complete basis.
+
+        Args:
+            options: of the fit (``batch_size``, ``progress``).
+
+        Raises:
+            MemoryError: they are more than is free; foreseen.
+        """
+        self.fitted()
+        settings = {name: getattr(self, name) for name in ("degree", *SETTINGS)}
+        try:
+            return SharedWaveletScore(**settings).fit(images, **options)
+        except MemoryError as error:
+            raise MemoryError(
+                f"the exact pixel error in the over-complete basis {self.transform_} needs the moments of all coefficients "
+                f"together: {error}, an orthonormal basis (mode='periodization', sides divisible by 2^levels), or the error "
+                "measured on noisy images"
+            ) from error
+
+    def _joint_of_fitted(self, held_out: Any) -> SharedWaveletScore:
+        if held_out is not None or self._images is None:
+            raise ValueError(
+                f"in the over-complete basis {self.transform_} the pixel error needs the moments of all coefficients "
+                "together, of images that are not at hand: pass joint=model.joint(images)"
+            )
+        if self._joint is None:
+            joint = self.joint(self._images)
+            if not np.allclose(joint.mean_, self.mean_.cpu().numpy(), rtol=1e-9, atol=1e-9 * float(self.mean_.abs().max())):
+                raise ValueError("the images have changed since the fit: pass joint=model.joint(images) with those meant")
+            self._joint = joint
+        return self._joint
+
+    def seen(self, data: Any) -> dict[str, Any]:
+        return super().seen(data) if self.transform_.is_orthonormal else {"joint": self.joint(data)}
 
     def condition_numbers(self, noise: NoiseLevel | float, degree: int | None = None) -> Tensor:
         """Condition number of every coefficient's solved system, ``(channels * n_coefficients,)``."""

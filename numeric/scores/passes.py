@@ -237,11 +237,11 @@ def open_first(shards: Sequence[Any], given: Sequence[Any]) -> np.ndarray:
 
 def count_images(shards: Sequence[Any], given: Sequence[Any]) -> int:
     """Number of images of some shards, from headers and lists: no pixel is read but a first one."""
-    total = 0
+    number = 0
     for shard, its in zip(shards, given):
         with _naming(shard.name):
-            total += len(shard.open(its))
-    return total
+            number += len(shard.open(its))
+    return number
 
 
 # ----- over shards -------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
 from numeric.scores.passes import clear, steps
 from numeric.scores.patterns import Groups, add_noise_
+from numeric.scores.stored import pixel_range
 from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 
@@ -441,8 +442,8 @@ class WienerScore(WaveletEstimator):
         moments, extra, tensors = LinearMoments.load(path, device)
         if extra["readout"] != cls.readout:
             raise MomentError(f"{path} is of the {extra['readout']} readout, not of {cls.readout}: load it with its own class")
+        moments.pixel_range = pixel_range(extra["pixel_range"])
         model = cls(**{**extra["params"], "device": device}).fit_moments(moments)
-        model.pixel_range_ = tuple(extra["pixel_range"])
         for i, (sigma, degree, ridge, *numbers) in enumerate(extra["levels"]):
             model.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), *numbers)
         return model

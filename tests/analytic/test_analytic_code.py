@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import pickle
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from analytic.algebra.laws import moments_of_samples
 from analytic.algebra.program import Program, compile_program
 from analytic.numbers.bounded import Bounded
 from analytic.numbers.doubledouble import DoubleDouble
+from analytic.numbers.jacobian import JacobianFunction
 
 CC = shutil.which("cc") or shutil.which("gcc")
 CASES = [
@@ -224,6 +226,55 @@ def test_lambdified_whole_numbers(backend, precision):
     assert float(found[0]) == pytest.approx(float(exact), rel=1e-15)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_whole_numbers_of_a_lambdified_jacobian(backend):
+    """2^63 and more in the Jacobian's function: torch refuses such integers, NumPy would make arrays of objects of them."""
+    torch = pytest.importorskip("torch")
+    coefficient, number = ScoreCoefficient("independent", 1, "ve"), 3 * 10**30
+    inputs = coefficient.program().inputs
+    function = JacobianFunction(coefficient, Program(inputs, (), (number * inputs[0], number * inputs[1])), 1, backend)
+    moments = np.array([1.0, 0.5, 1.25]) if backend == "numpy" else torch.tensor([1.0, 0.5, 1.25], dtype=torch.float64)
+    found = np.asarray(function(moments, 0.5))
+    assert found.dtype == np.float64 and found.tolist() == [[0.5 * number], [1.25 * number]]
+
+
+@pytest.mark.slow
+def test_the_jacobian_of_degree_seventeen_is_the_exact_result():
+    """The exponential law at sigma 2.3, four moments, every backend."""
+    torch = pytest.importorskip("torch")
+    sensitivity = Sensitivity(ScoreCoefficient("independent", 17), moments=[(1,), (2,), (17,), (34,)])
+    moments = law_moments("exponential", 34)
+    exact = np.array(sensitivity.exact(moments, sp.Rational(23, 10)).tolist(), dtype=float)
+    floats = [float(value) for value in moments]
+    for backend, given in (("numpy", np.array(floats)), ("torch", torch.tensor(floats, dtype=torch.float64)), ("mpmath", moments)):
+        found = np.array(sensitivity.lambdify(backend)(given, 2.3), dtype=float)
+        np.testing.assert_allclose(found, exact, rtol=0, atol=1e-6 * np.abs(exact).max())
+
+
+EVALUATED = {
+    "theta": lambda backend: ScoreCoefficient("independent", 2, "vp").lambdify(backend),
+    "double": lambda backend: ScoreCoefficient("band", 1, "vp", ridge="unit").lambdify(backend, precision="double", tolerance=None),
+    "jacobian": lambda backend: Sensitivity("independent", 2, "vp").lambdify(backend),
+}
+
+
+@pytest.mark.parametrize("what", EVALUATED)
+@pytest.mark.parametrize("backend", ["numpy", "torch", "mpmath"])
+def test_evaluators_pickle(what, backend):
+    """Functions of arrays go to other processes: what comes back gives the same bits and refuses the same input."""
+    torch = pytest.importorskip("torch")
+    function = EVALUATED[what](backend)
+    again = pickle.loads(pickle.dumps(function))
+    width = len(function.coefficient.variables)
+    points = [tuple(sp.Integer(v) for v in row[:width]) for row in ((0, 1, 2), (1, 0, 0), (2, 2, 1), (-1, 1, 3), (3, -2, 0))]
+    moments = [float(value) for value in moments_of_samples(points, function.coefficient.moment_exponents)]
+    given = {"numpy": np.array(moments), "torch": torch.tensor(moments, dtype=torch.float64), "mpmath": moments}[backend]
+    assert np.array_equal(np.array(function(given, 0.5), dtype=float), np.array(again(given, 0.5), dtype=float))
+    assert again.__doc__ == function.__doc__
+    with pytest.raises(AnalyticError, match="moments must hold"):
+        again(given[:-1], 0.5)
+
+
 @pytest.mark.parametrize(
     "language, name",
     [
@@ -233,6 +284,10 @@ def test_lambdified_whole_numbers(backend, precision):
         ("torch", "None"),
         ("c", "int"),
         ("c", "sqrt"),
+        ("c", "printf"),
+        ("c", "abs"),
+        ("c", "_Bool"),
+        ("numpy", "ArithmeticError"),
         ("c", "é"),
     ],
 )

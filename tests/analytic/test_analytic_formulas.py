@@ -13,14 +13,8 @@ import sympy as sp
 from analytic import NearlyConstant
 from analytic.theory.response import signal_share
 from numeric.data import FallbackDataWarning, load_mnist
-from numeric.figures.formulas import (
-    FormulasConfig,
-    exact_moments,
-    findings,
-    make_figure,
-    named_conditions,
-    theorem_table,
-)
+from numeric.evaluation.formulas import exact_moments, named_conditions, theorem_table
+from numeric.figures.formulas import FormulasConfig, findings, make_figure
 
 
 @pytest.fixture(scope="module")

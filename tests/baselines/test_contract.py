@@ -84,6 +84,11 @@ def test_shape_is_remembered_and_another_refused(model):
             model.denoise(other, 0.3)
 
 
+def test_print_says_shape_and_range(model):
+    """Two channels of 4 x 6 pixels, in [0, 1]."""
+    assert repr(model) == f"<{type(model).__name__}: {model.label}, images 2 x 4 x 6, pixels in [0, 1]>"
+
+
 @pytest.mark.parametrize("name", NEEDS_FIT)
 def test_unfitted_is_named(name):
     with pytest.raises(NotFittedError, match=r"has seen no images: call fit\(images\) first"):

@@ -15,7 +15,8 @@ from numeric.claims.samples import EnergyDistance, fall_between, jackknife_pair
 from numeric.data import ImageSet
 from numeric.evaluation.sweep import noise_like
 from numeric.noise import ve, vp
-from numeric.scores.folds import FoldedFit, fold_edges, jackknife
+from numeric.scores.folds import FoldedFit, jackknife
+from numeric.scores.groups import fold_edges
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 

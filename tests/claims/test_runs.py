@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -83,6 +84,22 @@ def test_at_degree_1_the_shared_readouts_are_one_denoiser(small_run):
     first = [e for e in claim["effects"] if e["setting"]["readout"] == "shared" and e["cell"]["degree"] == 1 and "value" in e]
     assert len(first) == 12 and all(e["status"] == AGAINST and abs(e["value"]) < 1e-6 for e in first)
     assert claim["readouts"]["shared"]["verdict"] == CONTRADICTED
+
+
+def test_powers_of_noisy_wavelet_coefficients_are_the_shared_readout(small_run):
+    """Two routes to one machine: Wick-ordered sums per level, and the clean moments of the shared readout (another ridge, 1e-6)."""
+    m = Measurements(small_run[0], progress=False, finished_only=True)
+    for split in ("train", "held-out"):
+        for sigma in m.config.sigmas:
+            wanted = {"split": split, "sigma": sigma, "metric": "mse", "images": "all", "degree": 3}
+            one = find(m.rows("coordinates", 8, "noisy", "wavelet"), **wanted)
+            other = find(m.shared_rows(8, "independent"), **wanted)
+            assert isinstance(one, np.ndarray) and one == pytest.approx(other, rel=1e-3)
+    claim = next(c for c in small_run[1]["claims"] if c["name"] == "wavelets or pixels")
+    assert {e["setting"]["powers of"] for e in claim["effects"]} == {"noisy coefficients", "Wiener estimates"}
+    pixel, wavelet = (find(m.rows("coordinates", 8, "wiener", c), split="held-out", sigma=1.0, metric="mse", images="all") for c in ("pixel", "wavelet"))
+    effect = next(e for e in claim["effects"] if e["setting"]["powers of"] == "Wiener estimates" and e["setting"]["split"] == "held-out" and e["cell"]["sigma"] == 1.0)
+    assert effect["value"] == pytest.approx(100 * (1 - wavelet.mean() / pixel.mean()))
 
 
 def test_nested_families_are_no_evidence(small_run):

@@ -16,14 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numeric.data import ImageSet
+from numeric.evaluation.ablation import by_band, target_errors
 from numeric.evaluation.sweep import noise_like
 from numeric.figures.diagnostics import (
     DiagnosticsConfig,
-    by_band,
     draw,
     findings,
     measure,
-    target_errors,
 )
 from numeric.noise import ve
 from numeric.scores.crossval import Ridge

@@ -29,7 +29,7 @@ from numeric.daubechies import cascade, unit_sum, vanishing_moments
 from numeric.evaluation.sweep import noise_like
 from numeric.figures.against_linear import LinearConfig
 from numeric.figures.base import notebook_defaults
-from numeric.figures.conditioning import HermiteConfig, gram_conditions
+from numeric.figures.conditioning import HermiteConfig
 from numeric.figures.denoised import DenoisedConfig
 from numeric.figures.diagnostics import DiagnosticsConfig
 from numeric.figures.fig5 import SweepConfig
@@ -52,6 +52,7 @@ from numeric.figures.table1 import Table1Config
 from numeric.fingerprint import code_hash, imports, meaning, modules_behind
 from numeric.noise import ve
 from numeric.results import read_json, write_json
+from numeric.scores.conditioning import gram_conditions
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.tables import monomials

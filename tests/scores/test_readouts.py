@@ -107,6 +107,19 @@ def test_moments_of_another_family_or_basis_are_refused():
         WaveletScore("band", 2, levels=1, wavelet="haar").fit_moments(moments)
 
 
+@pytest.mark.parametrize("kind", READOUTS)
+def test_moments_carry_the_pixel_range(kind):
+    """Moments of another estimator's fit, or merged: denoised images are clamped to those images' range, not to [0, 1]."""
+    signed = kind("independent", 2, levels=1).fit(2 * draw() - 1)
+    moments = signed.moments_
+    taken = kind("independent", 2, levels=1).fit_moments(moments)
+    assert taken.pixel_range_ == (-1.0, 1.0) and torch.equal(taken.denoise(-draw(4), 0.1), signed.denoise(-draw(4), 0.1))
+    assert kind("independent", 2, levels=1).fit_moments(moments.merge(kind("independent", 2, levels=1).fit(255 * draw()).moments_)).pixel_range_ == (-1.0, 255.0)
+    other = {WaveletScore: SharedWaveletScore, SharedWaveletScore: WaveletScore}[kind]
+    with pytest.raises(SettingsError, match=f"{other.readout} readout takes"):
+        other("independent", 2, levels=1).fit_moments(moments)
+
+
 # ----- gradients (O) ------------------------------------------------------------------------------------------------------
 
 

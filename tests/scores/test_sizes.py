@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
-from numeric.noise import vp
+from numeric.noise import ve, vp
+from numeric.scores.base import SCORE_SIGMAS
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.wavelets import WaveletTransform
@@ -51,11 +54,37 @@ def test_exact_error_at_any_size(readout, family, degree, shape, options):
     model = readout(family, degree, ridge=1e-6, **options).fit(images)
     assert not model.transform_.is_orthonormal
     level = vp(0.6)
-    joint = {"joint": SharedWaveletScore(family, degree, **options).fit(images)} if readout is WaveletScore else {}
-    exact = model.expected_mse(level, **joint)
+    exact = model.expected_mse(level)
     mean, error = monte_carlo(model, images, level, 60, 1)
     assert abs(mean - exact) < 5 * error and error < 0.02 * exact
     assert 0.0 < exact < float((images - images.mean(0)).square().mean()) * 1.05
+
+
+def test_errors_on_other_images_and_without_the_fitted_ones(tmp_path):
+    """Own readout, 10 x 9: ``score(images)`` is minus the mean error on them; where no images are at hand the error says so."""
+    images, others = pictures(60, (10, 9), 0), pictures(30, (10, 9), 1)
+    model = WaveletScore("local", 2, levels=1, ridge=1e-6).fit(images)
+    table = [monte_carlo(model, others, ve(sigma), 40, 2) for sigma in SCORE_SIGMAS]
+    spread = sum(error**2 for _, error in table) ** 0.5
+    assert abs(sum(mean for mean, _ in table) + len(table) * model.score(others)) < 5 * spread
+    alone = model.expected_mse(0.5)
+    model.save(tmp_path / "model")
+    for again in (WaveletScore.load(tmp_path / "model"), pickle.loads(pickle.dumps(model)), model.merge(model)):
+        with pytest.raises(ValueError, match=r"pass joint=model\.joint\(images\)"):
+            again.expected_mse(0.5)
+        assert again.expected_mse(0.5, joint=again.joint(images)) == pytest.approx(alone, rel=1e-6)
+    model = WaveletScore("local", 2, levels=1, ridge=1e-6).fit(images)
+    images.mul_(0.5)
+    with pytest.raises(ValueError, match="changed since the fit"):
+        model.expected_mse(0.5)
+
+
+def test_joint_moments_are_foreseen(monkeypatch):
+    """Words of what was called: the error of an own readout, with the ways out."""
+    model = WaveletScore("independent", 2, levels=1).fit(pictures(5, (11, 9), 0))
+    monkeypatch.setattr("numeric.scores.joint.free_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"exact pixel error in the over-complete basis .* sides divisible"):
+        model.expected_mse(0.5)
 
 
 def test_synthesis_is_named_in_files_and_kept(tmp_path):

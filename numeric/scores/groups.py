@@ -1,0 +1,126 @@
+"""The delete-a-group jackknife over merged moments: standard errors of anything that is fitted, by fitting it again.
+
+Moments add up, so one pass gives those of every group of images and, merged, those of all images but a group; each is solved
+again, which reads no image.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from numeric.data import as_image_set
+from numeric.progress import progress_bar
+
+GROUPS = 20
+"""Groups of images; the relative error of a standard error from K groups is about ``1 / sqrt(2 (K - 1))``, 16 % for 20."""
+
+
+@dataclass(frozen=True)
+class StandardErrors:
+    """What the choice of the images leaves open in a fit at one noise level.
+
+    Attributes:
+        method: ``"delta"`` or ``"jackknife"``.
+        images: n, on which the model was fitted: the errors are those of a fit on so many.
+        theta: one standard error for every coefficient, in the shape and order of the solution's: for the own readout a table
+            ``(groups, features)`` a block, as ``model.solve(noise).blocks[i].theta``; for the shared one ``(P, outputs)``.
+        theta_error: relative standard errors of those, same shapes.
+        expected_mse: of the expected MSE per pixel on the fitted images. expected_mse_error: its relative standard error.
+        excess: delta only: predicted excess risk per pixel ``tr(G Cov(theta))``: the error beyond that of the best coefficients.
+        optimism: delta only: by how much the error per pixel on other images is expected to lie above that on the fitted ones
+            (about twice the excess).
+    """
+
+    method: str
+    images: int
+    theta: tuple[Tensor, ...]
+    theta_error: tuple[Tensor, ...]
+    expected_mse: float
+    expected_mse_error: float
+    excess: float | None = None
+    optimism: float | None = None
+
+    def __repr__(self) -> str:
+        more = "" if self.excess is None else f", excess {self.excess:.3g}, optimism {self.optimism:.3g}"
+        count = sum(part.numel() for part in self.theta)
+        return f"StandardErrors({self.method}, {self.images:,} images, expected_mse ± {self.expected_mse:.3g}, {count:,} of theta{more})"
+
+
+def fold_edges(count: int, folds: int) -> list[tuple[int, int]]:
+    """First and last index (exclusive) of ``folds`` contiguous groups of nearly equal size.
+
+    Contiguous, because neighbouring images share a writer in MNIST: what they have in common then stays within a fold.
+
+    Raises:
+        ValueError: fewer than two folds, or fewer images than folds.
+    """
+    if folds < 2:
+        raise ValueError(f"folds must be >= 2 for an interval, got {folds}")
+    if count < folds:
+        raise ValueError(f"{count} images are too few for {folds} folds: use more images or fewer folds")
+    edges = np.linspace(0, count, folds + 1).astype(int)
+    return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+
+
+def grouped_moments(model: Any, images: Any, groups: int, progress: bool = False) -> list[Any]:
+    """Moments of every group of images, with a model's settings (the model need not be fitted, and is not changed)."""
+    data = as_image_set(images)
+    out: list[Any] = []
+    with progress_bar(model.passes * len(data), f"{model.readout} moments of {groups} groups", progress) as bar:
+        for low, high in fold_edges(len(data), groups):
+            moments = model.new_moments(data.shape)
+            if out and hasattr(out[0], "centre"):
+                moments.centre = out[0].centre  # sums about one centre add up as they are
+            model.accumulate(moments, data.subset(range(low, high)), 1000, bar, None, 30.0)
+            out.append(moments)
+    return out
+
+
+def all_but_one(parts: Sequence[Any]) -> Iterator[Any]:
+    """Merged moments of all parts but the first, all but the second, ...: about two merges each."""
+    after = list(itertools.accumulate(reversed(parts[1:]), lambda one, other: other.merge(one)))[::-1]
+    before: Any = None
+    for number, part in enumerate(parts):
+        if number == len(parts) - 1:
+            yield before
+        else:
+            yield after[number] if before is None else before.merge(after[number])
+        before = part if before is None else before.merge(part)
+
+
+def deviations(values: Sequence[Tensor]) -> Tensor:
+    """Jackknife standard error of a statistic from its values without each group, ``(K, ...)`` as a sequence."""
+    stacked = torch.stack(list(values))
+    k = len(stacked)
+    return ((stacked - stacked.mean(0)).square().sum(0) * ((k - 1) / k)).sqrt()
+
+
+def jackknife_errors(
+    model: Any, images: Any, noise: Any, degree: int | None, groups: int, theta_of: Callable[[Any], Sequence[Tensor]], progress: bool = False
+) -> StandardErrors:
+    """Standard errors of a fitted estimator's coefficients and expected MSE by the delete-a-group jackknife.
+
+    Args:
+        model: gives the settings; images: those it was fitted on (their number is what the errors are of).
+        theta_of: the coefficients of an estimator at this level and degree, in coordinates that do not move with the fit.
+    """
+    parts = grouped_moments(model, images, groups, progress)
+    thetas: list[Sequence[Tensor]] = []
+    errors = []
+    for moments in all_but_one(parts):
+        part = type(model)(**model.get_params()).fit_moments(moments)
+        thetas.append([t.clone() for t in theta_of(part)])
+        errors.append(torch.tensor(part.expected_mse(noise, degree), dtype=torch.float64))
+    theta = tuple(deviations(column) for column in zip(*thetas))
+    relative = (2.0 * (groups - 1)) ** -0.5
+    return StandardErrors(
+        "jackknife", sum(part.count for part in parts), theta, tuple(torch.full_like(t, relative) for t in theta),
+        float(deviations(errors)), relative,
+    )  # fmt: skip
