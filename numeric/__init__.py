@@ -22,6 +22,7 @@ _NAMES = {
     "numeric.scores.shared": ("SharedWaveletScore",),
     "numeric.scores.wiener": ("WienerScore",),
     "numeric.scores.wiener_own": ("WienerOwnScore",),
+    "numeric.scores.refined": ("RefinedScore",),
     "numeric.evaluation.adapters": ("PlugAndPlay",),
     "numeric.evaluation.likelihood": ("Flow", "bits_per_dimension", "log_likelihood"),
     "numeric.evaluation.sample": ("NoiseStream", "Sampler", "ddpm_sigmas", "edm_sigmas"),

@@ -427,10 +427,20 @@ class WienerScore(WaveletEstimator):
 
     def save(self, path: str | Path) -> None:
         """Write settings, mean, covariance and the prepared levels, atomically; not the images (see :meth:`attach`)."""
-        moments, kept = self.fitted(), list(self.prepared_.items())
-        rows = [[*key, solution.expected_error, solution.ridge, solution.seconds] for key, solution in kept]
+        moments, (rows, tensors) = self.fitted(), self.level_state()
         extra = {"params": self.plain_params(), "pixel_range": list(self.pixel_range_), "levels": rows, "readout": self.readout}
-        moments.save(path, extra, {f"theta{i}": solution.theta for i, (_, solution) in enumerate(kept)})
+        moments.save(path, extra, tensors)
+
+    def level_state(self) -> tuple[list[list[Any]], dict[str, Tensor]]:
+        """The prepared levels as JSON and as tensors take them; :meth:`take_levels` reads them."""
+        kept = list(self.prepared_.items())
+        rows = [[*key, solution.expected_error, solution.ridge, solution.seconds] for key, solution in kept]
+        return rows, {f"theta{i}": solution.theta for i, (_, solution) in enumerate(kept)}
+
+    def take_levels(self, rows: Sequence[Sequence[Any]], tensors: dict[str, Tensor], device: str = "cpu") -> None:
+        """Prepared levels as :meth:`level_state` gave them."""
+        for i, (sigma, degree, ridge, *numbers) in enumerate(rows):
+            self.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), *numbers)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
@@ -444,8 +454,7 @@ class WienerScore(WaveletEstimator):
             raise MomentError(f"{path} is of the {extra['readout']} readout, not of {cls.readout}: load it with its own class")
         moments.pixel_range = pixel_range(extra["pixel_range"])
         model = cls(**{**extra["params"], "device": device}).fit_moments(moments)
-        for i, (sigma, degree, ridge, *numbers) in enumerate(extra["levels"]):
-            model.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), *numbers)
+        model.take_levels(extra["levels"], tensors, device)
         return model
 
     def _adopt(self, path: Path) -> None:
