@@ -16,7 +16,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from numeric.data import as_image_set
+from numeric.cluster import check_client
+from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
@@ -24,7 +25,9 @@ from numeric.results import reading
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
 from numeric.scores.groups import GROUPS, StandardErrors, jackknife_errors
+from numeric.scores.passes import look, steps
 from numeric.scores.stored import pixel_range
+from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 
 BASES = ("monomial", "hermite")
@@ -58,6 +61,14 @@ def usable_device(device: Any) -> str:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device {str(device)!r} cannot be used here: use 'cpu' ({str(error).splitlines()[0]})") from error
     return str(device)
+
+
+def read_by(images: Any, client: Any = None) -> ImageSet | Shards:
+    """Images as a set that this process reads, or with a client (and of shards) as shards that it reads."""
+    if client is None and not isinstance(images, Shards):
+        return as_image_set(images)
+    check_client(client)
+    return as_shards(images, client=client)
 
 
 class SolutionCache:
@@ -159,25 +170,46 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         progress: bool = False,
         checkpoint: str | Path | None = None,
         checkpoint_seconds: float = 30.0,
+        client: Any = None,
     ) -> Self:
         """Stream over clean images once; every noise level afterwards needs small solves only.
 
         Args:
-            images: anything :func:`numeric.data.as_image_set` takes.
+            images: anything :func:`numeric.data.as_image_set` takes; with a client, and of :class:`numeric.shards.Shards`,
+                anything that :func:`numeric.shards.as_shards` takes.
             batch_size: images held in memory at a time.
             progress: show a progress bar.
             checkpoint: file that receives the moment sums, atomically, every ``checkpoint_seconds`` and at the end; if it
-                exists the fit takes up where it stopped, with the same bits as an uninterrupted one.
+                exists the fit takes up where it stopped, with the same bits as an uninterrupted one. Of shards: a folder.
+            client: who sums the shards of the images: a ``dask.distributed.Client``, the address of a scheduler, ``"local:N"``
+                (N processes here) or ``"local:0"`` (this process). The sums are the same bits whoever makes them. Needs
+                ``pip install "wavelet-score[cluster]"``; by default the images are read in this process, not in shards.
 
         Raises:
+            ShardError: a shard cannot be read; ClusterError: the cluster cannot be reached, or went away.
             MomentError: the checkpoint is of other data, batches or settings.
             MemoryError: foreseen; the message names the amount and the ways out.
         """
         self.check_settings()
-        data = as_image_set(images)
+        data = read_by(images, client)
+        if isinstance(data, Shards):
+            return self._fit_shards(data, batch_size, progress, checkpoint, checkpoint_seconds)
         moments = self.new_moments(data.shape)
         with progress_bar(self.passes * len(data), f"{self.readout} moments {self.family_.label}", progress) as bar:
             self.accumulate(moments, data, batch_size, bar, checkpoint, checkpoint_seconds)
+        moments.pixel_range = data.pixel_range
+        return self.fit_moments(moments)
+
+    def _fit_shards(self, data: Shards, batch_size: int, progress: bool, checkpoint: Any, every: float) -> Self:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        with (
+            data.connected(),
+            progress_bar(self.passes * steps(data), f"{self.readout} moments {self.family_.label}", progress, "shard") as bar,
+        ):
+            look(data)
+            moments = self.new_moments(data.shape)
+            self.accumulate(moments, data, batch_size, bar, checkpoint, every)
         moments.pixel_range = data.pixel_range
         return self.fit_moments(moments)
 
