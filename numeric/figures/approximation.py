@@ -132,7 +132,7 @@ def findings(record: dict[str, Any]) -> list[str]:
         worse[basis] = min(lost, default=0)
     lines.append(
         "fitted in double precision, features of unit second moment, no ridge: "
-        + "; ".join(f"{basis} lose 1 % of the error to rounding from degree {n or 'none'} on" for basis, n in worse.items())
+        + "; ".join(f"{basis} features lose 1 % of the error to rounding from degree {n or 'none'} on" for basis, n in worse.items())
     )
     return lines
 
