@@ -29,9 +29,7 @@ from numeric.noise import ve
 from numeric.progress import progress_bar
 from numeric.results import read_json, write_json
 from numeric.scores.own import WaveletScore
-from numeric.scores.shared import SharedWaveletScore
-
-READOUTS: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore}
+from numeric.scores.recommend import READOUTS, features_of
 
 
 @dataclass(kw_only=True)
@@ -113,7 +111,7 @@ def curves(config: ExcessConfig, readout: str, text: str, train: ImageSet, test:
         options: Any = {"outputs": []} if readout == "shared" else {}
         found = {d: model.standard_errors(noise, spread, d, **options) for d in degrees}
         best = {d: model.expected_mse(noise, d) for d in degrees}
-        features = {d: _features(model, d) for d in degrees}
+        features = {d: features_of(model, d) for d in degrees}
         for count in config.counts:
             draws: dict[int, list[dict[str, float]]] = {d: [] for d in degrees}
             for _ in range(config.drawn(count)):
@@ -137,15 +135,6 @@ def curves(config: ExcessConfig, readout: str, text: str, train: ImageSet, test:
                     }
                 )  # fmt: skip
     return rows
-
-
-def _features(model: Any, degree: int) -> int:
-    """Coefficients of one output, on average."""
-    if isinstance(model, SharedWaveletScore):
-        return int(model.count(degree))
-    blocks = model.moments_.blocks
-    total = sum(len(b.block.variables) * len(b.plan.features(degree)) for b in blocks)
-    return round(total / sum(len(b.block.variables) for b in blocks))
 
 
 def bounds(config: ExcessConfig, train: ImageSet, progress: bool) -> list[dict[str, Any]]:
