@@ -31,6 +31,7 @@ _NAMES = {
     "analytic.numbers.digits": ("digit_loss", "digit_table"),
     "analytic.numbers.direct": ("theta_from_moments",),
     "analytic.numbers.exact": ("compare", "condition_number", "exact_theta"),
+    "analytic.theory.approximation": ("Approximation",),
     "analytic.theory.derivation": ("Derivation",),
     "analytic.theory.divergence": ("Divergence",),
     "analytic.theory.finite": ("FiniteSampleBound",),

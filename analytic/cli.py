@@ -22,6 +22,8 @@ from analytic.score import ScoreCoefficient
 from analytic.text import report
 from analytic.text.generate import LANGUAGES
 from analytic.text.printing import FORMS
+from analytic.theory.approximation import LAWS as KNOWN_LAWS
+from analytic.theory.approximation import Approximation
 from analytic.theory.derivation import Derivation
 from analytic.theory.divergence import Divergence
 from analytic.theory.finite import FiniteSampleBound
@@ -239,6 +241,25 @@ def divergence(
 def bound(degree: DegreeOption = 2, noise: NoiseOption = "ve", latex: LatexOption = False) -> int:
     """Finite samples: a bound on the excess risk for data in an interval; the steps that are identities recomputed."""
     return _proved(FiniteSampleBound(degree, noise), latex, True)
+
+
+@app.command(short_help="Best polynomials against a known posterior mean.")
+def approximation(
+    law: Annotated[str, typer.Option(help=f"{', '.join(KNOWN_LAWS)}.")] = "two-atom",
+    sigma: Annotated[str, typer.Option(help="Noise level, e.g. 0.5 or 1/2.")] = "1/2",
+    degree: Annotated[int, typer.Option(parser=_integer, metavar="N", help="Largest degree.")] = 9,
+) -> None:
+    """How well a polynomial of degree n can do where the posterior mean is known, and what double precision reaches."""
+    found = Approximation(law, float(parse.number(sigma)), degree)
+    typer.echo(f"{law} ({KNOWN_LAWS[law][0]}), sigma = {found.sigma:g}: E (D - D_n)^2 over the variance of D")
+    typer.echo(f"{'n':>4} {'best':>12} {'monomials':>12} {'Hermite':>12}")
+    for n, error in enumerate(found.errors):
+        reached = [found.reached(n, basis) / found.scale if n else error / found.scale for basis in ("monomial", "hermite")]
+        typer.echo(f"{n:>4} {error / found.scale:12.3e} {reached[0]:12.3e} {reached[1]:12.3e}")
+    try:
+        typer.echo(str(found.rate()))
+    except AnalyticError as reason:
+        typer.echo(f"no rate: {reason}")
 
 
 @app.command(short_help="Limits as theorems, verdicts computed.")

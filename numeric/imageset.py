@@ -72,12 +72,13 @@ class LazyImages:
     """
 
     def __init__(self, source: Any, indices: Sequence[int] | np.ndarray | None = None, array: bool | None = None) -> None:
-        if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+        length = len(source) if hasattr(source, "__len__") else source.shape[0] if array else None  # arrays of zarr have no len
+        if length is None or not hasattr(source, "__getitem__"):
             raise DataError(
                 f"{type(source).__name__} has no length: give a map-style data set (with __len__ and __getitem__)"
             )
         self.source, self.array = source, isinstance(source, np.ndarray) if array is None else array
-        self.indices = range(len(source)) if indices is None else indices
+        self.indices = range(length) if indices is None else indices
         if len(self.indices) == 0:
             raise DataError("the image set is empty: give at least one image")
         first = self._item(self.indices[0])
@@ -199,14 +200,16 @@ class ImageSet:
         """
         return self._read(index)[0]
 
-    def _read(self, index: Any) -> tuple[Tensor, tuple[float, float]]:
-        """Images, and the lowest and highest of their stored pixels (of uint8: what they can be)."""
+    def _read(self, index: Any, digest: Any = None) -> tuple[Tensor, tuple[float, float]]:
+        """Images, and the lowest and highest of their stored pixels (of uint8: what they can be); a digest takes these in."""
         if isinstance(self.raw, Tensor):
             here = isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32) and index.device == self.raw.device
             raw = self.raw[index] if here else _of_tensor(self.raw, positions(index, len(self)))
         else:
             raw = self.raw[index]
         span = _span(raw, self.source)
+        if digest is not None:
+            digest.update(_bytes(raw))
         images = raw.float().div_(255.0) if raw.dtype == torch.uint8 else raw.to(self.dtype)
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             flat = images.reshape(-1, *images.shape[-3:])
@@ -217,16 +220,19 @@ class ImageSet:
             images = flat.reshape(*images.shape[:-3], *self.shape)
         return images, span
 
-    def batches(self, batch_size: int = 1000) -> Iterator[Tensor]:
-        """Images in order, ``batch_size`` at a time."""
+    def batches(self, batch_size: int = 1000, hashed: bool = False) -> Iterator[Tensor]:
+        """Images in order, ``batch_size`` at a time; ``hashed``: the stored pixels are hashed on the way (:attr:`sha256`)."""
         if batch_size < 1:
             raise DataError(f"batch_size must be >= 1, got {batch_size}")
         low, high = math.inf, -math.inf
+        digest = hashlib.sha256() if hashed and "sha256" not in self._facts else None
         for start in range(0, len(self), batch_size):
-            images, span = self._read(slice(start, start + batch_size))
+            images, span = self._read(slice(start, start + batch_size), digest)
             low, high = min(low, span[0]), max(high, span[1])
             yield images
         self._facts["span"] = low, high  # a whole pass has seen every pixel
+        if digest is not None:
+            self._facts["sha256"] = digest.hexdigest()
 
     def subset(self, index: Any) -> ImageSet:
         """Some of the images as a set of their own, with their labels; lazy ones are not read."""
@@ -255,11 +261,11 @@ class ImageSet:
         """One pass over the stored pixels for their span and, if asked for, their hash."""
         digest, low, high = hashlib.sha256(), math.inf, -math.inf
         for start in range(0, len(self), PASS):
-            part = self.raw[start : start + PASS].cpu().contiguous()
+            part = self.raw[start : start + PASS]
             span = _span(part, self.source)
             low, high = min(low, span[0]), max(high, span[1])
             if hashed:
-                digest.update(part.view(torch.uint8).numpy().reshape(-1).data)
+                digest.update(_bytes(part))
         self._facts["span"] = low, high
         if hashed:
             self._facts["sha256"] = digest.hexdigest()
@@ -279,13 +285,16 @@ class ImageSet:
         read as [0, 1].  Known after a whole pass of :meth:`batches` or :attr:`sha256`; before, it takes a pass of its own
         (of lazy images one that hashes too).
         """
+        return usual_range(*self.span)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lowest and highest stored pixel as read (of uint8: 0 and 1); known and found as :attr:`pixel_range` is."""
         if self.raw.dtype == torch.uint8:
             return 0.0, 1.0
         if "span" not in self._facts:
             self._scan(hashed=isinstance(self.raw, LazyImages))
-        low, high = self._facts["span"]
-        usual = [(a, b) for a, b in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)) if a <= low and high <= b]
-        return usual[0] if usual else (low, high)
+        return self._facts["span"]
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -298,6 +307,16 @@ class ImageSet:
             "sha256": self.sha256,
             "pixel_range": list(self.pixel_range),
         }
+
+
+def usual_range(low: float, high: float) -> tuple[float, float]:
+    """The narrowest of [0, 1], [-1, 1] and [0, 255] that holds these pixels, else what they span themselves."""
+    usual = [(a, b) for a, b in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)) if a <= low and high <= b]
+    return usual[0] if usual else (low, high)
+
+
+def _bytes(raw: Tensor) -> memoryview:
+    return raw.cpu().contiguous().view(torch.uint8).numpy().reshape(-1).data
 
 
 def _span(raw: Tensor, source: str) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -234,3 +235,16 @@ def save_figure(figure: Any, path: str | Path, record: dict[str, Any]) -> list[P
     write_json(target, record)
     plt.close(figure)
     return [*written, target]
+
+
+def kept_json(folder: str | Path, name: str, key: dict[str, Any], make: Callable[[], Any]) -> Any:
+    """What ``make`` returns (plain JSON types), from ``folder/name-<hash of key>.json`` if it is there, else made and kept there.
+
+    Args:
+        key: everything the value depends on, as plain types; another key has another file, so that no run erases another's.
+    """
+    text = json.dumps(key, sort_keys=True)
+    path = Path(folder) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    if not path.is_file():
+        write_json(path, {"key": json.loads(text), "value": make()})
+    return read_json(path)["value"]

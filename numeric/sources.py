@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from numeric.imageset import ImageSet, LazyImages, image_set_of
 from numeric.pixels import IMAGE_KEYS, DataError, check_layout, native_tensor, opaque
 from numeric.results import readable
 
+ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+"""Names of tar files end so."""
 LABEL_KEYS = ("labels", "label", "y")
 """Names of the labels in an ``.npz`` file."""
 
@@ -48,13 +52,68 @@ class PictureFiles(Sequence[Image.Image]):
 
     def __getitem__(self, index: Any) -> Any:
         path = readable(self.paths[index])
+        return fitted(_opened(path, str(path)), self.size, self.channels)
+
+
+def _pictures() -> set[str]:
+    """Suffixes of the pictures that Pillow opens."""
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def _opened(place: Any, name: str) -> Image.Image:
+    """A picture from a path or an open file, upright.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        with Image.open(place) as file:
+            picture = ImageOps.exif_transpose(file)
+            picture.load()
+    except Exception as error:  # Pillow's readers raise what they meet: OSError, SyntaxError, ValueError, struct.error
+        raise DataError(f"{name} is truncated or not a picture ({error}): remove it or fetch it again") from error
+    return picture
+
+
+class TarPictures(Sequence[Image.Image]):
+    """The pictures of a tar file, in its order, as webdataset writes them (what else a sample has is passed over).
+
+    Args:
+        path: of the file, compressed or not (in compressed ones only reading in order is fast).
+        size, channels: as in :class:`PictureFiles`.
+    """
+
+    def __init__(self, path: Path, size: int | None = None, channels: int | None = None) -> None:
+        self.path, self.size, self.channels = path, size, channels
+        self._open()
+
+    def _open(self) -> None:
+        known = _pictures()
         try:
-            with Image.open(path) as file:
-                picture = ImageOps.exif_transpose(file)
-                picture.load()
-        except Exception as error:  # Pillow's readers raise what they meet: OSError, SyntaxError, ValueError, struct.error
-            raise DataError(f"{path} is truncated or not a picture ({error}): remove it or fetch it again") from error
-        return fitted(picture, self.size, self.channels)
+            self._file = tarfile.open(readable(self.path))
+            self._members = [m for m in self._file if m.isfile() and Path(m.name).suffix.lower() in known]
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise DataError(f"{self.path} is truncated or not a tar file ({error}): write it again") from error
+        if not self._members:
+            raise DataError(f"{self.path} holds no pictures (.png, .jpg, ...)")
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.path, self.size, self.channels)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, index: Any) -> Any:
+        member = self._members[index]
+        name = f"{member.name} in {self.path}"
+        try:
+            content = self._file.extractfile(member)
+            data = content.read() if content is not None else b""
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise DataError(f"{name} cannot be read ({error}): write the file again") from error
+        if len(data) != member.size:
+            raise DataError(f"{name} is cut short: write the file again")
+        return fitted(_opened(io.BytesIO(data), name), self.size, self.channels)
 
 
 def picture_paths(folder: Path) -> list[Path]:
@@ -63,28 +122,36 @@ def picture_paths(folder: Path) -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    known = _pictures()
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())
     if not paths:
         raise DataError(f"{folder} holds no pictures (.png, .jpg, ... or folders of them)")
     return paths
 
 
-def read_file(path: Path) -> ImageSet:
-    """Images from an ``.npy`` file (read from disk in batches), an ``.npz`` file, a picture or a folder of pictures.
+def read_file(path: Path, size: int | None = None, channels: int | None = None) -> ImageSet:
+    """Images from an ``.npy`` file (read from disk in batches), ``.npz``, ``.zarr``, ``.tar``, a picture or a folder of pictures.
+
+    Args:
+        size, channels: of pictures, as in :class:`PictureFiles`; arrays are as they are.
 
     Raises:
         DataError: not found, truncated, of another kind, or what is in it is no set of images.
     """
     if not path.exists():
-        raise DataError(f"{path} was not found: give an .npy or .npz file, a picture or a folder of pictures")
+        raise DataError(f"{path} was not found: give an .npy, .npz or .tar file, a picture or a folder of pictures")
+    suffix = path.suffix.lower()
+    if suffix == ".zarr":
+        return _read_zarr(path)
     if path.is_dir():
-        return ImageSet(LazyImages(PictureFiles(picture_paths(path))), source=f"pictures in {path.name}")
-    suffix = readable(path).suffix.lower()
+        return ImageSet(LazyImages(PictureFiles(picture_paths(path), size, channels)), source=f"pictures in {path.name}")
+    readable(path)
+    if path.name.lower().endswith(ARCHIVES):
+        return ImageSet(LazyImages(TarPictures(path, size, channels)), source=path.name)
     if suffix == ".npz":
         return _read_npz(path)
     if suffix != ".npy" and suffix in Image.registered_extensions():
-        return ImageSet(LazyImages(PictureFiles([path])), source=path.name)
+        return ImageSet(LazyImages(PictureFiles([path], size, channels)), source=path.name)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a hostile header makes NumPy raise more than ValueError
@@ -92,6 +159,18 @@ def read_file(path: Path) -> ImageSet:
     if not isinstance(array, np.ndarray):
         array.close()
         raise DataError(f"{path} is an archive of arrays: name it .npz")
+    return _on_disk(array, path.name)
+
+
+def _read_zarr(path: Path) -> ImageSet:
+    try:
+        import zarr
+    except ImportError as error:
+        raise DataError(f"{path} needs zarr ({error}): pip install zarr") from error
+    try:
+        array = zarr.open_array(str(path), mode="r")
+    except Exception as error:  # zarr raises what its stores raise
+        raise DataError(f"{path} is no zarr array ({error}): save it with zarr.save_array") from error
     return _on_disk(array, path.name)
 
 

@@ -14,8 +14,6 @@ is two matrix products for each component, the second only for the images that i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,61 +27,7 @@ from numeric.denoiser import Denoiser
 from numeric.memory import need
 from numeric.noise import NoiseLevel
 from numeric.progress import progress_bar
-
-NEGLIGIBLE = 1e-9
-"""Responsibilities below this are not carried through; an image's D(y) moves by less than so much of a component's own D(y)."""
-
-
-@dataclass(frozen=True)
-class Component:
-    """One Gaussian ``N(mean, V diag(l - rho) V^T + rho I)`` of weight ``weight``.
-
-    Attributes:
-        mean: ``(pixels,)``. vectors: V ``(pixels, rank)``, orthonormal. eigenvalues: l ``(rank,)``. rest: rho, the variance
-            in every other direction.
-    """
-
-    weight: float
-    mean: Tensor
-    vectors: Tensor
-    eigenvalues: Tensor
-    rest: float = 0.0
-
-    def to(self, like: Tensor) -> Component:
-        """In the type and on the device of ``like``."""
-        parts = (self.mean.to(like), self.vectors.to(like), self.eigenvalues.to(like))
-        return Component(self.weight, *parts, self.rest)
-
-
-def log_joint(y: Tensor, noise: NoiseLevel, components: Sequence[Component]) -> Tensor:
-    """``log pi_k + log N(y; a mu_k, a^2 C_k + s^2 I)`` of noisy images ``(n, pixels)``: ``(n, components)``.
-
-    The log-density of the noisy mixture is its ``logsumexp`` over the components.  In float32 it errs by about
-    ``1e-7 |y - a mu|^2 / s^2``: give float64 where that is not small.
-    """
-    a2, s2, out = noise.alpha**2, noise.sigma**2, []
-    for c in (component.to(y) for component in components):
-        d = y - noise.alpha * c.mean
-        inside, outside = a2 * c.eigenvalues + s2, a2 * c.rest + s2
-        u2 = (d @ c.vectors).square()
-        quadratic = (d.square().sum(1) - u2.sum(1)).clamp_min(0.0) / outside + u2 @ (1.0 / inside)
-        log_det = inside.log().sum() + (len(c.mean) - len(inside)) * math.log(outside)
-        out.append(math.log(c.weight) - 0.5 * (quadratic + log_det + len(c.mean) * math.log(2 * math.pi)))
-    return torch.stack(out, 1)
-
-
-def responsibilities(y: Tensor, noise: NoiseLevel, components: Sequence[Component]) -> Tensor:
-    """``r_k(y)``, the posterior probability of each component given noisy images ``(n, pixels)``: ``(n, components)``."""
-    return log_joint(y, noise, components).softmax(1)
-
-
-def component_mean(y: Tensor, noise: NoiseLevel, component: Component) -> Tensor:
-    """``E[x | y, k]`` of one component, ``(n, pixels)``."""
-    a, c = noise.alpha, component.to(y)
-    d = y - a * c.mean
-    outside = a * c.rest / (a**2 * c.rest + noise.sigma**2)
-    inside = a * c.eigenvalues / (a**2 * c.eigenvalues + noise.sigma**2)
-    return c.mean + outside * d + ((d @ c.vectors) * (inside - outside)) @ c.vectors.T
+from numeric.scores.gaussians import Component, component_mean, log_joint, mixture_mean, responsibilities
 
 
 class GaussianMixtureDenoiser(Denoiser):
@@ -191,12 +135,4 @@ class GaussianMixtureDenoiser(Denoiser):
         return trace + s2 / a * (square - mean.square().sum(1))
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
-        components, flat = self.learned("components_"), y.flatten(1)
-        weights = responsibilities(flat, noise, components)
-        out = torch.zeros_like(flat)
-        for k, component in enumerate(components):
-            rows = torch.nonzero(weights[:, k].detach() > NEGLIGIBLE).flatten()
-            if len(rows):
-                part = weights[rows, k, None] * component_mean(flat[rows], noise, component)
-                out = out.index_add(0, rows, part)
-        return out.reshape(y.shape)
+        return mixture_mean(y.flatten(1), noise, self.learned("components_")).reshape(y.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,18 @@ def read_images(images: Path | None, size: int | None, count: int | None) -> Any
     return as_image_set(images).resized(size).take(count)
 
 
+def sharded_images(images: Path | None, size: int | None, count: int | None, channels: int | None, cluster: str) -> Any:
+    """The same in shards, read by a cluster: of files and folders of them each is a shard, of anything else runs of images."""
+    from numeric.data import as_image_set, load_mnist
+    from numeric.shards import as_shards
+
+    if images is None:
+        return as_shards(load_mnist("train", size=size, count=count), client=cluster)
+    if count is not None:
+        return as_shards(as_image_set(images).resized(size).take(count), client=cluster)
+    return as_shards(images, size=size, channels=channels, client=cluster)
+
+
 def fitted_images(path: Path) -> int | None:
     """How many images the model in a file was fitted on; None where there is no model."""
     from safetensors import SafetensorError, safe_open
@@ -30,11 +43,36 @@ def fitted_images(path: Path) -> int | None:
     return int(number) if number is not None else None
 
 
+def keep_longer(output: Path, data: Any, overwrite: bool) -> None:
+    """Refuse to replace a model of more images by one of fewer; shards are counted where they lie, only if there is a model."""
+    from numeric.scores.passes import count
+
+    kept = fitted_images(output)
+    if kept is None or overwrite:
+        return
+    number = count(data)
+    if kept > number:
+        raise ValueError(f"{output} was fitted on {kept:,} images, more than these {number:,}: give another file, or --overwrite")
+
+
+def overcomplete_errors(model: Any, data: Any, batch: int, progress: bool) -> tuple[Any, str]:
+    """The joint moments that exact errors in an over-complete basis need, or None and the reason why they cannot be had."""
+    if model.readout != "own" or model.transform_.is_orthonormal:
+        return None, ""
+    try:
+        return model.joint(data, batch_size=batch, progress=progress), ""
+    except MemoryError as error:  # the model itself is fitted and saved
+        return None, str(error)
+
+
 def main(
     output: Annotated[
         Path, typer.Argument(help="model file to write (safetensors); it is also the checkpoint's neighbour")
     ],
-    images: Annotated[Path | None, typer.Option(help=".npy or .npz file, picture or folder of pictures; MNIST if not given")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help=".npy, .npz, .tar file, picture or folder of pictures; with --cluster also 'PATTERN-*.tar' or a folder of files; MNIST if not given"),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="side to resize to, pixels")] = 32,
     count: Annotated[int | None, typer.Option(help="only the first so many images")] = None,
     family: Annotated[str, typer.Option(help="independent, band, local, parent or joint")] = "independent",
@@ -57,6 +95,10 @@ def main(
     pixel_family: Annotated[str, typer.Option(help="of the wiener readout: independent or local")] = "independent",
     ridge: Annotated[str | None, typer.Option(help="a number, gcv or gcv-band (default: the readout's)")] = None,
     batch: Annotated[int, typer.Option(help="images per batch")] = 1000,
+    cluster: Annotated[
+        str | None, typer.Option(help="sum shards of the images elsewhere: the ADDRESS of a Dask scheduler, or local:N for N processes here")
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="with --cluster: read pictures with 1 (grey) or 3 channels")] = None,
     resume: Annotated[bool, typer.Option(help="keep a checkpoint and take up from it after a kill")] = True,
     every: Annotated[float, typer.Option(help="seconds between checkpoints")] = 30.0,
     device: Annotated[str, typer.Option(help="torch device")] = "cpu",
@@ -65,10 +107,16 @@ def main(
     report_file: Annotated[Path | None, typer.Option("--report", help="also write the errors as JSON")] = None,
     progress: Annotated[bool, typer.Option(help="progress bar")] = True,
 ) -> None:
-    """Fit, save, and print the exact expected MSE per pixel at each noise level."""
+    """Fit, save, and print the exact expected MSE per pixel at each noise level.
+
+    With --cluster the images are summed in shards, on a Dask cluster or by N processes here (pip install "wavelet-score[cluster]"); the model
+    is the same to the last bit whoever sums them, and a fit that was killed takes up the shards that are not finished.
+    """
+    from numeric.cluster import check_client
     from numeric.noise import ve
     from numeric.results import check_output, provenance, write_json
     from numeric.scores.own import WaveletScore
+    from numeric.scores.passes import clear, look
     from numeric.scores.shared import SharedWaveletScore
     from numeric.scores.wiener import WienerScore
 
@@ -93,32 +141,36 @@ def main(
     levels_ = [ve(s) for s in sigma]  # what cannot be reported is said before the fit
     model = readouts[readout](**settings)
     model.check_settings()
+    check_client(cluster)
     for path in (output, report_file):
         if path is not None:
             check_output(path)
-    data = read_images(images, size, count)
-    kept = fitted_images(output)
-    if kept is not None and kept > len(data) and not overwrite:
-        raise ValueError(f"{output} was fitted on {kept:,} images, more than these {len(data):,}: give another file, or --overwrite")
-    typer.echo(
-        f"{model.label}, degree {degree}: {len(data):,} images of {data.source}, {' x '.join(map(str, data.shape))}; "
-        f"writes {output}" + (f", resumable from {output.name}.checkpoint" if resume else "")
-    )
-    checkpoint = output.with_name(output.name + ".checkpoint") if resume else None
-    model.fit(data, batch_size=batch, progress=progress, checkpoint=checkpoint, checkpoint_seconds=every)
-    finished = output.with_name(output.name + ".levels") if resume else None
-    if isinstance(model, WienerScore):  # a level needs a pass over the images, so the levels are part of the model
-        model.prepare_levels(levels_, range(1, degree + 1), checkpoint=finished, progress=progress)
-    model.save(output)
-    for path in (checkpoint, finished):
-        if path is not None:
-            path.unlink(missing_ok=True)  # the model holds the same sums
-    joint, reason = None, ""
-    if readout == "own" and not model.transform_.is_orthonormal:
-        try:
-            joint = model.joint(data, batch_size=batch, progress=progress)
-        except MemoryError as error:  # the model itself is fitted and saved
-            reason = str(error)
+    if cluster is None:
+        if channels is not None:
+            raise ValueError("--channels is of the pictures that --cluster reads: leave it out, or give --cluster local:0 (this process)")
+        data: Any = read_images(images, size, count)
+    else:
+        data = sharded_images(images, size, count, channels, cluster)
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            stack.enter_context(data.connected())
+            look(data)
+        keep_longer(output, data, overwrite)
+        typer.echo(
+            f"{model.label}, degree {degree}: "
+            + (f"{len(data):,} images" if cluster is None else f"{len(data.shards):,} shards, summed by {cluster},")
+            + f" of {data.source}, {' x '.join(map(str, data.shape))}; writes {output}" + (f", resumable from {output.name}.checkpoint" if resume else "")
+        )
+        checkpoint = output.with_name(output.name + ".checkpoint") if resume else None
+        model.fit(data, batch_size=batch, progress=progress, checkpoint=checkpoint, checkpoint_seconds=every)
+        finished = output.with_name(output.name + ".levels") if resume else None
+        if isinstance(model, WienerScore):  # a level needs a pass over the images, so the levels are part of the model
+            model.prepare_levels(levels_, range(1, degree + 1), checkpoint=finished, progress=progress)
+        model.save(output)
+        for path in (checkpoint, finished):
+            if path is not None:
+                clear(path)  # the model holds the same sums
+        joint, reason = overcomplete_errors(model, data, batch, progress)
     more = {"joint": joint} if joint is not None else {}
     rows = [
         {"sigma": s, "degree": d, "expected_mse": model.expected_mse(s, d, **more)}

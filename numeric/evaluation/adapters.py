@@ -22,6 +22,8 @@ class PlugAndPlay(nn.Module):
         denoiser: fitted. clamp: clamp to the pixels' range (off: samplers and proximal steps want the posterior mean itself).
         width: the caller's pixel values times ``width`` plus ``shift`` are the denoiser's; 0.5 and 0.5 serve a sampler that
             works in [-1, 1] with a denoiser fitted in [0, 1].
+        digits: round noise levels to so many significant digits, so that samplers whose levels differ in the last bits of
+            single precision share the closed form's solution; None: as they come.
 
     Attributes:
         sigma_data: standard deviation that k-diffusion's wrappers may ask for, None if not given.
@@ -42,11 +44,15 @@ class PlugAndPlay(nn.Module):
         width: float = 1.0,
         shift: float = 0.0,
         sigma_data: float | None = None,
+        digits: int | None = None,
     ) -> None:
         super().__init__()
         if not width > 0:
             raise ValueError(f"width must be > 0, got {width}")
+        if digits is not None and digits < 1:
+            raise ValueError(f"digits must be >= 1 or None, got {digits}")
         self.denoiser, self.clamp, self.width, self.shift, self.sigma_data = denoiser, clamp, width, shift, sigma_data
+        self.digits = digits
 
     def forward(self, x: Tensor, sigma: Any, **_: Any) -> Tensor:
         """``E[clean | x]`` of ``x = clean + sigma e``, ``(n, channels, height, width)``.
@@ -58,6 +64,8 @@ class PlugAndPlay(nn.Module):
             ValueError: another shape than the denoiser was fitted on, or ``sigma <= 0``.
         """
         levels = torch.as_tensor(sigma).detach().double().cpu() * self.width
+        if self.digits is not None:
+            levels = levels.new_tensor([float(f"{level:.{self.digits - 1}e}") for level in levels.flatten()]).reshape(levels.shape)
         y = x if self.width == 1.0 and self.shift == 0.0 else self.width * x + self.shift
         out = self.denoiser.denoise(y, levels, clamp=self.clamp)
         return out if y is x else (out - self.shift) / self.width

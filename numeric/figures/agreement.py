@@ -8,8 +8,10 @@ that last image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -23,13 +25,15 @@ from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.network import data_source, overlap_caution
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.metrics import image_agreement
-from numeric.evaluation.sample import NoiseStream, SamplingError, Trajectory
+from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, Trajectory
 from numeric.figures.base import FigureMaker, family_degree
 from numeric.figures.fig5 import READOUTS
 from numeric.figures.fig11 import GenerateConfig
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import STYLE, fitted_on
+from numeric.fingerprint import code_hash, weights_hash
 from numeric.progress import progress_bar
+from numeric.results import kept_json
 from numeric.scores.wiener import WienerScore
 
 MEASURES = ("r2", "determination", "mse")
@@ -77,23 +81,22 @@ class AgreementConfig(GenerateConfig):
             network_work(self.size, list(self.chosen_networks().values()), 2 * levels, images),
         ]  # fmt: skip
 
-    def closed_forms(self, train: Any, progress: bool) -> Iterator[tuple[str, Any]]:
-        """Label and fitted denoiser, one after another, so that only one is held."""
-        yield "linear", LinearDenoiser().fit(train, progress=progress)
+    def closed_forms(self, train: Any, progress: bool) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
+        """Label, estimator and how it is fitted, one after another, so that only one is held, and none that is not needed."""
+        models: dict[str, Any] = {"linear": LinearDenoiser()}
         for readout, families in (("own", self.families), ("shared", self.shared)):
             for text in families:
                 family, degree = family_degree(text)
-                model = READOUTS[readout](family, degree, **({"ridge": self.ridge} if readout == "own" else {}))
-                yield f"{family}, degree {degree}, {readout}", model.fit(train, progress=progress)
+                options = {"ridge": self.ridge} if readout == "own" else {}
+                models[f"{family}, degree {degree}, {readout}"] = READOUTS[readout](family, degree, **options)
         for text in self.wiener:
             coordinates, _, power = text.partition(":")
-            wiener = WienerScore(degree=int(power), coordinates=coordinates).fit(train, progress=progress)
-            wiener.prepare_levels(self.sampler().sigmas)
-            yield f"Wiener {coordinates}, degree {power}", wiener
-        for components in self.mixtures:
-            yield f"Gaussian mixture, {components}", GaussianMixtureDenoiser(components).fit(train, progress=progress)
+            models[f"Wiener {coordinates}, degree {power}"] = WienerScore(degree=int(power), coordinates=coordinates)
+        models |= {f"Gaussian mixture, {n}": GaussianMixtureDenoiser(n) for n in self.mixtures}
+        for label, model in models.items():
+            yield label, model, partial(model.fit, train, progress=progress)
         if self.optimal:
-            yield "optimal empirical", OptimalDenoiser().fit(train)
+            yield "optimal empirical", OptimalDenoiser(), partial(OptimalDenoiser().fit, train)
 
 
 def summary(values: Tensor, seed: int = 0) -> dict[str, float]:
@@ -118,49 +121,64 @@ def on_path(denoiser: Any, path: Trajectory, process: Any) -> Tensor:
     return torch.stack([process(denoiser, y, sigma) for y, sigma in zip(path.states, path.sigmas)])
 
 
+def rows_of(label: str, model: Any, sampler: Sampler, paths: dict[str, Trajectory], train: Any, seeds: range) -> list[dict[str, Any]]:
+    """The rows of one fitted denoiser: with every network but itself, on the network's path and on its own."""
+    own: Trajectory | None = None
+    message, rows = "", []
+    try:
+        own = sampler.trajectory(model, NoiseStream.from_seeds(seeds), train.shape, progress=False)
+    except SamplingError as error:
+        message = str(error)
+    for name, path in paths.items():
+        if name == label:
+            continue
+        row: dict[str, Any] = {"method": label, "network": name}
+        row["on_its_path"] = compared(on_path(model, path, sampler.denoised), path.denoised, train.pixel_range)
+        if own is None:
+            row["failed"] = message
+        else:
+            row["on_own_path"] = compared(own.denoised, path.denoised, train.pixel_range)
+            other = path.samples.roll(1, 0)  # another seed's image: what all images have in common
+            row["other_seeds"] = compared(own.samples[None], other[None], train.pixel_range)[0]
+        rows.append(row)
+    return rows
+
+
 def measure(config: AgreementConfig, progress: bool = True) -> dict[str, Any]:
-    """Run the networks, then every closed form in their states and on its own."""
+    """Run the networks, then every closed form in their states and on its own; the rows of a finished method are kept in the cache."""
     train = config.images("train", config.size, config.n_train)
     sampler, networks = config.sampler(), config.chosen_networks()
     seeds = range(config.seed, config.seed + config.n_seeds)
-
-    def run(model: Any) -> Trajectory:
-        return sampler.trajectory(model, NoiseStream.from_seeds(seeds), train.shape, progress=False)
-
     paths: dict[str, Trajectory] = {}
+
+    def kept(label: str, about: dict[str, Any], fit: Callable[[], Any]) -> list[dict[str, Any]]:
+        key = {
+            "method": label, "about": about, "fit": train.provenance, "seeds": config.n_seeds, "seed": config.seed,
+            "sampler": {f.name: str(getattr(sampler, f.name)) for f in fields(sampler)}, "code": code_hash(__name__),
+            "networks": {name: weights_hash(network.path) for name, network in networks.items()},
+        }  # fmt: skip
+
+        def make() -> list[dict[str, Any]]:
+            for name, network in networks.items():  # the networks' paths, once, and only if a method is left to compare
+                if name not in paths:
+                    paths[name] = sampler.trajectory(network, NoiseStream.from_seeds(seeds), train.shape, progress=progress)
+            return rows_of(label, fit(), sampler, paths, train, seeds)
+
+        return kept_json(Path(config.cache) / "agreement", label.replace(" ", "-").replace(",", ""), key, make)
+
     rows: list[dict[str, Any]] = []
-    number = 1 + len(config.families) + len(config.shared) + len(config.wiener) + len(config.mixtures) + config.optimal
-    with progress_bar(len(networks) + number, "paths", progress, "method") as bar:
+    closed = list(config.closed_forms(train, progress))
+    with progress_bar(len(networks) + len(closed), "paths", progress, "method") as bar:
         for label, network in networks.items():
-            paths[label] = run(network)
+            rows += kept(label, {"weights": weights_hash(network.path)}, lambda n=network: n)  # type: ignore[misc]
             bar.update()
-
-        def add(label: str, model: Any) -> None:
-            try:
-                own: Trajectory | None = run(model)
-            except SamplingError as error:
-                own, message = None, str(error)
-            for name, path in paths.items():
-                if name == label:
-                    continue
-                row: dict[str, Any] = {"method": label, "network": name}
-                row["on_its_path"] = compared(on_path(model, path, sampler.denoised), path.denoised, train.pixel_range)
-                if own is None:
-                    row["failed"] = message
-                else:
-                    row["on_own_path"] = compared(own.denoised, path.denoised, train.pixel_range)
-                    other = path.samples.roll(1, 0)  # another seed's image: what all images have in common
-                    row["other_seeds"] = compared(own.samples[None], other[None], train.pixel_range)[0]
-                rows.append(row)
-
-        for label, network in networks.items():
-            add(label, network)
-        for label, model in config.closed_forms(train, progress):
-            add(label, model)
+        for label, model, fit in closed:
+            settings = model.get_params() if hasattr(model, "get_params") else vars(model)
+            rows += kept(label, {"class": type(model).__qualname__, "settings": {k: str(v) for k, v in settings.items()}}, fit)
             bar.update()
     return {
         "data": {"fit": train.provenance},
-        "sigmas": [float(s) for s in next(iter(paths.values())).sigmas],
+        "sigmas": [float(s) for s in sampler.sigmas],
         "networks": list(networks),
         "rows": rows,
         "cautions": overlap_caution({label: data_source(n) for label, n in networks.items()}, train.source),

@@ -34,6 +34,7 @@ from numeric.figures.style import (
     title_of,
 )
 from numeric.fingerprint import code_hash, weights_hash
+from numeric.results import kept_json
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.solve import BASES
@@ -159,11 +160,9 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         later = FittedLater(model.label, partial(model.fit, train, progress=progress))
         run(f"{family}-{readout}", {model.label: (later, degrees)}, [f"numeric.scores.{readout}"], **options, readout=readout, family=family)
         if readout == "own":
-            expected += [
-                {"method": model.label, "degree": d, "sigma": s, "expected_mse_unclamped": later.model.expected_mse(s, d)}
-                for s in config.sigmas
-                for d in degrees
-            ]
+            settings = {**options, "family": family, "degrees": degrees, "sigmas": config.sigmas, "fitted_on": train.provenance}
+            key = {**settings, "code": code_hash("numeric.scores.own")}
+            expected += kept_json(Path(config.cache) / "sweeps", f"{family}-expected", key, partial(expected_errors, later, degrees, config.sigmas))
         later.forget()
     if config.n_optimal:
         optimal = FittedLater(OptimalDenoiser.label, lambda: OptimalDenoiser().fit(train))
@@ -181,6 +180,15 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         "records": records,
         "expected": expected,
     }
+
+
+def expected_errors(later: FittedLater, degrees: Sequence[int], sigmas: Sequence[float]) -> list[dict[str, Any]]:
+    """Exact expected MSE of an own readout before clamping, from its moments."""
+    return [
+        {"method": later.label, "degree": d, "sigma": s, "expected_mse_unclamped": later.model.expected_mse(s, d)}
+        for s in sigmas
+        for d in degrees
+    ]
 
 
 def notes(result: dict[str, Any]) -> list[str]:

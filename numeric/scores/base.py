@@ -18,14 +18,18 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from numeric.data import as_image_set
+from numeric.cluster import check_client
+from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
-from numeric.noise import NoiseLevel
+from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import reading
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
+from numeric.scores.groups import GROUPS, StandardErrors, jackknife_errors
+from numeric.scores.passes import look, steps
 from numeric.scores.stored import pixel_range
+from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 
 BASES = ("monomial", "hermite")
@@ -67,6 +71,14 @@ def outside_transforms() -> Any:
     So a first call inside ``jacrev`` or ``jvp`` solves with plain numbers, and keeps plain numbers.
     """
     return temporarily_clear_interpreter_stack()
+
+
+def read_by(images: Any, client: Any = None) -> ImageSet | Shards:
+    """Images as a set that this process reads, or with a client (and of shards) as shards that it reads."""
+    if client is None and not isinstance(images, Shards):
+        return as_image_set(images)
+    check_client(client)
+    return as_shards(images, client=client)
 
 
 class SolutionCache:
@@ -172,25 +184,46 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         progress: bool = False,
         checkpoint: str | Path | None = None,
         checkpoint_seconds: float = 30.0,
+        client: Any = None,
     ) -> Self:
         """Stream over clean images once; every noise level afterwards needs small solves only.
 
         Args:
-            images: anything :func:`numeric.data.as_image_set` takes.
+            images: anything :func:`numeric.data.as_image_set` takes; with a client, and of :class:`numeric.shards.Shards`,
+                anything that :func:`numeric.shards.as_shards` takes.
             batch_size: images held in memory at a time.
             progress: show a progress bar.
             checkpoint: file that receives the moment sums, atomically, every ``checkpoint_seconds`` and at the end; if it
-                exists the fit takes up where it stopped, with the same bits as an uninterrupted one.
+                exists the fit takes up where it stopped, with the same bits as an uninterrupted one. Of shards: a folder.
+            client: who sums the shards of the images: a ``dask.distributed.Client``, the address of a scheduler, ``"local:N"``
+                (N processes here) or ``"local:0"`` (this process). The sums are the same bits whoever makes them. Needs
+                ``pip install "wavelet-score[cluster]"``; by default the images are read in this process, not in shards.
 
         Raises:
+            ShardError: a shard cannot be read; ClusterError: the cluster cannot be reached, or went away.
             MomentError: the checkpoint is of other data, batches or settings.
             MemoryError: foreseen; the message names the amount and the ways out.
         """
         self.check_settings()
-        data = as_image_set(images)
+        data = read_by(images, client)
+        if isinstance(data, Shards):
+            return self._fit_shards(data, batch_size, progress, checkpoint, checkpoint_seconds)
         moments = self.new_moments(data.shape)
         with progress_bar(self.passes * len(data), f"{self.readout} moments {self.family_.label}", progress) as bar:
             self.accumulate(moments, data, batch_size, bar, checkpoint, checkpoint_seconds)
+        moments.pixel_range = data.pixel_range
+        return self.fit_moments(moments)
+
+    def _fit_shards(self, data: Shards, batch_size: int, progress: bool, checkpoint: Any, every: float) -> Self:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        with (
+            data.connected(),
+            progress_bar(self.passes * steps(data), f"{self.readout} moments {self.family_.label}", progress, "shard") as bar,
+        ):
+            look(data)
+            moments = self.new_moments(data.shape)
+            self.accumulate(moments, data, batch_size, bar, checkpoint, every)
         moments.pixel_range = data.pixel_range
         return self.fit_moments(moments)
 
@@ -261,6 +294,62 @@ class WaveletEstimator(Denoiser, BaseEstimator):
     @abstractmethod
     def expected_mse(self, noise: NoiseLevel | float, degree: int | None = None, moments: Any = None) -> float:
         """Exact expected MSE per pixel, before clamping, from moments alone (of other images, if they are given)."""
+
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """The coefficients at a level, in coordinates that another fit, ``like``, sets: what standard errors are of."""
+        raise ValueError(f"standard errors are of the own and shared readouts, not of the {self.readout} one")
+
+    def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
+        """:meth:`standard_errors` by the delta method."""
+        raise ValueError(f"standard errors are of the own and shared readouts, not of the {self.readout} one")
+
+    def standard_errors(
+        self,
+        noise: NoiseLevel | float,
+        images: Any,
+        degree: int | None = None,
+        method: str = "delta",
+        groups: int = GROUPS,
+        outputs: Sequence[int] | None = None,
+        progress: bool = False,
+    ) -> StandardErrors:
+        """Standard errors of every coefficient theta and of :meth:`expected_mse` of the fit, images being independent.
+
+        Args:
+            images: the delta method needs any images of the kind the model was fitted on (their spread is what it reads); the
+                jackknife fits again without each of ``groups`` contiguous groups, so it wants those it was fitted on.
+            method: ``"delta"`` (:mod:`numeric.scores.influence`; a ridge chosen from the data is held) or ``"jackknife"``
+                (:mod:`numeric.scores.groups`; it is chosen anew).
+            outputs: of the shared readout, whose theta is large: the coefficients whose theta is wanted, ``[]`` for the errors only.
+
+        Raises:
+            ValueError: an unknown method, images that do not fit, another readout, or an over-complete basis, whose noise is
+                correlated.
+            SettingsError: Hermite features: their coordinates move with the data.
+        """
+        fitted, level = self.fitted(), as_noise(noise)
+        degree = int(self.degree) if degree is None else degree
+        if method not in ("delta", "jackknife"):
+            raise ValueError(f"unknown method {method!r}: use 'delta' or 'jackknife'")
+        if getattr(self, "basis", "monomial") != "monomial":
+            raise SettingsError(
+                f"standard errors are of basis='monomial', this model has {self.basis!r}, whose coordinates move with the data: "
+                "set basis='monomial' (no other fit is needed)"
+            )
+        if not self.transform_.is_orthonormal:
+            raise ValueError(f"standard errors need an orthonormal basis, {self.transform_} is not: use mode='periodization'")
+        data = as_image_set(images)
+        if data.shape != self.shape_:
+            raise ValueError(f"the images are {data.shape}, the model was fitted on {self.shape_}: give images of that shape")
+        if method == "delta":
+            with progress_bar(len(data), f"standard errors {fitted.family.label}", progress) as bar:
+                return self.delta_errors(data, level, degree, outputs, bar)
+        if len(data) != fitted.count:
+            raise ValueError(f"the jackknife wants the {fitted.count:,} images of the fit, got {len(data):,}")
+        wanted = slice(None) if outputs is None else list(outputs)
+        return jackknife_errors(
+            self, data, level, degree, groups, lambda model: [t[:, wanted] for t in model.coefficients(level, degree, self)], progress
+        )
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         return self.at_degrees(y, noise, [int(self.degree)])[0]

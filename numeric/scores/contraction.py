@@ -138,7 +138,7 @@ class WhiteNoise:
         takings = takings.chosen(order)
         starts: np.ndarray = np.flatnonzero(np.diff(takings.kind, prepend=-1))
         sizes = np.diff(np.append(starts, len(takings.kind)))
-        factorials = self._factorials(takings.taken[starts])
+        factorials = self.factorials(takings.taken[starts])
         row, column, source_row, source_column, weight, power = [], [], [], [], [], []
         for size in np.unique(sizes):  # all kinds that as many monomials hold, at once
             group = np.flatnonzero(sizes == size)
@@ -158,7 +158,7 @@ class WhiteNoise:
         self.row, self.column, self.source_row, self.source_column, self.weight, self.power = (c[by_power] for c in columns)
 
     @staticmethod
-    def _factorials(letters: np.ndarray) -> np.ndarray:
+    def factorials(letters: np.ndarray) -> np.ndarray:
         """``kappa!``, the product of the factorials of the multiplicities of the letters ``(t, width)``."""
         out, run = np.ones(len(letters)), np.ones(len(letters))
         for before, after in pairwise(letters.T):

@@ -6,6 +6,8 @@ and without the symmetric rank-k update of SciPy's BLAS, which crashes the proce
 
 from __future__ import annotations
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -77,3 +79,35 @@ def backward_solve(factor: Tensor, rhs: Tensor) -> Tensor:
             out[start:stop].addmm_(factor[stop:size, start:stop].T, out[stop:], alpha=-1.0)
         out[start:stop] = torch.linalg.solve_triangular(factor[start:stop, start:stop].T, out[start:stop], upper=True)
     return out
+
+
+def sparse_quadratic(t: sp.csr_matrix, gram: Tensor) -> np.ndarray:
+    """``diag(T G T^T)`` for a sparse T and a symmetric G known on and below the diagonal, ``(P,)``."""
+    t.sort_indices()
+    counts, out = np.diff(t.indptr), np.zeros(t.shape[0])
+    for count in np.unique(counts[counts > 0]):
+        rows = np.flatnonzero(counts == count)
+        places = t.indptr[rows][:, None] + np.arange(count)
+        columns, values = t.indices[places], t.data[places]
+        high = np.maximum(columns[:, :, None], columns[:, None, :])
+        low = np.minimum(columns[:, :, None], columns[:, None, :])
+        parts = gram[torch.as_tensor(high, device=gram.device), torch.as_tensor(low, device=gram.device)].cpu().numpy()
+        out[rows] = np.einsum("ri,rij,rj->r", values, parts, values)
+    return out
+
+
+def root_mean_squares(maps: sp.csr_matrix, gram: Tensor) -> np.ndarray:
+    """Root mean squares of features, 1 for those that are always zero (a Haar detail across a repeated border sample)."""
+    square = sparse_quadratic(maps, gram)
+    return np.sqrt(np.where(square > 0, square, 1.0))
+
+
+def add_penalty_(gram: Tensor, strength: float, root: sp.csr_matrix) -> None:
+    """``G += lambda B B^T`` on and below the diagonal; the first column of B may be dense, the others are sparse."""
+    first = torch.as_tensor(root[:, [0]].toarray()[:, 0], device=gram.device)
+    if bool(first.any()):
+        gram.addr_(first, first, alpha=strength)
+    rest = root[:, 1:]
+    square = sp.tril(rest @ rest.T).tocoo()
+    index = (torch.as_tensor(square.row.astype(np.int64), device=gram.device), torch.as_tensor(square.col.astype(np.int64), device=gram.device))
+    gram.index_put_(index, torch.as_tensor(strength * square.data, device=gram.device), accumulate=True)

@@ -113,7 +113,7 @@ class BlockInfluence:
         penalty = self.unit**-2.0 if raw else gram.diagonal(dim1=1, dim2=2)
         theta = part.theta * self.unit  # of features of v / t
         self.charge = strength[:, None] * theta  # what D_i's diagonal is multiplied by
-        self.charged = bool(strength.any()) and not raw  # a raw penalty is the same for every image
+        self.charged = bool(strength.any())
         # From the score's side to the denoiser's: D = (v + s^2 c) / a.
         self.factor = noise.sigma**2 / noise.alpha if self.ridge.side == "score" else 1.0
         system = gram + torch.diag_embed(strength[:, None] * penalty)
@@ -152,7 +152,9 @@ class BlockInfluence:
         return torch.exp(powers @ tau.log()).T * torch.as_tensor(self.table_of.factorials, device=tau.device).rsqrt()
 
     def squares(self, m: Tensor, tau: Tensor, rows: slice) -> Tensor:
-        """``E_z psi^2`` of every feature and image, ``(g, F, n)``; m, tau: ``(g, q, n)``, ``(g, q, 1)``."""
+        """The penalty's weights, ``E_z psi^2`` of every feature and image, ``(g, F, n)``; m, tau: ``(g, q, n)``, ``(g, q, 1)``."""
+        if self.ridge.scaling == "raw":  # the same for every image
+            return (self.unit[rows] ** -2.0)[:, :, None]
         plan, degree = self.solution.plan, self.solution.degree
         every = plan.features(degree)
         if self.basis == "monomial":  # powers of v / t = u + rho
@@ -229,7 +231,7 @@ class BlockInfluence:
         return (variance / images).sqrt() / self.unit, relative, excess
 
 
-def delta_errors(model: Any, images: Any, noise: NoiseLevel, degree: int, bar: Any = None) -> StandardErrors:
+def own_delta_errors(model: Any, images: Any, noise: NoiseLevel, degree: int, bar: Any = None) -> StandardErrors:
     """The delta method for an ``own`` readout, in one pass over the images (any of the kind it was fitted on).
 
     Args:

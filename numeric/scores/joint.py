@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,35 @@ from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
+from numeric.scores.passes import CoefficientSum, Pass, tensor_hash, total
 from numeric.scores.stored import StoredSettings, whole
+from numeric.shards import Shards
 from numeric.wavelets import WaveletTransform
+
+
+@dataclass
+class JointProducts(Pass):
+    """Sums of the products of all monomials about a centre, ``(P, P)`` on and below the diagonal."""
+
+    transform: WaveletTransform
+    monomials: MonomialSet
+    centre: Tensor
+    batch: int = 1000
+    device: str | torch.device = "cpu"
+    name = "products"
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [(len(self.monomials),) * 2]
+
+    @property
+    def config(self) -> Any:
+        rows = torch.from_numpy(self.monomials.rows)
+        return [self.transform.config, len(self.monomials), tensor_hash(rows, self.centre)]
+
+    def add(self, sums: Sequence[Tensor], images: Tensor) -> None:
+        coefficients = self.transform.forward(images.to(self.device, torch.float64)).flatten(1)
+        add_gram(sums[0], self.monomials.features(coefficients - self.centre))
 
 
 class JointMoments:
@@ -67,7 +96,7 @@ class JointMoments:
 
     def fit(
         self,
-        data: ImageSet,
+        data: ImageSet | Shards,
         batch_size: int = 1000,
         bar: Any = None,
         checkpoint: str | Path | None = None,
@@ -77,34 +106,34 @@ class JointMoments:
 
         Args:
             checkpoint: file that receives the sums, atomically, about every ``every`` seconds (less often if writing takes
-                long) and at the end; if it exists the fit takes up where it stopped, with the same bits.
+                long) and at the end; if it exists the fit takes up where it stopped, with the same bits. Of shards: a folder.
 
         Raises:
             MomentError: the checkpoint is of other settings, data or batches.
         """
-        size, n = len(self.monomials), self.monomials.variables
+        size = len(self.monomials)
         # Bound the feature matrix of a batch as well as the batch of images.
         step = max(1, min(batch_size, CROSS_BYTES // (8 * size)))
+        first = CoefficientSum(self.transform, self.channels, batch_size, self.device)
+        if isinstance(data, Shards):
+            mean = total(first, data, bar, checkpoint, every)[0] / len(data)
+            work = JointProducts(self.transform, self.monomials, mean, step, self.device)
+            return self._finish(total(work, data, bar, checkpoint, every)[0], mean, len(data))
         key = None if checkpoint is None else json.loads(json.dumps({"data": data.provenance, "batch": step}))
         seen, centre, sums = 0, None, None
         if checkpoint is not None and Path(checkpoint).exists():
             seen, centre, sums = self._resume(Path(checkpoint), key)
         if centre is None:
-            centre = torch.zeros(n, dtype=torch.float64, device=self.device)
-            for batch in data.batches(batch_size):
-                centre += self.transform.forward(batch.to(self.device, torch.float64)).flatten(1).sum(0)
-                if bar is not None:
-                    bar.update(len(batch))
-            centre /= len(data)
+            centre = total(first, data, bar)[0] / len(data)
             sums = torch.zeros(size, size, dtype=torch.float64, device=self.device)
         elif bar is not None:
             bar.update(len(data) + seen)
         assert sums is not None
+        work = JointProducts(self.transform, self.monomials, centre, step, self.device)
         last, pause = time.monotonic(), every
         for start in range(seen, len(data), step):
             batch = data[start : start + step]
-            coefficients = self.transform.forward(batch.to(self.device, torch.float64)).flatten(1)
-            add_gram(sums, self.monomials.features(coefficients - centre))
+            work.add([sums], batch)
             if bar is not None:
                 bar.update(len(batch))
             now = time.monotonic()
@@ -112,7 +141,10 @@ class JointMoments:
                 self._checkpoint(Path(checkpoint), key, min(start + step, len(data)), centre, sums)
                 last = time.monotonic()
                 pause = max(every, 20 * (last - now))  # writing large sums stays below a twentieth of the time
-        self.gram, self.mean, self.count = mirror(sums.div_(len(data))), centre.cpu().numpy(), len(data)
+        return self._finish(sums, centre, len(data))
+
+    def _finish(self, sums: Tensor, centre: Tensor, count: int) -> JointMoments:
+        self.gram, self.mean, self.count = mirror(sums.div_(count)), centre.cpu().numpy(), count
         return self
 
     def _checkpoint(self, path: Path, key: Any, seen: int, centre: Tensor, sums: Tensor) -> None:

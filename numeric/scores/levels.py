@@ -7,7 +7,7 @@ reference (:class:`~numeric.data.ImageSet`, in memory or on disk); what is saved
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
+from numeric.scores.passes import Look, Pass, PixelProducts, look, tensor_hash, total
+from numeric.shards import Shards
 from numeric.wavelets import WaveletTransform
 
 BATCH_BYTES = 2**27
@@ -32,6 +34,43 @@ BATCH_BYTES = 2**27
 
 class NoImagesError(RuntimeError):
     """A noise level was asked for that is not prepared, and the images are not at hand."""
+
+
+@dataclass
+class LevelGrams(Pass):
+    """Sums of the products of intercept, linear features and nonlinear monomials, ``(P, P)`` on and below the diagonal, by level."""
+
+    levels: Sequence[LevelCoordinates]
+    monomials: MonomialSet
+    centre: Tensor
+    batch: int = 500
+    device: str | torch.device = "cpu"
+    name = "levels"
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [(len(self.monomials) - self.monomials.variables + len(self.centre),) * 2] * len(self.levels)
+
+    @property
+    def config(self) -> Any:
+        """Levels by their coordinates' numbers, which hold the covariance."""
+        parts = [tensor for level in self.levels for tensor in (level.letters, level.whiten)]
+        return [len(self.levels), tensor_hash(self.centre, torch.from_numpy(self.monomials.rows), *parts)]
+
+    def centred(self, images: Tensor) -> Tensor:
+        """Images less the centre, ``(n, N)`` float64."""
+        return images.to(self.device, torch.float64).flatten(1) - self.centre
+
+    def features(self, centred: Tensor, level: LevelCoordinates) -> Tensor:
+        """Intercept, linear features and nonlinear monomials of centred images ``(n, N)``, ``(P, n)``."""
+        phi = self.monomials.features(centred @ level.letters.T)
+        head = torch.cat([phi[:1], level.whiten @ centred.T])
+        return torch.cat([head, phi[1 + self.monomials.variables :]])
+
+    def add(self, sums: Sequence[Tensor], images: Tensor) -> None:
+        centred = self.centred(images)
+        for gram, level in zip(sums, self.levels):
+            add_gram(gram, self.features(centred, level))
 
 
 @dataclass
@@ -55,7 +94,7 @@ class LinearMoments:
     mean: Tensor
     covariance: Tensor
     count: int = 0
-    sets: tuple[ImageSet, ...] = ()
+    sets: tuple[ImageSet | Shards, ...] = ()
     hashes: tuple[str, ...] = ()
     pixel_range: tuple[float, float] = UNIT_RANGE
 
@@ -67,44 +106,54 @@ class LinearMoments:
             "channels": self.channels, "letters": self.letters,
         }  # fmt: skip
 
-    def fit(self, data: ImageSet, batch_size: int, bar: Any, checkpoint: str | Path | None, every: float) -> LinearMoments:
-        """One pass; a checkpoint that is there and of the same images saves it.
+    def fit(
+        self, data: ImageSet | Shards, batch_size: int, bar: Any, checkpoint: str | Path | None, every: float
+    ) -> LinearMoments:
+        """One pass; a checkpoint that is there and of the same images saves it. Of shards it is a folder.
 
         Raises:
             MomentError: the checkpoint is of other images or settings.
         """
+        if isinstance(data, Shards):
+            near = data.first.to(self.device, torch.float64).flatten(1)[0]
+            return self._finish(near, total(PixelProducts(near, batch_size, self.device), data, bar, checkpoint, every), data)
         key = {"config": self.config, "data": data.provenance}
         if checkpoint is not None and Path(checkpoint).exists():
             tensors, metadata = load_tensors(checkpoint)
             found = json.loads(metadata.get("checkpoint", "null"))
             if found != json.loads(json.dumps(key)):
                 raise MomentError(f"{checkpoint} is no checkpoint of these images and settings ({found}): delete it or name another")
-            mean, covariance = tensors["mean"].to(self.device), tensors["covariance"].to(self.device)
+            self._seen(tensors["mean"].to(self.device), tensors["covariance"].to(self.device), data)
             if bar is not None:
                 bar.update(len(data))
         else:
             shift = data[:1].to(self.device, torch.float64).flatten(1)[0]
-            total, second = torch.zeros_like(shift), torch.zeros(len(shift), len(shift), dtype=shift.dtype, device=shift.device)
-            for batch in data.batches(batch_size):
-                x = batch.to(self.device, torch.float64).flatten(1) - shift
-                total += x.sum(0)
-                add_gram(second, x.T)
-                if bar is not None:
-                    bar.update(len(batch))
-            first = total / len(data)
-            mean, covariance = first + shift, mirror(second).div_(len(data)).sub_(torch.outer(first, first))
+            self._finish(shift, total(PixelProducts(shift, batch_size, self.device), data, bar), data)
             if checkpoint is not None:
-                save_tensors(checkpoint, {"mean": mean, "covariance": covariance}, {"checkpoint": json.dumps(key)})
+                save_tensors(checkpoint, {"mean": self.mean, "covariance": self.covariance}, {"checkpoint": json.dumps(key)})
+        return self
+
+    def _finish(self, shift: Tensor, sums: Sequence[Tensor], data: ImageSet | Shards) -> LinearMoments:
+        first = sums[0] / len(data)
+        return self._seen(first + shift, mirror(sums[1]).div_(len(data)).sub_(torch.outer(first, first)), data)
+
+    def _seen(self, mean: Tensor, covariance: Tensor, data: ImageSet | Shards) -> LinearMoments:
         self.mean, self.covariance, self.count, self.sets, self.hashes = mean, covariance, len(data), (data,), (data.sha256,)
         return self
 
     def attach(self, images: Any) -> None:
-        """Give the images again after loading.
+        """Give the images again after loading; shards as the shards that were fitted.
 
         Raises:
             MomentError: they are not the ones that were fitted.
         """
-        sets = tuple(as_image_set(part) for part in (images if isinstance(images, (list, tuple)) else [images]))
+        sets: tuple[ImageSet | Shards, ...]
+        if isinstance(images, Shards):
+            look(images)
+            total(Look(), images)
+            sets = (images,)
+        else:
+            sets = tuple(as_image_set(part) for part in (images if isinstance(images, (list, tuple)) else [images]))
         hashes = tuple(part.sha256 for part in sets)
         shape = (self.channels, *self.transform.shape)
         if hashes != self.hashes or sum(map(len, sets)) != self.count or any(part.shape != shape for part in sets):
@@ -147,35 +196,28 @@ class LinearMoments:
                 "family='independent', one kind of coordinates or readout='own'"
             )
 
-    def features(self, centred: Tensor, level: LevelCoordinates, monomials: MonomialSet) -> Tensor:
-        """Intercept, linear features and nonlinear monomials of centred images ``(n, N)``, ``(P, n)``."""
-        phi = monomials.features(centred @ level.letters.T)
-        head = torch.cat([phi[:1], level.whiten @ centred.T])
-        return torch.cat([head, phi[1 + monomials.variables :]])
-
-    def batches(self, step: int, centre: Tensor, bar: Any = None) -> Iterator[Tensor]:
-        """Images less ``centre``, ``(n, N)`` float64, ``step`` at a time.
+    def total(self, work: Pass, bar: Any = None, checkpoint: str | Path | None = None) -> list[Tensor]:
+        """The sums of a pass over the images.
 
         Raises:
             NoImagesError: the images were not given again after loading.
         """
         if not self.sets:
             raise NoImagesError("a new noise level needs the images, which a saved model does not hold: call attach(images) first")
+        sums: list[Tensor] = []
         for part in self.sets:
-            for batch in part.batches(step):
-                yield batch.to(self.device, torch.float64).flatten(1) - centre
-                if bar is not None:
-                    bar.update(len(batch))
+            more = total(work, part, bar, checkpoint)
+            sums = [mine.add_(its) for mine, its in zip(sums, more)] if sums else more
+        return sums
 
     def grams(
-        self, levels: Sequence[LevelCoordinates], monomials: MonomialSet, centre: Tensor, bar: Any = None
-    ) -> list[Tensor]:
+        self, levels: Sequence[LevelCoordinates], monomials: MonomialSet, centre: Tensor, bar: Any = None,
+        checkpoint: str | Path | None = None,
+    ) -> list[Tensor]:  # fmt: skip
         """Whole clean Gram matrices ``E[phi phi^T]`` at several levels in one pass over the images (BLAS-3), centred at ``centre``."""
-        size = len(monomials) - monomials.variables + len(centre)
-        out = [torch.zeros(size, size, dtype=torch.float64, device=self.device) for _ in levels]
-        for centred in self.batches(max(1, min(2048, BATCH_BYTES // (8 * size))), centre, bar):
-            for gram, level in zip(out, levels):
-                add_gram(gram, self.features(centred, level, monomials))
+        work = LevelGrams(levels, monomials, centre, device=self.device)
+        work.batch = max(1, min(2048, BATCH_BYTES // (8 * work.shapes[0][0])))
+        out = self.total(work, bar, checkpoint)
         for gram in out:
             mirror(gram.div_(self.count))
         return out

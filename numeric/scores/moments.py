@@ -20,8 +20,10 @@ from torch import Tensor
 from numeric.denoiser import UNIT_RANGE, widest
 from numeric.results import load_tensors, reading, save_tensors, stored
 from numeric.scores.families import Block, Family, MonomialPlan, monomial_plan, product_count
+from numeric.scores.passes import CoefficientSum, Pass, tensor_hash, total
 from numeric.scores.stored import StoredSettings, whole
 from numeric.scores.tables import grams, monomial_steps, translate
+from numeric.shards import Shards
 from numeric.wavelets import WaveletTransform
 
 CHUNK_BYTES = 4 * 2**20
@@ -72,8 +74,9 @@ class BlockMoments:
         """Pickled whole: spilled sums are read back from their file, which another process or day may not find."""
         return {**self.__dict__, "_sums": self.sums, "_file": None, "_index": {}}
 
-    def accumulate(self, centred: Tensor) -> None:
-        """Add a batch of centred coefficients ``(channels * n_coefficients, n)``."""
+    def accumulate(self, centred: Tensor, sums: Tensor | None = None) -> None:
+        """Add a batch of centred coefficients ``(channels * n_coefficients, n)``, to other sums than its own if they are given."""
+        sums = self.sums if sums is None else sums
         n, basis = centred.shape[1], len(self.plan.basis)
         q = self.plan.variables
         device = centred.device
@@ -93,7 +96,7 @@ class BlockMoments:
             for fill in steps:
                 fill()
             gram = grams(phi).flatten(1)
-            self.sums[:, start : start + step] += gram[:, representative].T
+            sums[:, start : start + step] += gram[:, representative].T
 
 
 class CleanMoments:
@@ -212,6 +215,20 @@ class CleanMoments:
         if skip > 0:
             raise MomentError(f"{path} holds {skip} more images than were given: it is of other data; delete it to start again")
         self.save(path, {"checkpoint": key})
+        return self
+
+    def fit_shards(
+        self, data: Shards, batch_size: int = 1000, bar: Any = None, checkpoint: str | Path | None = None, every: float = 30.0
+    ) -> CleanMoments:
+        """Add all images of shards (:func:`numeric.scores.passes.total`), about the mean of the first shard."""
+        if self.count:
+            raise MomentError("only an empty accumulator can be fitted on shards: make a new one")
+        if self.centre is None:
+            head = data.head
+            self.centre = total(CoefficientSum(self.transform, self.channels, batch_size, self.device), head)[0] / len(head)
+        for block, sums in zip(self.blocks, total(Products(self, batch_size), data, bar, checkpoint, every)):
+            block.sums = sums
+        self.count = len(data)
         return self
 
     def fit_within(
@@ -398,6 +415,46 @@ class CleanMoments:
     def fingerprint(self) -> str:
         """Hash of the settings, for naming cached files."""
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Products(Pass):
+    """The sums of an accumulator with a centre, one tensor a block; the accumulator itself stays empty."""
+
+    name = "moments"
+
+    def __init__(self, moments: CleanMoments, batch: int = 1000) -> None:
+        self.batch, self.device = batch, moments.device
+        self._settings = (
+            moments.transform, moments.family, moments.degree, moments.channels, moments.centre, moments.device, moments.block_bytes
+        )  # fmt: skip
+        self._moments: CleanMoments | None = moments
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_moments": None}  # made again where it is used, once
+
+    @property
+    def moments(self) -> CleanMoments:
+        """The empty accumulator, whose blocks say what is summed."""
+        if self._moments is None:
+            self._moments = CleanMoments(*self._settings)
+        return self._moments
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [(block.plan.n_products, len(block.block.variables)) for block in self.moments.blocks]
+
+    @property
+    def config(self) -> Any:
+        centre = self.moments.centre
+        assert centre is not None
+        return [self.moments.config, tensor_hash(centre)]
+
+    def add(self, sums: Sequence[Tensor], images: Tensor) -> None:
+        moments = self.moments
+        coefficients = moments.transform.forward(images.to(self.device, torch.float64)).flatten(1)
+        centred = (coefficients - moments.centre).T.contiguous()  # type: ignore[operator]
+        for block, out in zip(moments.blocks, sums):
+            block.accumulate(centred, out)
 
 
 class CentralMoments(Sequence[Tensor]):

@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.data import ImageSet, as_image_set
+from numeric.data import ImageSet
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
-from numeric.scores.base import SETTINGS, SettingsError, WaveletEstimator
-from numeric.scores.groups import GROUPS, StandardErrors, jackknife_errors
-from numeric.scores.influence import delta_errors
+from numeric.scores.base import SETTINGS, WaveletEstimator, read_by
+from numeric.scores.groups import StandardErrors
+from numeric.scores.influence import own_delta_errors
 from numeric.scores.moments import CentralMoments, CleanMoments
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.solve import BlockSolution, held_out_error, solve_block
 from numeric.scores.tables import monomials
+from numeric.shards import Shards
 
 EVALUATION_BYTES = 24 * 2**20
 """Working memory of one chunk of feature evaluation; small enough to stay near the cache."""
@@ -68,7 +69,7 @@ class WaveletScore(WaveletEstimator):
 
     readout = "own"
     moments_class = CleanMoments
-    _images: ImageSet | None = None
+    _images: ImageSet | Shards | None = None
     _joint: SharedWaveletScore | None = None
 
     def __init__(
@@ -118,6 +119,9 @@ class WaveletScore(WaveletEstimator):
         return CleanMoments(transform, family, degree, shape[0], device=self.device)
 
     def accumulate(self, moments: Any, data: Any, batch_size: int, bar: Any, checkpoint: Any, every: float) -> None:
+        if isinstance(data, Shards):
+            moments.fit_shards(data, batch_size, bar, checkpoint, every)
+            return
         key = None if checkpoint is None else {"data": data.provenance, "batch_size": batch_size}
         moments.fit(data.batches(batch_size), None if bar is None else bar.update, checkpoint, every, key)
 
@@ -132,6 +136,7 @@ class WaveletScore(WaveletEstimator):
         checkpoint_seconds: float = 30.0,
         memory_limit: int | None = None,
         folder: str | Path | None = None,
+        client: Any = None,
     ) -> Self:
         """One streaming pass over clean images (see :meth:`numeric.scores.base.WaveletEstimator.fit`), or several.
 
@@ -139,13 +144,15 @@ class WaveletScore(WaveletEstimator):
             memory_limit: bytes that the moment sums may take. Targets are then split over several passes over the
                 data, and their sums kept in files under ``folder`` (a temporary folder by default) until they are solved.
         """
-        data = as_image_set(images)
+        data = read_by(images, client)
         if memory_limit is None:
             super().fit(
                 data, y, batch_size=batch_size, progress=progress, checkpoint=checkpoint,
                 checkpoint_seconds=checkpoint_seconds,
             )  # fmt: skip
             return self._keep(data)
+        if isinstance(data, Shards):
+            raise ValueError("give either client or memory_limit: shards are summed in one pass")
         if checkpoint is not None:
             raise ValueError("give either checkpoint or memory_limit: a fit in several passes keeps its sums in files already")
         moments = self.new_moments(data.shape, memory_limit)
@@ -157,7 +164,7 @@ class WaveletScore(WaveletEstimator):
         moments.pixel_range = data.pixel_range
         return self.fit_moments(moments)._keep(data)
 
-    def _keep(self, data: ImageSet) -> Self:
+    def _keep(self, data: ImageSet | Shards) -> Self:
         """Remember the images, by reference, where :meth:`expected_mse` will have to read them again."""
         if not self.transform_.is_orthonormal:
             self._images = data
@@ -350,49 +357,14 @@ class WaveletScore(WaveletEstimator):
             total += float(held_out_error(part, table, mean[variables].T, level).sum())
         return total / pixels
 
-    def standard_errors(
-        self,
-        noise: NoiseLevel | float,
-        images: Any,
-        degree: int | None = None,
-        method: str = "delta",
-        groups: int = GROUPS,
-        progress: bool = False,
-    ) -> StandardErrors:
-        """Standard errors of every coefficient theta and of :meth:`expected_mse` of the fit, images being independent.
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """Theta of every block in monomials of the noisy coefficients, ``(groups, features)`` each."""
+        return [block.theta for block in self.solve(noise, degree).blocks]
 
-        Args:
-            images: the delta method needs any images of the kind the model was fitted on (their spread is what it reads); the
-                jackknife fits again without each of ``groups`` contiguous groups, so it wants those it was fitted on.
-            method: ``"delta"`` (:mod:`numeric.scores.influence`; a ridge chosen from the data is held) or ``"jackknife"``
-                (:mod:`numeric.scores.groups`; it is chosen anew).
-
-        Raises:
-            ValueError: an unknown method, or the delta method in an over-complete basis, whose noise is correlated.
-            SettingsError: Hermite features: their coordinates move with the data.
-        """
-        fitted, level = self.fitted(), as_noise(noise)
-        degree = int(self.degree) if degree is None else degree
-        if method not in ("delta", "jackknife"):
-            raise ValueError(f"unknown method {method!r}: use 'delta' or 'jackknife'")
-        if self.basis != "monomial":
-            raise SettingsError(
-                f"standard errors are of basis='monomial', this model has {self.basis!r}, whose coordinates move with the data: "
-                "set basis='monomial' (no other fit is needed)"
-            )
-        if not self.transform_.is_orthonormal:
-            raise ValueError(f"standard errors need an orthonormal basis, {self.transform_} is not: use mode='periodization'")
-        data = as_image_set(images)
-        if data.shape != self.shape_:
-            raise ValueError(f"the images are {data.shape}, the model was fitted on {self.shape_}: give images of that shape")
-        if method == "jackknife":
-            if len(data) != fitted.count:
-                raise ValueError(f"the jackknife wants the {fitted.count:,} images of the fit, got {len(data):,}")
-            return jackknife_errors(
-                self, data, level, degree, groups, lambda model: [b.theta for b in model.solve(level, degree).blocks], progress
-            )
-        with progress_bar(len(data), f"standard errors {fitted.family.label}", progress) as bar:
-            return delta_errors(self, data, level, degree, bar)
+    def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
+        if outputs is not None:
+            raise ValueError("outputs= is of the shared readout: the own one has few enough coefficients to give all")
+        return own_delta_errors(self, images, noise, degree, bar)
 
     def joint(self, images: Any, **options: Any) -> SharedWaveletScore:
         """Moments of all coefficients together of these images, for :meth:`expected_mse` in an over-complete basis.

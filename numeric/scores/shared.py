@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,7 +22,9 @@ from numeric.noise import NoiseLevel, as_noise
 from numeric.scores.base import WaveletEstimator, outside_transforms
 from numeric.scores.contraction import CROSS_BYTES, conjugate, rescaled, translation, wick_map
 from numeric.scores.crossval import GCV_GRID, gcv_scores
-from numeric.scores.dense import backward_solve, cholesky_, forward_solve, mirror
+from numeric.scores.dense import add_penalty_, backward_solve, cholesky_, forward_solve, mirror, root_mean_squares
+from numeric.scores.groups import StandardErrors
+from numeric.scores.influence_shared import shared_delta_errors
 from numeric.scores.joint import JointMoments
 from numeric.scores.solve import hermite_coefficients
 
@@ -46,6 +48,25 @@ class SharedSolution:
     @property
     def nbytes(self) -> int:
         return self.readout.nbytes + self.scale.nbytes
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """The regularised system in Wick-ordered monomials (P of them).
+
+    Attributes:
+        gram: ``(P, P)`` with the penalty, on and below the diagonal. rhs: ``(P, channels * n_coefficients)``, b.
+        second: ``E|t|^2`` of the target. scale: ``(P,)`` root mean squares of the centred noisy monomials.
+        unwick: Wick-ordered monomials in noisy ones. strength: lambda. penalty: B of ``lambda B B^T``.
+    """
+
+    gram: Tensor
+    rhs: Tensor
+    second: float
+    scale: np.ndarray
+    unwick: sp.csr_matrix
+    strength: float
+    penalty: sp.csr_matrix
 
 
 class SharedWaveletScore(WaveletEstimator):
@@ -217,20 +238,19 @@ class SharedWaveletScore(WaveletEstimator):
         self.fitted()
         return self.solve_degrees(noise, [int(self.degree) if degree is None else degree])[0]
 
-    def _solve(self, noise: NoiseLevel, degrees: Sequence[int]) -> list[SharedSolution]:
-        """Solve in Wick-ordered monomials: ``(G + lambda Q) theta = b``.
+    def normal_equations(self, noise: NoiseLevel, size: int) -> NormalEquations:
+        """``(G + lambda Q) theta = b`` of the leading Wick-ordered monomials.
 
         With requested features ``psi = N R M :phi:`` (M the Wick map, R the basis, N the scaling) a penalty
         ``lambda sum w_k theta_k^2`` on their coefficients is ``lambda theta^T Q theta`` with ``Q = B B^T`` and
         ``B = (N R M)^-1 w^(1/2)``: sparse, but for the column of the intercept.
         """
-        moments, ridge = self.moments_, self.ridge_
-        a, s, size, n = noise.alpha, noise.sigma, self.count(max(degrees)), len(self.mean_)
-        covariance = moments.covariance
+        moments, ridge, n = self.moments_, self.ridge_, len(self.mean_)
+        a, s, covariance = noise.alpha, noise.sigma, moments.covariance
         gram = moments.wick_gram(a, s, size)
         wick = wick_map(self.monomials_, s, covariance, size)
         unwick = wick_map(self.monomials_, s, covariance, size, sign=-1.0)
-        scale = _units(wick, gram)
+        scale = root_mean_squares(wick, gram)
         to, back = self._feature_map(noise, size, scale[1 : 1 + n])
         maps = (to @ wick).tocsr()
         rhs, second = self._right_hand_side(noise, gram)
@@ -239,24 +259,30 @@ class SharedWaveletScore(WaveletEstimator):
             strength, penalty = self._cross_validated(noise, gram, rhs, second, maps, inverse)
         else:
             strength = ridge.strength
-            weights = _units(maps, gram) if ridge.scaling == "unit" else np.ones(size)
+            weights = root_mean_squares(maps, gram) if ridge.scaling == "unit" else np.ones(size)
             penalty = (inverse @ sp.diags(weights)).tocsr()
         if strength:
-            _add_penalty(gram, strength, penalty)
-        factor = cholesky_(gram, "shared Gram matrix")
-        half = forward_solve(factor, rhs)
+            add_penalty_(gram, strength, penalty)
+        return NormalEquations(gram, rhs, second, scale, unwick, float(strength), penalty)
+
+    def _solve(self, noise: NoiseLevel, degrees: Sequence[int]) -> list[SharedSolution]:
+        """Solutions of several degrees from one factor."""
+        a, s, n = noise.alpha, noise.sigma, len(self.mean_)
+        system = self.normal_equations(noise, self.count(max(degrees)))
+        factor = cholesky_(system.gram, "shared Gram matrix")
+        half = forward_solve(factor, system.rhs)
         out = []
         for degree in degrees:
             m = self.count(degree)
             theta = backward_solve(factor, half[:m])
-            error = self._penalised_error(noise, theta, rhs[:m], second, strength, penalty[:m, :m])
-            readout = torch.from_numpy(unwick[:m, :m].T @ theta.cpu().numpy())
-            if ridge.side == "score":  # Tweedie: D = (v + s^2 theta.phi) / a
+            error = self._penalised_error(noise, theta, system.rhs[:m], system.second, system.strength, system.penalty[:m, :m])
+            readout = torch.from_numpy(system.unwick[:m, :m].T @ theta.cpu().numpy())
+            if self.ridge_.side == "score":  # Tweedie: D = (v + s^2 theta.phi) / a
                 readout *= s**2 / a
                 readout[torch.arange(1, 1 + n), torch.arange(n)] += 1.0 / a
                 readout[0] += torch.from_numpy(self.mean_)
-            here = torch.from_numpy(scale[:m])
-            out.append(SharedSolution(readout.mul_(here[:, None]), here, error, float(strength)))
+            here = torch.from_numpy(system.scale[:m])
+            out.append(SharedSolution(readout.mul_(here[:, None]), here, error, system.strength))
         return out
 
     def _penalised_error(
@@ -283,7 +309,7 @@ class SharedWaveletScore(WaveletEstimator):
         centring, back = sp.eye(size) - column, sp.eye(size) + column
         centred = (centring @ maps).tocsr()
         if self.ridge_.scaling == "unit":
-            norm = _units(centred, gram)
+            norm = root_mean_squares(centred, gram)
         else:
             norm = np.ones(size)
         free = norm.copy()
@@ -312,6 +338,18 @@ class SharedWaveletScore(WaveletEstimator):
             "noise" if self.ridge_.side == "score" else "image",
         )
         return float(GCV_GRID[int(scores[:, 0].argmin())]), penalty
+
+    # ----- standard errors -----------------------------------------------------------------------------------------------
+
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """The readout ``(P, outputs)`` in noisy monomials centred at ``alpha`` times the mean of ``like``."""
+        solution = self.solve(noise, degree)
+        readout = (solution.readout / solution.scale[:, None]).numpy()
+        shift = noise.alpha * (like.mean_ - self.mean_)
+        return [torch.from_numpy(np.asarray(translation(self.monomials_, shift, len(readout)).T @ readout))]
+
+    def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
+        return shared_delta_errors(self, images, noise, degree, outputs, bar)
 
     # ----- exact errors --------------------------------------------------------------------------------------------------
 
@@ -440,35 +478,3 @@ class SharedWaveletScore(WaveletEstimator):
             w = (phi.T @ solution.readout.to(y)).reshape(len(y), self.channels_, self.transform_.n_coefficients)
             out.append(self.transform_.inverse(w))
         return torch.stack(out)
-
-
-def _quadratic(t: sp.csr_matrix, gram: Tensor) -> np.ndarray:
-    """``diag(T G T^T)`` for a sparse T and a symmetric G known on and below the diagonal, ``(P,)``."""
-    t.sort_indices()
-    counts, out = np.diff(t.indptr), np.zeros(t.shape[0])
-    for count in np.unique(counts[counts > 0]):
-        rows = np.flatnonzero(counts == count)
-        places = t.indptr[rows][:, None] + np.arange(count)
-        columns, values = t.indices[places], t.data[places]
-        high = np.maximum(columns[:, :, None], columns[:, None, :])
-        low = np.minimum(columns[:, :, None], columns[:, None, :])
-        parts = gram[torch.as_tensor(high, device=gram.device), torch.as_tensor(low, device=gram.device)].cpu().numpy()
-        out[rows] = np.einsum("ri,rij,rj->r", values, parts, values)
-    return out
-
-
-def _units(maps: sp.csr_matrix, gram: Tensor) -> np.ndarray:
-    """Root mean squares of features, 1 for those that are always zero (a Haar detail across a repeated border sample)."""
-    square = _quadratic(maps, gram)
-    return np.sqrt(np.where(square > 0, square, 1.0))
-
-
-def _add_penalty(gram: Tensor, strength: float, root: sp.csr_matrix) -> None:
-    """``G += lambda B B^T`` on and below the diagonal; the first column of B may be dense, the others are sparse."""
-    first = torch.as_tensor(root[:, [0]].toarray()[:, 0], device=gram.device)
-    if bool(first.any()):
-        gram.addr_(first, first, alpha=strength)
-    rest = root[:, 1:]
-    square = sp.tril(rest @ rest.T).tocoo()
-    index = (torch.as_tensor(square.row.astype(np.int64), device=gram.device), torch.as_tensor(square.col.astype(np.int64), device=gram.device))
-    gram.index_put_(index, torch.as_tensor(strength * square.data, device=gram.device), accumulate=True)

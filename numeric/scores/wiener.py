@@ -12,6 +12,7 @@ What is not exact: nothing, given the images and the features.  What it costs: a
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +35,10 @@ from numeric.scores.families import Family
 from numeric.scores.levels import LinearMoments
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
+from numeric.scores.passes import clear, steps
 from numeric.scores.patterns import Groups, add_noise_
 from numeric.scores.stored import pixel_range
+from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 
 
@@ -230,7 +233,8 @@ class WienerScore(WaveletEstimator):
 
         Args:
             degrees: up to the fitted one (only that, by default); one factor serves them all.
-            checkpoint: file that receives the model after every pass; levels that it holds already are not made again.
+            checkpoint: file that receives the model after every pass; levels that it holds already are not made again. Of
+                shards also a folder of its name and ``.pass``, which keeps the finished sums of a pass under way.
 
         Raises:
             NoImagesError, MemoryError, FamilyError (degree out of range), SingularGramError.
@@ -250,11 +254,19 @@ class WienerScore(WaveletEstimator):
         free = free_memory()
         at_once = 1 if free is None or isinstance(self.ridge, str) else max(1, min(4, int(free / 2 / self.sums_bytes)))
         groups = [sigmas[i : i + at_once] for i in range(0, len(sigmas), at_once)]
-        with progress_bar(len(groups) * moments.count, f"{self.label}, {len(sigmas)} levels", progress) as bar:
+        each, unit = sum(map(steps, moments.sets)), "shard" if any(isinstance(s, Shards) for s in moments.sets) else "img"
+        partial = None if checkpoint is None or unit == "img" else Path(f"{checkpoint}.pass")
+        with (
+            progress_bar(len(groups) * each, f"{self.label}, {len(sigmas)} levels", progress, unit) as bar,
+            contextlib.ExitStack() as stack,
+        ):
+            for part in moments.sets:
+                if isinstance(part, Shards):
+                    stack.enter_context(part.connected())
             for group in groups:
                 start = time.process_time()
                 levels = [self.coordinates_at(sigma) for sigma in group]
-                sums = self._sums(moments, levels, bar)
+                sums = self._sums(moments, levels, bar, partial)
                 made: dict[Any, LevelSolution] = {}
                 while sums:
                     level = levels[len(sums) - 1]
@@ -264,6 +276,8 @@ class WienerScore(WaveletEstimator):
                 self.prepared_ |= {key: replace(solution, seconds=seconds) for key, solution in made.items()}
                 if checkpoint is not None:
                     self.save(checkpoint)
+                if partial is not None:
+                    clear(partial)
         return self
 
     def solve(self, noise: NoiseLevel | float, degree: int | None = None) -> LevelSolution:
@@ -276,9 +290,11 @@ class WienerScore(WaveletEstimator):
                 self.prepare_levels([noise], [degree])
         return self.prepared_[key]
 
-    def _sums(self, moments: LinearMoments, levels: Sequence[LevelCoordinates], bar: Any = None) -> list[Any]:
+    def _sums(
+        self, moments: LinearMoments, levels: Sequence[LevelCoordinates], bar: Any = None, checkpoint: Path | None = None
+    ) -> list[Any]:
         """What a pass over the images of some moments gives for each level, centred at the fitted mean."""
-        return moments.grams(levels, self.monomials_, self.moments_.mean, bar)
+        return moments.grams(levels, self.monomials_, self.moments_.mean, bar, checkpoint)
 
     def _add_noise(self, level: LevelCoordinates, gram: Tensor) -> Tensor:
         return add_noise_(gram, self.groups_, level.letters_of_linear, level.covariance, level.cross, level.noise)
@@ -401,17 +417,32 @@ class WienerScore(WaveletEstimator):
 
     # ----- files ---------------------------------------------------------------------------------------------------------
 
-    def attach(self, images: Any) -> Self:
-        """Give a loaded model its images again, so that it can prepare further noise levels (a list after a merge)."""
-        self.fitted().attach(images)
+    def attach(self, images: Any, client: Any = None) -> Self:
+        """Give a loaded model its images again, so that it can prepare further noise levels (a list after a merge).
+
+        Args:
+            client: as in :meth:`fit`, for a model that was fitted on shards: give the same shards.
+        """
+        sharded = client is not None or isinstance(images, Shards)
+        self.fitted().attach(as_shards(images, client=client) if sharded else images)
         return self
 
     def save(self, path: str | Path) -> None:
         """Write settings, mean, covariance and the prepared levels, atomically; not the images (see :meth:`attach`)."""
-        moments, kept = self.fitted(), list(self.prepared_.items())
-        rows = [[*key, solution.expected_error, solution.ridge, solution.seconds] for key, solution in kept]
+        moments, (rows, tensors) = self.fitted(), self.level_state()
         extra = {"params": self.plain_params(), "pixel_range": list(self.pixel_range_), "levels": rows, "readout": self.readout}
-        moments.save(path, extra, {f"theta{i}": solution.theta for i, (_, solution) in enumerate(kept)})
+        moments.save(path, extra, tensors)
+
+    def level_state(self) -> tuple[list[list[Any]], dict[str, Tensor]]:
+        """The prepared levels as JSON and as tensors take them; :meth:`take_levels` reads them."""
+        kept = list(self.prepared_.items())
+        rows = [[*key, solution.expected_error, solution.ridge, solution.seconds] for key, solution in kept]
+        return rows, {f"theta{i}": solution.theta for i, (_, solution) in enumerate(kept)}
+
+    def take_levels(self, rows: Sequence[Sequence[Any]], tensors: dict[str, Tensor], device: str = "cpu") -> None:
+        """Prepared levels as :meth:`level_state` gave them."""
+        for i, (sigma, degree, ridge, *numbers) in enumerate(rows):
+            self.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), *numbers)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
@@ -425,8 +456,7 @@ class WienerScore(WaveletEstimator):
             raise MomentError(f"{path} is of the {extra['readout']} readout, not of {cls.readout}: load it with its own class")
         moments.pixel_range = pixel_range(extra["pixel_range"])
         model = cls(**{**extra["params"], "device": device}).fit_moments(moments)
-        for i, (sigma, degree, ridge, *numbers) in enumerate(extra["levels"]):
-            model.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), *numbers)
+        model.take_levels(extra["levels"], tensors, device)
         return model
 
     def _adopt(self, path: Path) -> None:

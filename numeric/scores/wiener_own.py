@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from numeric.scores.contraction import wick_map
 from numeric.scores.coordinates import LevelCoordinates
 from numeric.scores.dense import SingularGramError
 from numeric.scores.families import Family, FamilyError, closure
-from numeric.scores.levels import LinearMoments
+from numeric.scores.levels import LevelGrams, LinearMoments
 from numeric.scores.monomials import MonomialSet
+from numeric.scores.passes import tensor_hash
 from numeric.scores.patterns import FirstMoments, contractions, linear_noise
 from numeric.scores.wiener import LevelSolution, WienerScore
 
@@ -107,6 +109,40 @@ class OwnSums:
     cross: Tensor
     blocks: list[Tensor]
     head: Tensor
+
+
+@dataclass
+class LevelOwnProducts(LevelGrams):
+    """Sums for each level: of the nonlinear monomials, of their products with the linear features, and of every block's own."""
+
+    blocks: tuple[TargetBlock, ...] = ()
+    name = "own-levels"
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        n, q = len(self.centre), len(self.monomials) - self.monomials.variables - 1
+        return [(q,), (n, q), *((len(b.targets), *[b.numbers.shape[1]] * 2) for b in self.blocks)] * len(self.levels)
+
+    @property
+    def config(self) -> Any:
+        return [super().config, tensor_hash(*(torch.from_numpy(b.numbers) for b in self.blocks))]
+
+    def by_level(self, sums: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """The sums of each level."""
+        each = 2 + len(self.blocks)
+        return [sums[i : i + each] for i in range(0, len(sums), each)]
+
+    def add(self, sums: Sequence[Tensor], images: Tensor) -> None:
+        centred, n = self.centred(images), len(self.centre)
+        for level, (first, cross, *blocks) in zip(self.levels, self.by_level(sums)):
+            phi = self.features(centred, level)
+            nonlinear = phi[1 + n :]
+            first += nonlinear.sum(1)
+            cross.addmm_(phi[1 : 1 + n], nonlinear.T)
+            for block, gram in zip(self.blocks, blocks):
+                for part in block.chunks(len(centred)):
+                    own = nonlinear[torch.as_tensor(block.numbers[part], device=first.device)]
+                    gram[part].baddbmm_(own, own.mT)
 
 
 @dataclass(frozen=True)
@@ -199,29 +235,20 @@ class WienerOwnScore(WienerScore):
 
     # ----- the pass ------------------------------------------------------------------------------------------------------
 
-    def _sums(self, moments: LinearMoments, levels: Sequence[LevelCoordinates], bar: Any = None) -> list[OwnSums]:
-        mean, q = self.moments_.mean, len(self.groups_) - self.groups_.linear - 1
-        out = []
-        for level in levels:
+    def _sums(
+        self, moments: LinearMoments, levels: Sequence[LevelCoordinates], bar: Any = None, checkpoint: Path | None = None
+    ) -> list[OwnSums]:
+        mean = self.moments_.mean
+        work = LevelOwnProducts(levels, self.monomials_, mean, device=moments.device, blocks=tuple(self.blocks_))
+        found, out = moments.total(work, bar, checkpoint), []
+        for level, (first, cross, *blocks) in zip(levels, work.by_level(found)):
             shift = level.whiten @ (moments.mean - mean)
             head = mean.new_zeros(1 + len(mean), 1 + len(mean))
             head[0, 0], head[0, 1:], head[1:, 0] = 1.0, shift, shift
             head[1:, 1:] = level.whiten @ moments.covariance @ level.whiten.T + torch.outer(shift, shift)
-            blocks = [mean.new_zeros(len(b.targets), *[b.numbers.shape[1]] * 2) for b in self.blocks_]
-            out.append(OwnSums(mean.new_zeros(q), mean.new_zeros(len(mean), q), blocks, head))
-        for centred in moments.batches(500, mean, bar):
-            for level, sums in zip(levels, out):
-                phi = moments.features(centred, level, self.monomials_)
-                nonlinear = phi[1 + len(mean) :]
-                sums.mean += nonlinear.sum(1)
-                sums.cross.addmm_(phi[1 : 1 + len(mean)], nonlinear.T)
-                for block, gram in zip(self.blocks_, sums.blocks):
-                    for part in block.chunks(len(centred)):
-                        own = nonlinear[torch.as_tensor(block.numbers[part], device=mean.device)]
-                        gram[part].baddbmm_(own, own.mT)
-        for sums in out:
-            for total in (sums.mean, sums.cross, *sums.blocks):
-                total /= moments.count
+            for sums in (first, cross, *blocks):
+                sums /= moments.count
+            out.append(OwnSums(first, cross, blocks, head))
         return out
 
     # ----- the noise -----------------------------------------------------------------------------------------------------

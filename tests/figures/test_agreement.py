@@ -33,16 +33,18 @@ def test_image_agreement_against_scipy_and_scikit_learn(generator):
 
 
 @pytest.fixture
-def config(monkeypatch, generator):
+def config(monkeypatch, generator, tmp_path):
     """A 'network' that is the linear denoiser, on 8x8 images: linear must agree with it everywhere."""
     images = ImageSet(torch.rand(200, 1, 8, 8, generator=generator) ** 2)
     network = LinearDenoiser().fit(images)
+    network.path = tmp_path / "weights.safetensors"
+    network.path.write_bytes(b"stand-in")
     network.record = {"data": {"source": "here"}, "config": {"name": "cnn"}, "parameters": 1}
     monkeypatch.setattr(AgreementConfig, "images", lambda self, split, size, count=None: images)
     monkeypatch.setattr(AgreementConfig, "chosen_networks", lambda self: {"stand-in": network})
     monkeypatch.setattr(agreement, "data_source", lambda network: "here")
     monkeypatch.setattr(agreement, "overlap_caution", lambda sources, source: [])
-    options = {"wiener": ["pixel:2"], "mixtures": [3], "n_seeds": 6, "steps": 5, "families": ["band:2"], "shared": ["independent:2"]}
+    options = {"wiener": ["pixel:2"], "mixtures": [3], "n_seeds": 6, "steps": 5, "families": ["band:2"], "shared": ["independent:2"], "cache": str(tmp_path)}
     return SimpleNamespace(images=images, network=network, config=AgreementConfig(size=8, **options))
 
 
@@ -65,13 +67,23 @@ def test_the_network_s_states_are_what_is_denoised(config):
     """Another route to the numbers on the network's path: its trajectory by hand, and each step's images compared directly."""
     record = agreement.measure(config.config, progress=False)
     path = config.config.sampler().trajectory(config.network, NoiseStream.from_seeds(range(6)), (1, 8, 8), progress=False)
-    label, model = next(pair for pair in config.config.closed_forms(config.images, False) if pair[0].startswith("band"))
+    label, _, fit = next(parts for parts in config.config.closed_forms(config.images, False) if parts[0].startswith("band"))
+    model = fit()
     row = next(r for r in record["rows"] if r["method"] == label)
     for step, state, target, sigma in zip(row["on_its_path"], path.states, path.denoised, path.sigmas):
         image = model.denoise(state, ve(sigma))
         error = (image - target).double().square().mean((1, 2, 3))
         assert step["mse"]["median"] == pytest.approx(float(np.median(error.numpy())), rel=1e-6)
         assert step["mse"]["low"] <= step["mse"]["median"] <= step["mse"]["high"]
+
+
+def test_finished_methods_are_kept_and_other_settings_do_not_take_their_place(config, monkeypatch):
+    first = agreement.measure(config.config, progress=False)
+    monkeypatch.setattr(agreement, "rows_of", lambda *args: pytest.fail("measured again"))
+    assert agreement.measure(config.config, progress=False) == first
+    config.network.path.write_bytes(b"other weights")
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        agreement.measure(config.config, progress=False)
 
 
 def test_bad_parameters_are_named(monkeypatch):

@@ -23,6 +23,8 @@ import yaml
 from typer.testing import CliRunner
 
 import numeric.figures.gallery as gallery
+from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.optimal import OptimalDenoiser
 from numeric.commands.app import app
 from numeric.data import ImageSet
 from numeric.daubechies import cascade, unit_sum, vanishing_moments
@@ -375,6 +377,19 @@ def test_a_recorded_command_makes_the_same_numbers(tmp_path):
     again = read_json(tmp_path / "fresh" / "runs" / "figures" / "fig5.json")
     assert again["records"] == record["records"] and again["command"] == record["command"]
     assert {r["degree"] for r in again["records"] if r["method"] == "band, own readout"} == {1, 2}
+
+
+def test_a_finished_sweep_fits_nothing(tmp_path, monkeypatch):
+    """The second run of Figure 5 takes errors and expected errors from its cache; another ridge measures again."""
+    config = {"size": 8, "n_train": 60, "n_eval": 20, "n_optimal": 5, "n_trained": 0, "sigmas": 0.5, "degrees": [1, 2], "seeds": 2}
+    config |= {"families": "band", "shared": "band:1", "cache": str(tmp_path / "runs")}
+    _, first, _ = make_fig5(SweepConfig(**config), tmp_path / "a", progress=False)
+    for kind in (WaveletScore, SharedWaveletScore, LinearDenoiser, OptimalDenoiser):
+        monkeypatch.setattr(kind, "fit", lambda self, *args, **options: pytest.fail(f"{type(self).__name__} fitted again"))
+    _, second, _ = make_fig5(SweepConfig(**config), tmp_path / "b", progress=False)
+    assert second["records"] == first["records"] and second["expected"] == first["expected"]
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):
+        make_fig5(SweepConfig(**config, ridge=1e-3), tmp_path / "c", progress=False)
 
 
 def test_results_hold_no_nan(tmp_path):

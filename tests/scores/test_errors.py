@@ -14,6 +14,7 @@ from numeric.scores.base import SettingsError
 from numeric.scores.groups import all_but_one, grouped_moments
 from numeric.scores.influence import averaged_powers
 from numeric.scores.own import WaveletScore
+from numeric.scores.shared import SharedWaveletScore
 
 FAMILIES = [("independent", 3), ("band", 3), ("local", 2)]
 
@@ -56,29 +57,42 @@ RIDGES = [{"ridge": 0.1}, {"ridge": 0.01, "ridge_side": "denoiser"}, {"ridge": 1
 def test_delta_and_jackknife_agree_within_their_own_error(digits, family, degree, ridge):
     """Both for theta (all coefficients together) and for the expected MSE, with every kind of ridge."""
     images = digits.take(1000)
-    model = WaveletScore(family, degree, **ridge).fit(images)
-    delta = model.standard_errors(0.5, images)
-    jackknife = model.standard_errors(0.5, images, method="jackknife", groups=40)
+    check_agreement(WaveletScore(family, degree, **ridge).fit(images), images, 0.5)
+
+
+@pytest.mark.parametrize(
+    "family, degree, noise, ridge", [("independent", 3, 0.5, {}), ("band", 2, vp(0.6), {"ridge": 1e-2}), ("local", 2, 0.5, {"ridge_side": "score"})]
+)
+def test_delta_and_jackknife_agree_for_the_shared_readout(digits, family, degree, noise, ridge):
+    """Three outputs' theta, and the error of all."""
+    images = digits.take(600)
+    check_agreement(SharedWaveletScore(family, degree, **ridge).fit(images), images, noise, outputs=[0, 5, 40])
+
+
+def check_agreement(model, images, noise, **options):
+    delta = model.standard_errors(noise, images, **options)
+    jackknife = model.standard_errors(noise, images, method="jackknife", groups=40, **options)
     one = torch.cat([theta.flatten() for theta in delta.theta])
     other = torch.cat([theta.flatten() for theta in jackknife.theta])
     errors = [torch.cat([e.flatten() for e in found.theta_error]) for found in (delta, jackknife)]
     gaps = (other / one).log() / (errors[0] ** 2 + errors[1] ** 2).sqrt()
     assert float((gaps.abs() < 3).double().mean()) > 0.98
-    # 40 groups leave 11 % each; the 64 coefficients are far from independent, so their median is left 10 %.
+    # 40 groups leave 11 % each; the coefficients are far from independent, so their median is left 10 %.
     assert float((other / one).median()) == pytest.approx(1.0, abs=0.1)
     gap = math.log(jackknife.expected_mse / delta.expected_mse)
     assert abs(gap) < 3 * math.hypot(delta.expected_mse_error, jackknife.expected_mse_error)
 
 
-@pytest.mark.parametrize("family, degree", FAMILIES)
-def test_drawn_training_sets(digits, family, degree):
-    """60 training sets of 400 drawn from 600 digits: their spread, the excess and the optimism are the predicted ones.
+@pytest.mark.parametrize("readout, family, degree", [(WaveletScore, *case) for case in FAMILIES] + [(SharedWaveletScore, "band", 2)])
+def test_drawn_training_sets(digits, readout, family, degree):
+    """40 training sets drawn from 600 digits: their spread, the excess and the optimism are the predicted ones.
 
     The digits are the population, so the excess risk of every draw is exact.  What is checked is first order in 1 / n;
     five standard errors, and 15 % for what lies beyond the first order.
     """
-    population, sigma, n, draws = digits.take(600)[:].double(), 0.5, 400, 60
-    model = WaveletScore(family, degree, levels=2).fit(population)
+    population, sigma, draws = digits.take(600)[:].double(), 0.5, 40
+    n = 400 if readout is WaveletScore else 1600  # the first order asks for more images where all is shared
+    model = readout(family, degree, levels=2).fit(population)
     truth = model.expected_mse(sigma)
     moments = model.moments_
     found = model.standard_errors(sigma, population)
@@ -86,8 +100,8 @@ def test_drawn_training_sets(digits, family, degree):
     random = np.random.default_rng(1)
     thetas, errors, excess, optimism = [], [], [], []
     for _ in range(draws):
-        drawn = WaveletScore(family, degree, levels=2).fit(population[random.integers(len(population), size=n)])
-        thetas.append(torch.cat([block.theta.flatten() for block in drawn.solve(sigma).blocks]))
+        drawn = readout(family, degree, levels=2).fit(population[random.integers(len(population), size=n)])
+        thetas.append(torch.cat([t.flatten() for t in drawn.coefficients(ve(sigma), degree, model)]))
         errors.append(drawn.expected_mse(sigma))
         excess.append(drawn.expected_mse(sigma, moments=moments) - truth)
         optimism.append(excess[-1] + truth - errors[-1])
@@ -143,6 +157,27 @@ def test_more_images_make_smaller_errors(digits):
     assert twins[0] == pytest.approx(twins[1], rel=1e-6)
 
 
+def test_the_shared_quadratic_form_is_the_error_of_an_image(digits):
+    """Without a ridge the means of the images' own errors are the expected MSE: on any images, at a lower degree too."""
+    from numeric.scores.influence_shared import shared_delta_errors
+
+    model = SharedWaveletScore("local", 2, ridge=1e-12).fit(digits.take(300))
+    others = digits.subset(range(300, 400))
+    held_out = model.new_moments(others.shape)
+    model.accumulate(held_out, others, 1000, None, None, 30.0)
+    for degree in (1, 2):
+        # the standard error of a mean over one image repeated is that of no spread at all
+        apart = [shared_delta_errors(model, others.subset([k, k]), ve(0.5), degree, []).expected_mse for k in range(3)]
+        assert max(apart) < 1e-9
+        exact = []
+        for k in range(12):
+            alone = model.new_moments(others.shape)
+            model.accumulate(alone, others.subset([k]), 1000, None, None, 30.0)
+            exact.append(model.expected_mse(0.5, degree, alone))
+        found = shared_delta_errors(model, others.subset(range(12)), ve(0.5), degree, []).expected_mse
+        assert found == pytest.approx(np.std(exact, ddof=1) / 300**0.5, rel=1e-4)
+
+
 def test_bad_input_is_named(digits):
     model = WaveletScore("independent", 2).fit(digits.take(50))
     with pytest.raises(ValueError, match="bootstrap"):
@@ -155,5 +190,10 @@ def test_bad_input_is_named(digits):
         WaveletScore("independent", 2, basis="hermite").fit(digits.take(50)).standard_errors(0.5, digits)
     with pytest.raises(ValueError, match="periodization"):
         WaveletScore("independent", 2, mode="symmetric").fit(digits.take(50)).standard_errors(0.5, digits)
+    with pytest.raises(ValueError, match="outputs= is of the shared readout"):
+        model.standard_errors(0.5, digits, outputs=[0])
+    shared = SharedWaveletScore("independent", 2).fit(digits.take(50))
+    with pytest.raises(ValueError, match=r"0..63, got \[64\]"):
+        shared.standard_errors(0.5, digits, outputs=[64])
     with pytest.raises(ValueError, match="sigma must be"):
         model.standard_errors(0.0, digits)

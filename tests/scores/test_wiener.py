@@ -10,7 +10,7 @@ from numeric.data import as_image_set
 from numeric.noise import ve, vp
 from numeric.scores.base import SettingsError
 from numeric.scores.families import FamilyError
-from numeric.scores.levels import NoImagesError
+from numeric.scores.levels import LevelGrams, NoImagesError
 from numeric.scores.moments import MomentError
 from numeric.scores.patterns import contractions
 from numeric.scores.shared import SharedWaveletScore
@@ -68,11 +68,12 @@ def test_gram_is_the_sampled_gram(images, generator):
     level = model.coordinates_at(0.5)
     (gram,) = model.moments_.grams([level], model.monomials_, model.moments_.mean)
     exact = model._add_noise(level, gram).tril()
+    work = LevelGrams([level], model.monomials_, model.moments_.mean)
     draws, total, squares = 60, torch.zeros_like(exact), torch.zeros_like(exact)
     centred, rows = images.flatten(1) - model.moments_.mean, torch.from_numpy(model.monomials_.rows)
     contracted = torch.where(rows[:, 0] >= 0, level.covariance[rows[:, 0], rows[:, 1]], 0.0)[1 + model.monomials_.variables :]
     for _ in range(draws):
-        phi = model.moments_.features(centred + 0.5 * torch.randn(centred.shape, generator=generator, dtype=centred.dtype), level, model.monomials_)
+        phi = work.features(centred + 0.5 * torch.randn(centred.shape, generator=generator, dtype=centred.dtype), level)
         phi[37:] -= contracted[:, None]  # :u_i u_j: = u_i u_j - s^2 K_ij
         sample = (phi @ phi.T / len(images)).tril()
         total, squares = total + sample, squares + sample**2

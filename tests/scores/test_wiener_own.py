@@ -8,6 +8,7 @@ import torch
 from numeric.baselines.linear import LinearDenoiser
 from numeric.data import as_image_set
 from numeric.noise import ve, vp
+from numeric.scores.levels import LevelGrams
 from numeric.scores.wiener import WienerScore
 from numeric.scores.wiener_own import WienerOwnScore
 
@@ -67,7 +68,8 @@ def test_one_target_is_the_regression_on_its_features(generator):
     shared = WienerScore("local", 2, "pixel", pixel_family="local", levels=1, ridge=1e-10).fit(x)
     assert shared.count(2) == 1 + 4 + 4 + 6
     assert own.expected_mse(0.3) >= shared.expected_mse(0.3)
-    phi = own.moments_.features(x.flatten(1) - own.moments_.mean, own.coordinates_at(0.3), own.monomials_)
+    work = LevelGrams([], own.monomials_, own.moments_.mean)
+    phi = work.features(x.flatten(1) - own.moments_.mean, own.coordinates_at(0.3))
     assert phi.shape == (15, 60) and own.denoise(y, 0.3).shape == y.shape
 
 

@@ -1,0 +1,247 @@
+"""Fits over shards: two workers against one process in one run, the overhead of many small shards, and ImageNet on paper.
+
+On paper means: by :func:`foreseen` from the rates of this results file.  Nothing in it is typed by hand but the size of
+ImageNet and of a machine, which are the command's options and are kept with the result.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from numeric.cluster import connected
+from numeric.data import load_mnist
+from numeric.reduction import FAN_IN
+from numeric.results import provenance, write_json
+from numeric.scores.moments import CleanMoments, Products
+from numeric.scores.own import WaveletScore
+from numeric.scores.passes import merge, sum_run
+from numeric.scores.shared import SharedWaveletScore
+from numeric.shards import FileShard, as_shards
+
+OUTPUT = Path(__file__).with_suffix(".json")
+app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
+
+
+def bits(model: Any) -> list[torch.Tensor]:
+    """All sums of a fit."""
+    moments = model.moments_
+    return [block.sums for block in moments.blocks] if isinstance(moments, CleanMoments) else [moments.gram]
+
+
+@contextmanager
+def timed(client: Any) -> Iterator[dict[str, float]]:
+    """Wall seconds of the block, CPU seconds of this process and of the workers, and the machine's load beside it."""
+    workers = sum(client.run(time.process_time).values())
+    wall, cpu, out = time.perf_counter(), time.process_time(), {}
+    yield out
+    out |= {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    out["workers_cpu"] = sum(client.run(time.process_time).values()) - workers
+    out["load"] = os.getloadavg()[0]
+
+
+def against_one_process(count: int, size: int, repeats: int) -> list[dict[str, Any]]:
+    """The same shards summed by this process and by two workers, in turn; wall seconds of each, and whether bits agree."""
+    rows = []
+    train = load_mnist("train", size=size, count=count)
+    with tempfile.TemporaryDirectory() as folder, connected("local:2") as client:
+        paths = []
+        for i, start in enumerate(range(0, len(train), 1000)):
+            paths.append(Path(folder) / f"part{i:04d}.npy")
+            np.save(paths[-1], train[start : start + 1000].numpy())
+        for model in (WaveletScore("local", degree=3), SharedWaveletScore("independent", degree=3)):
+            turns: dict[str, list[dict[str, float]]] = {"process": [], "workers": []}
+            kept: dict[str, Any] = {}
+            model.fit(paths[:2], client=client)  # workers have imported what they need
+            for _ in range(repeats):
+                for name, who in (("process", "local:0"), ("workers", client)):
+                    with timed(client) as found:
+                        kept[name] = bits(model.fit(paths, client=who))
+                    turns[name].append(found)
+            wall = float(np.median([a["wall"] / b["wall"] for a, b in zip(*turns.values())]))
+            cpu = float(np.median([(b["cpu"] + b["workers_cpu"]) / a["cpu"] for a, b in zip(*turns.values())]))
+            same = all(torch.equal(a, b) for a, b in zip(kept["process"], kept["workers"]))
+            rows.append(
+                {
+                    "readout": model.readout, "model": model.label, "degree": model.degree, "images": len(train), "size": size,
+                    "shards": len(paths), "turns": turns, "speed_up_wall": wall, "work_of_two_over_one_cpu": cpu, "same_bits": same,
+                }
+            )  # fmt: skip
+            typer.echo(f"{model.label}: one process over two workers {wall:.2f} by the clock; CPU of all, two workers over one process {cpu:.2f}; same bits: {same}")
+    return rows
+
+
+def small_shards(number: int) -> dict[str, Any]:
+    """``number`` files of one image: in this process, by two workers, and the same images as one array."""
+    images = np.random.default_rng(0).random((number, 8, 8)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder, connected("local:2") as client:
+        paths = []
+        for i in range(number):
+            paths.append(Path(folder) / f"{i:05d}.npy")
+            np.save(paths[-1], images[i : i + 1])
+        seconds: dict[str, dict[str, float]] = {}
+        kept = {}
+        for name, who in (("process", "local:0"), ("workers", client)):
+            model = WaveletScore().fit(paths[:8], client=who)
+            with timed(client) as seconds[name]:
+                kept[name] = bits(model.fit(paths, client=who))
+            typer.echo(f"{number:,} small shards, {name}: {seconds[name]['wall']:.1f} s, CPU {seconds[name]['cpu'] + seconds[name]['workers_cpu']:.1f} s")
+        with timed(client) as seconds["one_array"]:
+            WaveletScore().fit(images)
+        tasks = len(as_shards(paths).runs)
+    # The scheduler and the client live in this process: its CPU time is what they cost, whatever else the machine does.
+    asker = seconds["workers"]["cpu"] / number
+    reading = (seconds["process"]["cpu"] - seconds["one_array"]["cpu"]) / number
+    return {
+        "shards": number, "tasks": tasks, "seconds": seconds, "scheduler_cpu_per_shard": asker, "opening_cpu_per_shard": reading,
+        "same_bits": all(torch.equal(a, b) for a, b in zip(kept["process"], kept["workers"])),
+    }  # fmt: skip
+
+
+def rates(size: int, count: int) -> list[dict[str, Any]]:
+    """One thread on colour images of ``size`` pixels: CPU seconds an image, of reading alone and of the sums, bytes and merging.
+
+    The images are drawn: what a pass costs does not depend on the pixels.
+    """
+    rows = []
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "x.npy", pixels)
+        shard = FileShard(Path(folder) / "x.npy")
+        for settings in ({"family": "independent", "degree": 3}, {"family": "band", "degree": 3}, {"family": "local", "degree": 2}):
+            model = WaveletScore(**settings)
+            moments = model.new_moments((3, size, size))
+            transform = moments.transform
+            moments.centre = transform.forward(torch.from_numpy(pixels[:2]).double() / 255).flatten(1).mean(0)
+            work = Products(moments, 64)
+            sum_run(work, [shard], [None], None, True)  # plans are made once
+            start, wall = time.process_time(), time.perf_counter()
+            sums = sum_run(work, [shard], [None], None, True)
+            cpu, wall = time.process_time() - start, time.perf_counter() - wall
+            bytes_ = sum(a.nbytes for a in sums.arrays)
+            start = time.process_time()
+            merge([sums] * FAN_IN)
+            merging = (time.process_time() - start) / FAN_IN
+            rows.append(
+                {
+                    "model": model.label, **settings, "size": size, "images": count, "cpu_seconds_per_image": cpu / count,
+                    "wall_seconds_per_image": wall / count, "sums_bytes": bytes_, "merge_cpu_seconds": merging,
+                }
+            )  # fmt: skip
+            typer.echo(f"{model.label} at {size} pixels: {1000 * cpu / count:.1f} ms an image, sums of {bytes_ / 2**20:.0f} MiB")
+    return rows
+
+
+def transfer_rate(megabytes: int = 64) -> dict[str, float]:
+    """Bytes a second of an array that goes from one worker process to the other, through sockets of this machine."""
+    with connected("local:2") as client:
+        first, second = list(client.scheduler_info()["workers"])
+        for _ in range(2):  # the first one opens the connection
+            made = client.submit(np.ones, megabytes * 2**17, workers=[first], pure=False)
+            made.result()
+            start = time.perf_counter()
+            client.submit(len, made, workers=[second], pure=False).result()
+            seconds = time.perf_counter() - start
+    return {"bytes": megabytes * 2**20, "seconds": seconds, "bytes_per_second": megabytes * 2**20 / seconds}
+
+
+def foreseen(row: dict[str, Any], overhead: float, network: float, plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """A pass over a large set on several machines, from measured rates.
+
+    Args:
+        row: of :func:`rates`. overhead: seconds of the scheduler for a shard. network: bytes a second into a machine.
+        plan: ``images``, ``image_bytes`` (as read), ``shards``, ``cores`` of a machine, ``machines``.
+
+    Returns: for each number of machines: ``hours``, what the time is made of, bytes read, bytes of sums moved, and memory of
+        a machine and of the process that asks.
+
+    A run's sums are moved at most once at each height of the tree (``S n / (F - 1)`` in all above the leaves); the merges of a
+    height run side by side, the last ones alone.  Cores work apart, as the two workers of this file do.
+    """
+    size, shards, out = row["sums_bytes"], plan["shards"], []
+    moved = size * sum(math.ceil(shards / FAN_IN**h) for h in range(math.ceil(math.log(shards, FAN_IN))))
+    for machines in plan["machines"]:
+        cores = machines * plan["cores"]
+        rounds = math.ceil(shards / cores)  # a core sums whole shards
+        summing = rounds * plan["images"] / shards * row["cpu_seconds_per_image"]
+        across = moved * (1 - 1 / machines) / network / machines
+        last = math.log(max(2, min(cores, shards)), FAN_IN) * FAN_IN * (row["merge_cpu_seconds"] + (size / network if machines > 1 else 0.0))
+        merging = moved / size * row["merge_cpu_seconds"] / cores
+        total = summing + across + last + merging + overhead * shards
+        out.append(
+            {
+                "machines": machines, "cores": cores, "hours": total / 3600,
+                "seconds": {"sums": summing, "transfers": across, "merges": merging, "last_merges": last, "scheduler": overhead * shards},
+                "bytes_read": plan["images"] * plan["image_bytes"], "bytes_moved": moved * (1 - 1 / machines),
+                "memory_of_a_machine": plan["cores"] * (2 + FAN_IN) * size, "memory_of_the_asker": 3 * size,
+            }
+        )  # fmt: skip
+    return out
+
+
+def table(record: dict[str, Any]) -> str:
+    """The part of ``README.md`` that is on paper, written from a results file."""
+    plan, lines = record["plan"], []
+    lines.append("| family | machines | hours | sums | transfers and merges | scheduler | sums moved | memory a machine |")
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in record["imagenet"]:
+        for at in row["foreseen"]:
+            s = at["seconds"]
+            rest = s["transfers"] + s["merges"] + s["last_merges"]
+            lines.append(
+                f"| {row['model']}, degree {row['degree']} | {at['machines']} | {at['hours']:.3g} | {s['sums'] / 3600:.3g} h | {rest:.3g} s | "
+                f"{s['scheduler']:.2g} s | {at['bytes_moved'] / 2**30:.3g} GiB | {at['memory_of_a_machine'] / 2**30:.3g} GiB |"
+            )
+    read = record["imagenet"][0]["foreseen"][0]["bytes_read"]
+    head = (
+        f"{plan['images']:,} images of {plan['side']} pixels in {plan['shards']:,} shards ({read / 2**40:.2g} TiB of 8-bit pixels read once), "
+        f"machines of {plan['cores']} cores, {record['network'] * 8 / 1e9:.2g} Gbit/s into a machine:"
+    )
+    return "\n".join([head, "", *lines])
+
+
+@app.command()
+def main(
+    output: Annotated[Path, typer.Option(help="results file")] = OUTPUT,
+    count: Annotated[int, typer.Option(help="MNIST images of the comparison")] = 20_000,
+    size: Annotated[int, typer.Option(help="their side, pixels")] = 32,
+    repeats: Annotated[int, typer.Option(help="turns of the comparison")] = 3,
+    small: Annotated[int, typer.Option(help="small shards")] = 10_000,
+    side: Annotated[int, typer.Option(help="side of the images on paper")] = 256,
+    images: Annotated[int, typer.Option(help="number of the images on paper (ImageNet's training set)")] = 1_281_167,
+    shards: Annotated[int, typer.Option(help="their shards")] = 4096,
+    cores: Annotated[int, typer.Option(help="cores of a machine on paper")] = 16,
+    network_gbit: Annotated[float, typer.Option(help="network of a machine on paper, Gbit/s; the rate between processes here if that is less")] = 10.0,
+    measured: Annotated[int, typer.Option(help="images of that side to measure the rates on")] = 128,
+) -> None:
+    """Measure, foresee, and write the results file; the table for the README is printed."""
+    torch.set_num_threads(1)
+    compared, overhead, found, transfer = against_one_process(count, size, repeats), small_shards(small), rates(side, measured), transfer_rate()
+    network = min(network_gbit * 1e9 / 8, transfer["bytes_per_second"])
+    plan = {
+        "images": images, "side": side, "image_bytes": 3 * side**2, "shards": shards, "cores": cores, "machines": [1, 10, 100],
+        "network_gbit": network_gbit,
+    }  # fmt: skip
+    per_shard = overhead["scheduler_cpu_per_shard"]
+    record = {
+        **provenance(f"python -m benchmarks.cluster --count {count} --size {size} --repeats {repeats} --small {small} --measured {measured}", 0),
+        "data": load_mnist("train", size=size, count=count).provenance,
+        "two_workers": compared, "small_shards": overhead, "transfer": transfer, "network": network, "plan": plan,
+        "imagenet": [{**row, "foreseen": foreseen(row, per_shard, network, plan)} for row in found],
+    }  # fmt: skip
+    write_json(output, record)
+    typer.echo(table(record))
+
+
+if __name__ == "__main__":
+    app()

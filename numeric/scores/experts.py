@@ -1,0 +1,150 @@
+"""Least squares on windows of several estimates, the same at every pixel, by experts that a soft partition calls upon.
+
+At pixel x let ``f_x`` be 1 and the windows around x of some maps (the noisy image and estimates of the clean one), e the last of
+these estimates and ``z_x`` the leading principal coordinates of e's window.  A *stage* returns
+
+    D_x = e_x + sum_k r_k(z_x) W_k^T f_x,    r_k(z) = softmax_k(log pi_k - |z - c_k|^2 / (2 tau)),
+
+with centres ``c_k`` of k-means.  Each ``W_k`` is the ridge solution of the weighted least squares of ``x - e`` with weights r_k:
+
+    (sum r_k f f^T + lam diag(var)) W_k = sum r_k f (x - e)^T,
+
+``lam`` in pixels and var the variance of f over all of them, the intercept free.
+
+The weights sum to one and a square is convex, so the stage's error on its own pixels is at most
+``sum_k sum r_k |x - e - W_k^T f|^2 <= sum |x - e|^2``: no stage is worse than the estimate it starts from.  One expert is the
+linear least squares of all windows.  Nothing is learnt by gradients; every step is an eigendecomposition, k-means or a solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torch.nn import functional as F
+
+ACTIVE = 1e-2
+"""An expert is fitted to pixels that it takes at least this share of."""
+BLOCK = 2**18
+"""Pixels worked on at a time (their windows and responsibilities are held)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One fitted stage.
+
+    Attributes:
+        sides: window side of each map, odd (0: the map is not read). side: of the key's window on the last map.
+        mean, basis: ``(q,)``, ``(q, dims)`` of the key. centres: ``(K, dims)``. log_weights: ``(K,)``. tau: width.
+        weights: ``(K, d, channels)`` for ``f = (1, windows)``.
+    """
+
+    sides: tuple[int, ...]
+    side: int
+    mean: Tensor
+    basis: Tensor
+    centres: Tensor
+    log_weights: Tensor
+    tau: Tensor
+    weights: Tensor
+
+    def to(self, like: Tensor) -> Stage:
+        """In the type and on the device of a tensor."""
+        return Stage(self.sides, self.side, *(getattr(self, name).to(like) for name in TENSORS))
+
+    @property
+    def count(self) -> int:
+        """Numbers of the stage."""
+        return sum(getattr(self, name).numel() for name in TENSORS)
+
+
+TENSORS = ("mean", "basis", "centres", "log_weights", "tau", "weights")
+
+
+def window(image: Tensor, side: int, place: Tensor | None = None) -> Tensor:
+    """Windows ``(pixels, channels * side^2)`` around pixels of ``(n, channels, height, width)``, the border's pixels repeated.
+
+    Args:
+        place: pixels as positions in ``n * height * width``; None: all of them.
+    """
+    reach, (height, width) = side // 2, image.shape[-2:]
+    padded = F.pad(image, (reach,) * 4, mode="replicate") if reach else image
+    view = padded.unfold(2, side, 1).unfold(3, side, 1)  # (n, channels, height, width, side, side)
+    if place is None:
+        return view.permute(0, 2, 3, 1, 4, 5).reshape(-1, image.shape[1] * side**2)
+    number, inside = place // (height * width), place % (height * width)
+    return view[number, :, inside // width, inside % width].flatten(1)
+
+
+def features(maps: Sequence[Tensor], sides: Sequence[int], place: Tensor | None = None) -> Tensor:
+    """``f = (1, windows)`` of the maps, ``(pixels, d)``."""
+    parts = [window(m, side, place) for m, side in zip(maps, sides) if side]
+    return torch.cat([parts[0].new_ones(len(parts[0]), 1), *parts], 1)
+
+
+def responsibilities(stage: Stage, key: Tensor) -> Tensor:
+    """``r_k`` of key windows ``(pixels, q)``: ``(pixels, K)``."""
+    z = (key - stage.mean) @ stage.basis
+    logits = torch.addmm(stage.log_weights - 0.5 / stage.tau * stage.centres.square().sum(1), z, stage.centres.T / stage.tau)
+    return logits.softmax(1)
+
+
+def apply_stage(stage: Stage, maps: Sequence[Tensor]) -> Tensor:
+    """``D`` from maps ``(n, channels, height, width)``, the last of which is refined; the same shape, differentiable."""
+    stage = stage.to(maps[-1])
+    height, width = maps[-1].shape[-2:]
+    channels, step = maps[-1].shape[1], max(1, BLOCK // (8 * height * width))
+    parts = []
+    for start in range(0, len(maps[-1]), step):
+        part = [m[start : start + step] for m in maps]
+        r = responsibilities(stage, window(part[-1], stage.side))
+        f = features(part, stage.sides)
+        added = [(r * (f @ stage.weights[:, :, c].T)).sum(1) for c in range(channels)]
+        parts.append(part[-1] + torch.stack(added, 1).reshape(-1, height, width, channels).permute(0, 3, 1, 2))
+    return torch.cat(parts)
+
+
+def fit_stage(
+    maps: Sequence[Tensor], clean: Tensor, sides: Sequence[int], side: int, experts: int, dims: int, softness: float, ridge: float,
+    pixels: int, generator: torch.Generator,
+) -> Stage:  # fmt: skip
+    """Fit one stage to ``pixels`` pixels drawn from all of the maps' and the clean images'.
+
+    Args:
+        softness: tau in units of the mean squared distance to the nearest centre, for each of the ``dims`` coordinates.
+    """
+    total = clean.shape[0] * clean.shape[2] * clean.shape[3]
+    draw = torch.randperm(total, generator=generator)[:pixels]
+    sample = window(maps[-1], side, draw[: 2**16])
+    mean = sample.mean(0)
+    _, vectors = torch.linalg.eigh(torch.cov(sample.T.double()))
+    basis = vectors[:, -dims:].to(sample)
+    z = (sample - mean) @ basis
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    clusters = KMeans(experts, n_init=1, init="random", max_iter=30, random_state=seed).fit(z.numpy())
+    centres = torch.from_numpy(clusters.cluster_centers_).to(z)
+    weights = torch.from_numpy(np.bincount(clusters.labels_, minlength=experts)).to(z) / len(z)
+    tau = torch.as_tensor(max(softness * clusters.inertia_ / len(z) / z.shape[1], 1e-12)).to(z)
+    empty = z.new_zeros(experts, 1, clean.shape[1])
+    stage = Stage(tuple(sides), side, mean, basis, centres, weights.log(), tau, empty)
+    d = 1 + sum(m.shape[1] * s**2 for m, s in zip(maps, sides))
+    sums = torch.zeros(experts, d + clean.shape[1], d + clean.shape[1], dtype=torch.float64)
+    for place in draw.split(BLOCK // 4):
+        f = features(maps, sides, place)
+        r = responsibilities(stage, window(maps[-1], side, place))
+        target = window(clean, 1, place) - window(maps[-1], 1, place)
+        both = torch.cat([f, target], 1)
+        for k, weight in enumerate(r.T.contiguous()):
+            rows = torch.nonzero(weight > ACTIVE).flatten()
+            part = both[rows]
+            sums[k] += part.T @ (part * weight[rows, None])
+    gram, rhs = sums[:, :d, :d], sums[:, :d, d:]
+    pooled = gram.sum(0) / gram[:, 0, 0].sum()
+    variance = (pooled.diagonal() - pooled[0].square()).clamp_min(0.0)
+    # What never varies has weight zero, and an expert without pixels adds nothing.
+    system = gram + torch.diag(ridge * variance + (variance <= 1e-12).double() * 1e-12)
+    return replace(stage, weights=torch.linalg.solve(system, rhs).to(z))

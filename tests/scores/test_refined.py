@@ -1,0 +1,218 @@
+"""Mixture, then features: stages of local experts are least squares, do no harm, vanish on Gaussian data and help on others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+
+from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.mixture import GaussianMixtureDenoiser
+from numeric.denoiser import NotFittedError
+from numeric.noise import NoiseLevel, ve, vp
+from numeric.results import FileError, load_tensors, save_tensors
+from numeric.scores.experts import apply_stage, features, fit_stage, responsibilities, window
+from numeric.scores.gaussians import PrincipalMixture
+from numeric.scores.levels import NoImagesError
+from numeric.scores.moments import MomentError
+from numeric.scores.refined import RefinedScore
+from numeric.scores.wiener import WienerScore
+
+SMALL = {"components": 3, "directions": 20, "experts": (1, 4), "pixels": 6000, "side": 3, "dims": 4, "held": 0.4}
+
+
+def bars(count: int, generator: torch.Generator, side: int = 8) -> torch.Tensor:
+    """Images of one bright row or column: far from Gaussian."""
+    x = torch.zeros(count, 1, side, side)
+    place = torch.randint(side, (count,), generator=generator)
+    upright = torch.rand(count, generator=generator) < 0.5
+    rows = torch.arange(count)
+    x[rows[upright], 0, place[upright]] = 1.0
+    x[rows[~upright], 0, :, place[~upright]] = 1.0
+    return x
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return bars(600, torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def model(images) -> RefinedScore:
+    return RefinedScore(**SMALL).fit(images).prepare_levels([0.4])
+
+
+def maps_of(images, generator):
+    noisy = images + 0.4 * torch.randn(images.shape, generator=generator)
+    return [noisy, LinearDenoiser().fit(images).estimate(noisy, ve(0.4))]
+
+
+def stage_of(maps, clean, experts, ridge=1e-9):
+    generator = torch.Generator().manual_seed(1)
+    return fit_stage(maps, clean, (3, 3), 3, experts, 4, 0.3, ridge, 10**6, generator)
+
+
+def test_windows_are_what_a_loop_cuts(generator):
+    x = torch.randn(2, 3, 5, 4, generator=generator)
+    padded = torch.nn.functional.pad(x, (1,) * 4, mode="replicate")
+    for number, row, column in ((0, 0, 0), (1, 4, 3), (1, 2, 1)):
+        place = torch.tensor([number * 20 + row * 4 + column])
+        expected = padded[number, :, row : row + 3, column : column + 3].flatten()
+        assert torch.equal(window(x, 3, place)[0], expected)
+        assert torch.equal(window(x, 3)[place[0]], expected)
+
+
+def test_one_expert_is_the_least_squares_of_all_windows(images, generator):
+    """Against NumPy's lstsq."""
+    clean = images.double()
+    maps = [clean + 0.4 * torch.randn(clean.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+    stage = stage_of(maps, clean, 1)
+    f, target = features(maps, (3, 3)).numpy(), clean.flatten().numpy()
+    weights = np.linalg.lstsq(f, target, rcond=None)[0]
+    assert np.abs(apply_stage(stage, maps).flatten().numpy() - f @ weights).max() < 1e-6
+
+
+def test_a_stage_is_no_worse_than_its_start_and_within_its_bound(images, generator):
+    """sum |x - D|^2 <= sum_k sum r_k |x - e - W_k f|^2 <= sum |x - e|^2, on the pixels that it was fitted to."""
+    maps = maps_of(images, generator)
+    stage = stage_of(maps, images, 6, ridge=1.0)
+    r, f = responsibilities(stage, window(maps[-1], 3)), features(maps, (3, 3))
+    assert torch.allclose(r.sum(1), torch.ones(len(r)), atol=1e-5) and r.amax(1).mean() < 0.999
+    target = (images - maps[-1]).flatten()
+    bound = float((r * (target[:, None] - f @ stage.weights[:, :, 0].T).square()).sum())
+    error = float((apply_stage(stage, maps) - images).square().sum())
+    assert error <= bound <= float(target.square().sum())
+
+
+def test_one_component_is_the_linear_denoiser(images, generator):
+    """A mixture of one, and the whole model without stages or features: the exact Gaussian posterior mean."""
+    noisy, level = images[:5].double() + torch.randn(5, 1, 8, 8, generator=generator, dtype=torch.float64), vp(0.6)
+    linear = LinearDenoiser().fit(images.double())
+    mixture = PrincipalMixture.fit(images.flatten(1).double(), linear.mean_, linear.eigenvectors_[:, -10:], 1, 50.0, 0)
+    start = linear.estimate(noisy, level)
+    assert torch.allclose(mixture.estimate(noisy.flatten(1), start.flatten(1), level), start.flatten(1), atol=1e-10)
+    plain = RefinedScore(degree=1, components=1, experts=(), held=0.01).fit(images.double())
+    same = WienerScore(degree=1, coordinates="pixel").fit(plain.base_.moments_.sets[0])
+    assert torch.allclose(plain.estimate(noisy, level), same.estimate(noisy, level), atol=1e-9)
+
+
+def test_without_pooling_it_is_the_mixture_of_the_same_clusters(images, generator):
+    """All directions, a prior worth no image: GaussianMixtureDenoiser by the labels of the same k-means."""
+    x = (images + 0.05 * torch.randn(images.shape, generator=generator)).double()
+    linear = LinearDenoiser().fit(x)
+    mean, basis = linear.mean_, linear.eigenvectors_
+    mixture = PrincipalMixture.fit(x.flatten(1), mean, basis, 3, 1e-12, 0)
+    labels = KMeans(3, n_init=1, max_iter=25, random_state=0).fit_predict(((x.flatten(1) - mean) @ basis).numpy())
+    other = GaussianMixtureDenoiser("class").fit(x, labels)
+    noisy = x[:6] + 0.5 * torch.randn(6, 1, 8, 8, generator=generator, dtype=torch.float64)
+    found = mixture.estimate(noisy.flatten(1), linear.estimate(noisy, ve(0.5)).flatten(1), ve(0.5))
+    assert torch.allclose(found, other.estimate(noisy, ve(0.5)).flatten(1), atol=1e-5)
+
+
+def test_on_gaussian_data_it_is_the_exact_posterior_mean(generator):
+    """The stages add their sampling error only, which falls as images are added."""
+    mix = 0.3 * torch.randn(64, 64, generator=generator) / 8
+    away = []
+    for count in (1000, 8000):
+        x = (torch.randn(count, 64, generator=generator) @ mix + 0.5).reshape(-1, 1, 8, 8)
+        model = RefinedScore(**{**SMALL, "components": 1, "pixels": 10**6}).fit(x)
+        noisy = x[:500] + 0.3 * torch.randn(500, 1, 8, 8, generator=generator)
+        covariance = mix.T @ mix
+        exact = 0.5 + (noisy.flatten(1) - 0.5) @ torch.linalg.solve(covariance + 0.09 * torch.eye(64), covariance)
+        away.append(float((model.estimate(noisy, ve(0.3)).flatten(1) - exact).square().mean()))
+    least = float(torch.trace(covariance - covariance @ torch.linalg.solve(covariance + 0.09 * torch.eye(64), covariance))) / 64
+    assert away[1] < 0.3 * away[0] and away[1] < 0.03 * least
+
+
+def test_it_beats_linear_and_mixture_on_held_out_bars(model, generator):
+    test = bars(300, generator)
+    error, spread = model.held_out_mse(test, 0.4)
+    linear = LinearDenoiser().fit(bars(2000, generator))
+    start = RefinedScore(**{**SMALL, "experts": ()}).fit(bars(600, generator))
+    noisy = test + 0.4 * torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
+    rival = float((linear.denoise(noisy, 0.4) - test).square().mean())
+    assert error + 5 * spread < min(rival, start.held_out_mse(test, 0.4)[0])
+    # The figure is a mean over images: another draw of the noise agrees with it within their standard errors.
+    other, more = model.held_out_mse(test, 0.4, seed=1)
+    assert abs(error - other) < 5 * (spread**2 + more**2) ** 0.5
+
+
+def test_vp_is_ve_and_types_are_kept(model, images, generator):
+    noisy, level = images[:4] + 0.4 * torch.randn(4, 1, 8, 8, generator=generator), NoiseLevel(0.5, 0.2)
+    assert torch.allclose(model.denoise(0.5 * noisy, level), model.denoise(noisy, 0.4), atol=1e-6)
+    assert torch.allclose(model.denoise(noisy.double(), 0.4).float(), model.denoise(noisy, 0.4), atol=1e-4)
+    assert len(model.stages_) == 1
+    score = model.score(noisy, 0.4)
+    assert torch.allclose(noisy + 0.16 * score, model.estimate(noisy, ve(0.4)), atol=1e-5)
+
+
+def test_gradient_is_the_finite_difference(model, images, generator):
+    y = (images[:1] + 0.4 * torch.randn(1, 1, 8, 8, generator=generator)).double().requires_grad_()
+    direction, step = torch.randn(1, 1, 8, 8, generator=generator, dtype=torch.float64), 1e-5
+    total = lambda z: model.estimate(z, ve(0.4)).square().sum()  # noqa: E731
+    slope = float((torch.autograd.grad(total(y), y)[0] * direction).sum())
+    change = float((total(y + step * direction) - total(y - step * direction)).detach())
+    assert slope == pytest.approx(change / (2 * step), rel=1e-4)
+
+
+def test_a_file_gives_back_the_same_bits(model, images, tmp_path):
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    again = RefinedScore.load(path)
+    assert torch.equal(again.denoise(images[:9], 0.4), model.denoise(images[:9], 0.4))
+    assert again.get_params() == model.get_params() and again.parameter_count(0.4) == model.parameter_count(0.4)
+    with pytest.raises(NoImagesError, match=r"sigma 0\.7 is not prepared"):
+        again.denoise(images[:1], 0.7)
+    tensors, metadata = load_tensors(path)
+    tensors.pop("mixture.basis")
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(FileError, match=r"lacks 'mixture\.basis'"):
+        RefinedScore.load(path)
+    WienerScore(degree=2).fit(images).save(path)
+    with pytest.raises(MomentError, match="of the wiener readout, not of refined"):
+        RefinedScore.load(path)
+
+
+def test_a_checkpoint_saves_the_levels_that_are_made(model, images, tmp_path):
+    path = tmp_path / "levels.safetensors"
+    model.save(path)
+    fresh = RefinedScore(**SMALL).fit(images).prepare_levels([0.4], checkpoint=path)
+    assert fresh.seconds_ == model.seconds_  # taken over, not made again
+    fresh.prepare_levels([0.4, 0.8], checkpoint=path)
+    assert sorted(RefinedScore.load(path).stages_) == [0.4, 0.8]
+    with pytest.raises(MomentError, match="other images or settings"):
+        RefinedScore(**{**SMALL, "ridge": 3.0}).fit(images).prepare_levels([0.4], checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"side": 4}, "side must be odd, got 4"), ({"components": 0}, "components must be >= 1"),
+        ({"experts": (2, 0)}, "at least one expert"), ({"held": 1.0}, "held must lie strictly between 0 and 1"),
+        ({"ridge": -1.0}, "ridge must be a finite number > 0"), ({"components": 900}, "fewer components"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_before_the_work(settings, message, images):
+    with pytest.raises(ValueError, match=message):
+        RefinedScore(**{**SMALL, **settings}).fit(images)
+
+
+def test_it_must_be_fitted():
+    with pytest.raises(NotFittedError, match="call fit"):
+        RefinedScore().denoise(torch.zeros(1, 1, 8, 8), 0.4)
+
+
+@pytest.mark.slow
+def test_real_digits_lie_a_third_below_linear(mnist32, mnist32_test):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = RefinedScore(components=20, directions=100, experts=(1, 32), pixels=200_000).fit(mnist32)
+        test = mnist32_test[:200]
+        error, spread = model.held_out_mse(test, 0.25)
+        noisy = test + 0.25 * torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
+        linear = float((LinearDenoiser().fit(mnist32).denoise(noisy, 0.25) - test).square().mean())
+        assert error + 3 * spread < 2 / 3 * linear
+    finally:
+        torch.set_num_threads(threads)
