@@ -6,6 +6,7 @@ A readout is a subclass that names its moments (:meth:`WaveletEstimator.new_mome
 
 from __future__ import annotations
 
+import numbers
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from numeric.cluster import check_client
 from numeric.data import ImageSet, as_image_set
@@ -63,6 +65,14 @@ def usable_device(device: Any) -> str:
     return str(device)
 
 
+def outside_transforms() -> Any:
+    """What is solved for a noise level is no part of a derivative by the image: ``torch.func``'s transforms do not see it.
+
+    So a first call inside ``jacrev`` or ``jvp`` solves with plain numbers, and keeps plain numbers.
+    """
+    return temporarily_clear_interpreter_stack()
+
+
 def read_by(images: Any, client: Any = None) -> ImageSet | Shards:
     """Images as a set that this process reads, or with a client (and of shards) as shards that it reads."""
     if client is None and not isinstance(images, Shards):
@@ -92,7 +102,44 @@ class SolutionCache:
 
 
 class WaveletEstimator(Denoiser, BaseEstimator):
-    """Base of the estimators; the parameters are documented with :class:`numeric.scores.own.WaveletScore`."""
+    """Base of the estimators; the parameters are documented with :class:`numeric.scores.own.WaveletScore`.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from numeric import WaveletScore, as_image_set, ve
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model = WaveletScore('independent', degree=2).fit(images)
+        >>> y, level = images[:3], ve(0.5)
+        >>> model.denoise(y, level).shape, model.estimate(y, level).shape, model.score(y, level).shape, model.score(images) < 0
+        (torch.Size([3, 1, 8, 8]), torch.Size([3, 1, 8, 8]), torch.Size([3, 1, 8, 8]), True)
+        >>> model.estimate_degrees(y, level, [1, 2]).shape, model.at_degrees(y, level, [2]).shape
+        (torch.Size([2, 3, 1, 8, 8]), torch.Size([1, 3, 1, 8, 8]))
+        >>> model.denoise_degrees(y, level, [1, 2]).shape
+        torch.Size([2, 3, 1, 8, 8])
+        >>> model.solve(level).degree, model.expected_mse(level, degree=1) > model.expected_mse(level, degree=2)
+        (2, True)
+        >>> both = model.merge(WaveletScore('independent', degree=2).fit(1 - images))
+        >>> both.fitted().count, both.label, both.family_.name, both.ridge_.strength
+        (80, 'independent, own readout', 'independent', 1e-10)
+        >>> both.plain_params()['degree'], both.new_transform((1, 8, 8)).levels
+        (2, 1)
+        >>> held_out = model.new_moments((1, 8, 8))  # what another error is computed from
+        >>> model.accumulate(held_out, as_image_set(1 - images), 10, None, None, 30.0)
+        >>> abs(model.expected_mse(level, moments=held_out) - model.expected_mse(level, **model.seen(as_image_set(1 - images)))) < 1e-12
+        True
+        >>> again = WaveletScore('independent', degree=2).fit_moments(held_out)
+        >>> again.check_settings(), again.prepare(), again.kept('a key', lambda: 3, lambda made: 8)
+        (None, None, 3)
+        >>> errors = model.standard_errors(level, images)
+        >>> type(errors).__name__, type(model.delta_errors(as_image_set(images), level, 2, None, None)).__name__
+        ('StandardErrors', 'StandardErrors')
+        >>> [theta.shape[1] for theta in model.coefficients(level, 2, model)]
+        [3]
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     model.save(file.name)
+        ...     print(WaveletScore.load(file.name).label)
+        independent, own readout
+    """
 
     readout: str
     moments_class: Any
@@ -134,6 +181,10 @@ class WaveletEstimator(Denoiser, BaseEstimator):
 
     def check_settings(self) -> None:
         """Raise ValueError for parameters that cannot be used, before any work."""
+        for name in ("degree", "radius", "levels"):
+            value = getattr(self, name)
+            if not (isinstance(value, numbers.Integral) or (name == "levels" and value is None)) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a whole number, got {value!r}: use one such as {name}=2")
         if self.basis not in BASES:
             raise ValueError(f"unknown basis {self.basis!r}: use 'monomial' or 'hermite'")
         _ = self.ridge_, self.family_
@@ -267,6 +318,8 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         Raises:
             MomentError: the two were made with other settings, or for images of another shape.
         """
+        if not isinstance(other, type(self)):
+            raise SettingsError(f"cannot merge with a {type(other).__name__}: give another {type(self).__name__}")
         return type(self)(**self.get_params()).fit_moments(self.fitted().merge(other.fitted()))
 
     # ----- use -----------------------------------------------------------------------------------------------------------
@@ -382,9 +435,11 @@ class WaveletEstimator(Denoiser, BaseEstimator):
 
     def kept(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         """A solution from the cache, or made and kept."""
+        self.fitted()
         if key in self._solutions:
             return self._solutions[key]
-        value = make()
+        with outside_transforms():
+            value = make()
         return self._solutions.put(key, value, size(value))
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
-from numeric.scores.base import WaveletEstimator, plain
+from numeric.scores.base import WaveletEstimator, outside_transforms, plain
 from numeric.scores.contraction import CROSS_BYTES, wick_map
 from numeric.scores.coordinates import LevelCoordinates, check_coordinates, letter_monomials
 from numeric.scores.crossval import GCV_GRID, gcv_scores
@@ -100,9 +100,18 @@ class WienerScore(WaveletEstimator):
     :meth:`save` keeps them.  VP levels are VE levels of ``y / a``.
 
     Example:
-        >>> model = WienerScore(degree=3, coordinates="both").fit(images)      # doctest: +SKIP
-        >>> model.prepare_levels([0.1, 0.5]).save("model.safetensors")        # doctest: +SKIP
-        >>> model.denoise(noisy, 0.5)                                         # doctest: +SKIP
+        >>> import torch
+        >>> from numeric import WienerScore, ve
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model, level = WienerScore(degree=2, coordinates='pixel').fit(images).prepare_levels([0.1, 0.5]), ve(0.5)
+        >>> model.denoise(images[:2], level).shape, model.count(2), model.sums_bytes, model.chosen_ridge(level), model.pixel_family_.name
+        (torch.Size([2, 1, 8, 8]), 129, 133128, 1e-06, 'independent')
+        >>> model.coordinates_at(0.5).sigma, type(model.plain_readout(level, 2, images)).__name__
+        (0.5, 'PlainReadout')
+        >>> rows, tensors = model.level_state()
+        >>> model.take_levels(rows, tensors)
+        >>> len(rows), model.attach(images).label
+        (2, 'Wiener pixels')
     """
 
     readout = "wiener"
@@ -286,7 +295,8 @@ class WienerScore(WaveletEstimator):
         degree = int(self.degree) if degree is None else degree
         key = self._key(noise, degree)
         if key not in self.prepared_:
-            self.prepare_levels([noise], [degree])
+            with outside_transforms():
+                self.prepare_levels([noise], [degree])
         return self.prepared_[key]
 
     def _sums(
@@ -371,6 +381,7 @@ class WienerScore(WaveletEstimator):
     def plain_readout(self, noise: NoiseLevel | float, degree: int, like: Tensor) -> PlainReadout:
         """The readout in plain monomials, in the type and on the device of a tensor; kept."""
         solution, key = self.solve(noise, degree), self._key(noise, degree)
+        dtype, device = like.dtype, like.device
 
         def make() -> PlainReadout:
             level, mean, letters = self.coordinates_at(key[0]), self.moments_.mean, self.monomials_.variables
@@ -381,7 +392,7 @@ class WienerScore(WaveletEstimator):
             # Columns of the inverse Wick map: theta . :phi: = theta . M^-1 phi.
             theta = torch.from_numpy(wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T @ wick).to(mean)
             straight = level.whiten.T @ solution.theta[1:linear] + level.letters.T @ theta[1 : 1 + letters]
-            return PlainReadout(mean, mean + theta[0], straight, level.letters.T, theta[1 + letters :]).to(like)
+            return PlainReadout(mean, mean + theta[0], straight, level.letters.T, theta[1 + letters :]).to(torch.empty(0, dtype=dtype, device=device))
 
         return self.kept(("plain", key, like.dtype, like.device), make, lambda made: made.nbytes)
 
