@@ -25,8 +25,9 @@ from numeric.reduction import FAN_IN
 from numeric.results import provenance, write_json
 from numeric.scores.moments import CleanMoments, Products
 from numeric.scores.own import WaveletScore
-from numeric.scores.passes import merge, sum_run
+from numeric.scores.passes import merge
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.totals import sum_run
 from numeric.shards import FileShard, as_shards
 
 OUTPUT = Path(__file__).with_suffix(".json")

@@ -24,7 +24,8 @@ from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
-from numeric.scores.passes import Look, Pass, PixelProducts, look, tensor_hash, total
+from numeric.scores.passes import Look, Pass, PixelProducts, tensor_hash
+from numeric.scores.totals import look, total
 from numeric.shards import Shards
 from numeric.wavelets import WaveletTransform
 

@@ -35,9 +35,9 @@ from numeric.scores.families import Family
 from numeric.scores.levels import LinearMoments
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
-from numeric.scores.passes import clear, steps
 from numeric.scores.patterns import Groups, add_noise_
 from numeric.scores.stored import pixel_range
+from numeric.scores.totals import clear, steps
 from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 

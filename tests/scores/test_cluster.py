@@ -24,8 +24,8 @@ from numeric.data import DataError, as_image_set
 from numeric.reduction import FAN_IN, Finished, Tree, reduce_here
 from numeric.scores.moments import MomentError
 from numeric.scores.own import WaveletScore
-from numeric.scores.passes import CheckpointError
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.totals import CheckpointError
 from numeric.scores.wiener import WienerScore
 from numeric.scores.wiener_own import WienerOwnScore
 from numeric.shards import ShardError, as_shards
