@@ -77,7 +77,7 @@ def connected(client: Any) -> Iterator[Any]:
         return
     distributed = _distributed()
     if workers is not None:
-        quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
+        quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
         with (
             distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, **quiet) as cluster,
             distributed.Client(cluster) as made,
