@@ -6,7 +6,7 @@ ARGS ?=
 TORCH ?= 2.13.0
 TORCHVISION ?= 0.28.0
 
-.PHONY: help setup fig5 figures ship gallery test slow lint clean
+.PHONY: help setup fig5 figures ship gallery docs test slow lint clean
 help:  ## show these targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -28,6 +28,10 @@ ship: setup  ## the same into paper_figures, whose figures are tracked and shipp
 
 gallery: setup  ## build paper_figures/index.html from what is there
 	$(BIN)/python -m numeric figures --ship --page-only
+
+docs: setup  ## the documentation site, from docstrings, pages and shipped figures, into runs/site
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 test: setup  ## the test suite, one process a core (ARGS are passed to pytest)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)

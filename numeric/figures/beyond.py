@@ -16,16 +16,17 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
 from numeric.arguments import as_list
+from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import overlap_caution, trained
 from numeric.figures.base import FigureMaker, Parameters, family_degree
-from numeric.figures.contenders import measured, rows_of
+from numeric.figures.contenders import MACHINES, measured, rows_of
 from numeric.figures.style import COLOURS, STYLE, fitted_on, plain_log, plus_minus
 from numeric.fingerprint import code_hash, weights_hash
 from numeric.results import read_json, write_json
 
 KINDS = {
     "paper": ("closed form of the paper", COLOURS["blue"], "o"),
-    "beyond": ("closed form on Wiener features", COLOURS["vermilion"], "D"),
+    "beyond": ("closed form beyond the paper", COLOURS["vermilion"], "D"),
     "peer": ("other closed form", COLOURS["green"], "s"),
     "network": ("network", COLOURS["purple"], "^"),
 }
@@ -38,7 +39,10 @@ class BeyondConfig(Parameters):
     Attributes:
         size: image side. n_train: images to fit on (None: all). n_eval: held-out images for closed forms; n_network: for networks.
         sigmas: VE levels. wiener: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore`; families, shared:
-            ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``.
+            ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``. refined: numbers of
+            components of :class:`numeric.scores.refined.RefinedScore`.
+        machines: those that hold training images, of ``optimal``, ``LS``, ``ELS``, ``PSPC``; the side of their patches is chosen at
+            every level on training images. n_slow: held-out images for them; n_local: training images of LS and PSPC (a fifth: ELS).
         networks: which (None: all shipped ones of the size); weights: folder of networks (None: those shipped).
         n_symmetry: held-out images at which the Jacobian's asymmetry is measured; 0 leaves it out.
     """
@@ -52,7 +56,11 @@ class BeyondConfig(Parameters):
     wiener: Sequence[str] = ("pixel:3", "both:3")
     families: Sequence[str] = ("local:3",)
     shared: Sequence[str] = ("independent:3",)
-    mixtures: Sequence[str] = ()
+    refined: Sequence[int] = (100,)
+    mixtures: Sequence[str] = ("class", "100")
+    machines: Sequence[str] = ("optimal", "LS", "ELS", "PSPC")
+    n_slow: int = 50
+    n_local: int = 500
     networks: Sequence[str] | None = None
     weights: str | None = None
     n_symmetry: int = 1
@@ -62,6 +70,11 @@ class BeyondConfig(Parameters):
     def check(self) -> None:
         self.wiener = as_list(self.wiener, str, "wiener")
         self.mixtures = as_list(self.mixtures, str, "mixtures")
+        self.refined = as_list(self.refined, int, "refined")
+        self.machines = as_list(self.machines, str, "machines")
+        for name in self.machines:
+            if name not in MACHINES:
+                raise ValueError(f"unknown machine {name!r}: use {', '.join(MACHINES)}")
         for text in self.wiener:
             name, _, degree = text.partition(":")
             if name not in ("pixel", "wavelet", "both") or not degree.isdigit():
@@ -74,10 +87,11 @@ class BeyondConfig(Parameters):
 
 def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:
     """Every method on the same held-out images and noise; a finished method is kept in the cache."""
-    images, test = config.images("train", config.size, config.n_train), config.images("test", config.size)
+    images, test = config.images("train", config.size, config.n_train), config.images("test", config.size, config.n_eval)
     data = {"fit": images.provenance, "test": test.provenance}
-    settings = {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry")}
-    rows = []
+    settings = {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry", "n_local")}
+    rows: list[dict[str, Any]] = []
+    linear: LinearDenoiser | None = None
     for row in rows_of(config, images):
         key = {
             "method": row.label, "count": row.count, "data": data, **settings,
@@ -88,7 +102,8 @@ def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:
         if not path.is_file():
             if progress:
                 print(row.label, flush=True)
-            write_json(path, {"key": key, **measured(row, test.take(row.count), config)})
+            linear = linear or LinearDenoiser().fit(images)
+            write_json(path, {"key": key, **measured(row, test, config, linear)})
         found = read_json(path)
         rows.append({k: v for k, v in found.items() if k != "key"})
     return {"data": data, "rows": rows}
@@ -101,6 +116,7 @@ def frame(record: dict[str, Any]) -> Any:
     lines = []
     for row in record["rows"]:
         errors = {f"MSE, sigma {s}": plus_minus(c["mse"], c["se"]) for s, c in row["errors"].items()}
+        errors |= {f"of linear, sigma {s}": f"{c['of_linear']['ratio']:.3f}" for s, c in row["errors"].items()}
         bent = {f"asymmetry, sigma {s}": f"{c['mean']:.3f}" for s, c in row["asymmetry"].items()}
         size = {"parameters": f"{row['parameters']:,}", "seconds": f"{row['seconds']:.1f}", "MiB": f"{row['memory'] / 2**20:.1f}"}
         lines.append({"method": row["method"], **size, **errors, **bent})
@@ -139,19 +155,20 @@ def draw(record: dict[str, Any]) -> Any:
         table.axis("off")
         table.set_ylim(len(rows) + 1.5, -0.5)
         table.set_xlim(0, 1)
-        places = [0.54, 0.62, 0.69, *(0.78 + 0.073 * k for k in range(len(sigmas)))]
-        heads = ["parameters", "fit, s", "MiB", *(f"$\\sigma={s:g}$" for s in sigmas)]
+        places = [0.53, 0.59, 0.65, 0.7, *(0.78 + 0.073 * k for k in range(len(sigmas)))]
+        heads = ["parameters", "fit, s", "MiB", "images", *(f"$\\sigma={s:g}$" for s in sigmas)]
         table.text(0.0, 0.6, "method (held-out MSE per pixel)", fontsize=8, weight="bold")
         for x, text in zip(places, heads):
             table.text(x, 0.6, text, fontsize=8, weight="bold", ha="right")
-        best = {s: min(row["errors"][f"{s:g}"]["mse"] for row in rows) for s in sigmas}
+        best = {s: min(row["errors"][f"{s:g}"]["of_linear"]["ratio"] for row in rows) for s in sigmas}
         for y, row in enumerate(rows, 1):
             colour = KINDS[row["kind"]][1]
             table.text(0.0, y + 0.6, f"{y}  {row['method']}", fontsize=7.5, color=colour)
             cells = [f"{row['parameters']:,}", f"{row['seconds']:,.0f}", f"{row['memory'] / 2**20:,.0f}"]
-            values = [row["errors"][f"{s:g}"]["mse"] for s in sigmas]
-            looks = ["normal"] * 3 + ["bold" if v == best[s] else "normal" for v, s in zip(values, sigmas)]
-            for x, text, look in zip(places, [*cells, *(f"{v:.5f}" for v in values)], looks):
+            found = [row["errors"][f"{s:g}"] for s in sigmas]
+            cells.append(f"{found[0]['n']:,}")
+            looks = ["normal"] * 4 + ["bold" if c["of_linear"]["ratio"] == best[s] else "normal" for c, s in zip(found, sigmas)]
+            for x, text, look in zip(places, [*cells, *(f"{c['mse']:.5f}" for c in found)], looks):
                 table.text(x, y + 0.6, text, fontsize=7.5, ha="right", weight=look)
         shown = [k for k in KINDS if any(row["kind"] == k for row in rows)]
         handles = [Line2D([], [], color=KINDS[k][1], marker=KINDS[k][2], linestyle="", label=KINDS[k][0]) for k in shown]
@@ -167,24 +184,33 @@ def findings(record: dict[str, Any]) -> list[str]:
     linear = next(row for row in rows if row["method"] == "linear")
     for sigma in record["parameters"]["sigmas"]:
         key = f"{sigma:g}"
-        ranked = sorted(rows, key=lambda row: row["errors"][key]["mse"])
+        ranked = sorted(rows, key=lambda row: row["errors"][key]["of_linear"]["ratio"])
         ours = [row for row in ranked if row["kind"] == "beyond"]
-        text = f"sigma {key}: lowest {ranked[0]['method']} ({ranked[0]['errors'][key]['mse']:.5f})"
+        text = f"sigma {key}: lowest of linear's error on the same images {ranked[0]['method']}"
+        text += f" ({ranked[0]['errors'][key]['of_linear']['ratio']:.3f})"
         if ours:
-            mine, base = ours[0]["errors"][key], linear["errors"][key]
+            mine = ours[0]["errors"][key]
+            ratio, se = mine["of_linear"]["ratio"], mine["of_linear"]["se"]
             text += (
-                f"; {ours[0]['method']} {plus_minus(mine['mse'], mine['se'])}, {1 - mine['mse'] / base['mse']:.0%} below linear, "
-                f"place {ranked.index(ours[0]) + 1} of {len(ranked)}"
+                f"; {ours[0]['method']} {plus_minus(mine['mse'], mine['se'])}, {1 - ratio:.0%} below linear "
+                f"({linear['errors'][key]['mse']:.5f}), place {ranked.index(ours[0]) + 1} of {len(ranked)}"
             )
             level = [
                 row["method"] for row in ranked
                 if row["kind"] != "beyond"
-                and abs(row["errors"][key]["mse"] - mine["mse"]) < 2 * (row["errors"][key]["se"] ** 2 + mine["se"] ** 2) ** 0.5
+                and abs(row["errors"][key]["of_linear"]["ratio"] - ratio) < 2 * (row["errors"][key]["of_linear"]["se"] ** 2 + se**2) ** 0.5
             ]  # fmt: skip
             text += f"; within two standard errors of it: {', '.join(level) or 'none'}"
         lines.append(text)
-    counts = sorted({f"{row['kind']} {next(iter(row['errors'].values()))['n']:,}" for row in rows})
-    lines.append("held-out images by kind, not the same for all: " + ", ".join(counts))
+    counts = sorted({next(iter(row["errors"].values()))["n"] for row in rows})
+    lines.append(
+        f"held-out images: the first {' or '.join(f'{n:,}' for n in counts)} of the same ones, the same noise; methods are ranked by "
+        "their error over linear's on the very images that they saw"
+    )
+    for row in rows:
+        if "sides" in row:
+            chosen = ", ".join(f"{side} at sigma {s}" for s, side in row["sides"].items())
+            lines.append(f"{row['method']}: chosen on training images, {chosen}")
     for row in rows:
         if row["asymmetry"]:
             values = ", ".join(f"{c['mean']:.2f} at sigma {s}" for s, c in row["asymmetry"].items())

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.network import trained
+from numeric.baselines.optimal import OptimalDenoiser
+from numeric.baselines.patches import LocalScoreMachine
+from numeric.baselines.pspc import PSPCDenoiser
+from numeric.baselines.sides import PatchDenoiser
 from numeric.data import ImageSet
-from numeric.evaluation.sweep import evaluate, noise_like
+from numeric.evaluation.sweep import measure, noise_like, paired_ratio, summary
 from numeric.evaluation.symmetry import asymmetry
 from numeric.fingerprint import code_hash
 from numeric.noise import ve
 from numeric.scores.own import WaveletScore
+from numeric.scores.refined import RefinedScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
 
@@ -56,6 +62,34 @@ def _prepared(model: WienerScore, images: ImageSet, sigmas: Sequence[float], pat
     fit = time.process_time() - start
     model.prepare_levels(sigmas, checkpoint=path)
     return model, fit + sum(model.solve(sigma).seconds for sigma in sigmas)
+
+
+def _refined(model: RefinedScore, images: ImageSet, sigmas: Sequence[float], path: Path) -> tuple[Any, float]:
+    """The same for a refined readout."""
+    start = time.process_time()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.fit(images)
+    fit = time.process_time() - start
+    model.prepare_levels(sigmas, checkpoint=path)
+    return model, fit + sum(model.seconds_.values())
+
+
+def _calibrated(model: Any, images: ImageSet, sigmas: Sequence[float]) -> tuple[Any, float]:
+    """Fit; a patch machine chooses its side at every level on training images that it does not sum over."""
+    start = time.process_time()
+    model.fit(images)
+    if isinstance(model, PatchDenoiser):
+        model.calibrate(sigmas=sigmas, count=10)
+    return model, time.process_time() - start
+
+
+MACHINES: dict[str, Callable[[int], tuple[Any, str]]] = {
+    "optimal": lambda count: (OptimalDenoiser(), "numeric.baselines.optimal"),
+    "LS": lambda count: (LocalScoreMachine(3, False, n_train=count), "numeric.baselines.patches"),
+    "ELS": lambda count: (LocalScoreMachine(3, True, n_train=max(1, count // 5)), "numeric.baselines.patches"),
+    "PSPC": lambda count: (PSPCDenoiser(3, n_train=count), "numeric.baselines.pspc"),
+}
+"""Denoisers that hold training images: name -> unfitted with so many of them (ELS a fifth, optimal all), and its module."""
 
 
 def split(text: str) -> tuple[str, int]:
@@ -113,15 +147,36 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
                 config.n_eval,
             )
         )  # fmt: skip
+    key = code_hash("numeric.scores.refined")[:12]
+    for components in config.refined:
+        refined = RefinedScore(components=int(components))
+        path = Path(config.cache) / "beyond" / f"refined{components}-{config.size}-{len(images)}-{key}.safetensors"
+        rows.append(
+            Row(
+                refined.label, "beyond", lambda m=refined, p=path: _refined(m, images, sigmas, p),  # type: ignore[misc]
+                lambda m: m.parameter_count(first), lambda m: m.base_.sums_bytes, ["numeric.scores.refined"], config.n_eval,
+            )
+        )  # fmt: skip
     for components in config.mixtures:
-        from numeric.baselines.mixture import GaussianMixtureDenoiser
-
         mixture = GaussianMixtureDenoiser(components if components == "class" else int(components))
 
         def size(m: Any) -> int:
             return sum(c.vectors.numel() + c.eigenvalues.numel() + c.mean.numel() + 1 for c in m.components_)
 
         rows.append(closed(mixture.label, "peer", mixture, size, lambda m: 8 * size(m), "numeric.baselines.mixture"))
+    for name in config.machines:
+        model, module = MACHINES[name](config.n_local)
+
+        def kept(m: Any) -> int:
+            return len(m.data_) * pixels
+
+        rows.append(
+            Row(
+                model.label if name == "optimal" else f"{name}, calibrated side", "peer",
+                lambda m=model: _calibrated(m, images, sigmas), kept, lambda m: 4 * kept(m), [module],  # type: ignore[misc]
+                config.n_slow,
+            )
+        )  # fmt: skip
     for label, network in trained(config.size, config.networks, config.weights).items():
         count = int(network.record["parameters"])
         rows.append(
@@ -133,16 +188,23 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
     return rows
 
 
-def measured(row: Row, test: ImageSet, config: Any) -> dict[str, Any]:
-    """Fit one method; its errors on held-out images at every level, and its Jacobian's asymmetry at some of them."""
+def measured(row: Row, test: ImageSet, config: Any, linear: LinearDenoiser) -> dict[str, Any]:
+    """Fit one method; its errors on held-out images at every level, and its Jacobian's asymmetry at some of them.
+
+    All methods see the same images and noise, slow ones the first of them: the ratio to the linear denoiser's error on the very
+    same images is what compares methods that saw different numbers of them.
+    """
     model, seconds = row.fit()
     errors: dict[str, Any] = {}
     bent: dict[str, Any] = {}
     for sigma in config.sigmas:
         key = (config.seed, 1, round(sigma * 1e6))
-        found = evaluate({row.label: (model, None)}, test, sigma, key=key, batch_size=250)
-        errors |= {f"{sigma:g}": {k: r[k] for k in ("mse", "se", "n")} for r in found if r["method"] == row.label}
-        if config.n_symmetry and row.kind != "network":
+        methods, limits = {"row": (model, None), "linear": (linear, None)}, {"row": row.count, "linear": row.count}
+        found = measure(methods, test, sigma, key=key, batch_size=250, limits=limits)
+        mine, base = found["row", None], found["linear", None]
+        ratio = paired_ratio(mine, base)
+        errors[f"{sigma:g}"] = {k: v for k, v in summary(mine).items() if k in ("mse", "se", "n")} | {"of_linear": ratio}
+        if config.n_symmetry and row.kind != "network" and row.count == config.n_eval:
             clean = test[: config.n_symmetry]
             values = asymmetry(model, clean + sigma * noise_like(clean, *key, 2), sigma)
             bent[f"{sigma:g}"] = {"mean": float(values.mean()), "n": len(values)}
@@ -150,4 +212,5 @@ def measured(row: Row, test: ImageSet, config: Any) -> dict[str, Any]:
         "method": row.label, "kind": row.kind, "parameters": row.parameters(model), "seconds": seconds,
         "memory": row.memory(model), "errors": errors, "asymmetry": bent,
         **({"source": model.record["data"]["source"]} if row.kind == "network" else {}),
+        **({"sides": {f"{s:g}": side for s, side in model.sides_.items()}} if isinstance(model, PatchDenoiser) else {}),
     }  # fmt: skip

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
+from numeric.arguments import as_list
 from numeric.baselines.configs import CONFIGS, get_config, parameter_count
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.locality import LocalityDenoiser
+from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.network import overlap_caution, trained, trained_label
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalScoreMachine
@@ -40,7 +43,9 @@ class Table1Config(Parameters):
     Attributes:
         size: image side. n_train: images to fit closed forms on (None: all).
         n_eval: images per split for closed forms. n_network: for networks. n_slow: for the optimal and local denoisers.
-        n_local: training images of the local machines and the PCA-locality denoiser.
+        n_local: training images of the local machine and the PCA-locality denoiser; a fifth of them for the equivariant one. The
+            machines' windows are chosen at every level on ``n_calibrate`` training images that they do not sum over.
+        mixtures: Gaussian mixtures, numbers of k-means components or ``"class"``.
         sigmas: VE levels. families: ``family:degree`` of the ``own`` readout; shared: of the ``shared`` one.
         networks: configurations to show (None: all eight); those not there are trained for ``steps`` steps here, or listed as
             not trained where ``steps`` is 0. batch_size: of that training. weights: folder of networks (None: those shipped).
@@ -54,6 +59,8 @@ class Table1Config(Parameters):
     n_network: int = 250
     n_slow: int = 50
     n_local: int = 500
+    n_calibrate: int = 10
+    mixtures: Sequence[str] = ("class", "100")
     sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
     families: Sequence[str] = ("independent:3", "band:3", "local:3")
     shared: Sequence[str] = ("independent:2", "band:2", "local:2")
@@ -66,6 +73,10 @@ class Table1Config(Parameters):
     notebook: ClassVar[str] = "table1"
 
     def check(self) -> None:
+        self.mixtures = as_list(self.mixtures, str, "mixtures")
+        for text in self.mixtures:
+            if text != "class" and not (text.isdigit() and int(text) > 0):
+                raise ValueError(f"a mixture is a number of components or 'class', got {text!r}")
         for name in self.networks or ():
             get_config(name)
         for text in [*self.families, *self.shared]:
@@ -85,6 +96,10 @@ class Table1Config(Parameters):
 
 Rows = tuple[dict[str, Denoiser], dict[str, dict[str, Any]]]
 """Label -> denoiser, and label -> its facts (kind, parameters, times, ...)."""
+
+
+def _mixture_size(mixture: GaussianMixtureDenoiser) -> int:
+    return sum(c.vectors.numel() + c.mean.numel() + len(c.eigenvalues) + 1 for c in mixture.components_)
 
 
 def _closed_forms(config: Table1Config, images: Any, progress: bool) -> Rows:
@@ -115,15 +130,25 @@ def _closed_forms(config: Table1Config, images: Any, progress: bool) -> Rows:
                 "shared": lambda model=model: model.solve(ve(first)).readout.numel(),
             }[readout]
             add(f"{model.label}, degree {degree}", model, count, progress=progress)
+    for text in config.mixtures:
+        mixture = GaussianMixtureDenoiser(text if text == "class" else int(text))
+        add(mixture.label, mixture, partial(_mixture_size, mixture))
     if config.slow:
-        machine, locality = LocalScoreMachine(9, False, n_train=config.n_local), LocalityDenoiser(n_train=config.n_local)
-        models |= {
-            "optimal empirical": OptimalDenoiser().fit(images),
-            machine.label: machine.fit(images),
-            locality.label: locality.fit(images, linear=linear),
+        holders: dict[str, tuple[Any, int]] = {
+            "optimal empirical": (OptimalDenoiser().fit(images), len(images)),
+            "LS machine": (LocalScoreMachine(3, False, n_train=config.n_local).fit(images), config.n_local),
+            "ELS machine": (LocalScoreMachine(3, True, n_train=max(1, config.n_local // 5)).fit(images), max(1, config.n_local // 5)),
         }
-        facts |= {label: {"kind": "training images", "fitted_on": config.n_local} for label in list(models)[-2:]}
-        facts["optimal empirical"] = {"kind": "training images", "fitted_on": len(images)}
+        locality = LocalityDenoiser(n_train=config.n_local)
+        holders[locality.label] = (locality.fit(images, linear=linear), config.n_local)
+        for holder, _ in holders.values():
+            if isinstance(holder, LocalScoreMachine):
+                holder.calibrate(sigmas=config.sigmas, count=config.n_calibrate, progress=progress)
+        for name, (holder, used) in holders.items():
+            sides = {f"{s:g}": side for s, side in getattr(holder, "sides_", {}).items()}
+            label = f"{name}, windows {'/'.join(map(str, sides.values()))}" if sides else name
+            models[label] = holder
+            facts[label] = {"kind": "training images", "fitted_on": used, **({"sides": sides} if sides else {})}
         bayes = WaveletShrinkage("bayes")
         models[bayes.label], facts[bayes.label] = bayes, {"kind": "no training", "fitted_on": 0}
     return models, facts

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from numeric.video import VideoTransform
 from numeric.wavelets import WaveletTransform
 
 FAMILIES = ("independent", "band", "local", "parent", "joint")
@@ -237,12 +238,14 @@ class Family:
         radius: of the ball, for ``local`` and ``joint``; 0 is the independent family.
         interactions: ``"pairwise"`` or ``"full"`` monomials for ``local``, ``parent`` and ``joint``.
         channels_coupled: also couple the same atom in the other colour channels (Appendix D).
+        time_radius: also couple the same atom at so many places in time on either side (:class:`numeric.video.VideoTransform`).
     """
 
     name: str = "independent"
     radius: int = 1
     interactions: str = "pairwise"
     channels_coupled: bool = False
+    time_radius: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in FAMILIES:
@@ -251,6 +254,8 @@ class Family:
             raise FamilyError(f"unknown interactions {self.interactions!r}: use 'pairwise' or 'full'")
         if self.radius < 0:
             raise FamilyError(f"radius must be >= 0, got {self.radius}")
+        if self.time_radius < 0:
+            raise FamilyError(f"time_radius must be >= 0, got {self.time_radius}")
 
     @property
     def label(self) -> str:
@@ -260,16 +265,32 @@ class Family:
             text += f"(r={self.radius}, {self.interactions})"
         elif self.name == "parent":
             text += f"({self.interactions})"
-        return text + ("+channels" if self.channels_coupled else "")
+        text += "+channels" if self.channels_coupled else ""
+        return text + (f"+{self.time_radius} in time" if self.time_radius else "")
 
     @property
     def config(self) -> dict[str, Any]:
-        return {
+        found: dict[str, Any] = {
             "name": self.name,
             "radius": self.radius,
             "interactions": self.interactions,
             "channels_coupled": self.channels_coupled,
         }
+        return found | ({"time_radius": self.time_radius} if self.time_radius else {})  # files of images know of no time
+
+    def _other_channels(self, transform: WaveletTransform, channel: int, channels: int) -> list[int]:
+        """Channels whose coefficient at the same atom is a neighbour.
+
+        Raises:
+            FamilyError: neighbours in time of a transform that has no time.
+        """
+        if self.channels_coupled:
+            return [other for other in range(channels) if other != channel]
+        if not self.time_radius:
+            return []
+        if not isinstance(transform, VideoTransform):
+            raise FamilyError(f"time_radius is {self.time_radius}, but {transform} is of images: use numeric.video.VideoTransform")
+        return transform.frames_near(channel, self.time_radius)
 
     def _neighbours(self, transform: WaveletTransform, band_index: int) -> np.ndarray:
         """Neighbours ``(rows, columns, k)`` of every coefficient of a band, -1 for a repeated one."""
@@ -305,9 +326,8 @@ class Family:
             near = self._neighbours(transform, index).reshape(len(targets), -1)
             for channel in range(channels):
                 own = np.concatenate([targets, near], axis=1) + channel * size
-                if self.channels_coupled and channels > 1:
-                    others = [targets + other * size for other in range(channels) if other != channel]
-                    own = np.concatenate([own, *others], axis=1)
+                others = [targets + other * size for other in self._other_channels(transform, channel, channels)]
+                own = np.concatenate([own, *others], axis=1)
                 for row in own:
                     # Distinct neighbours only: on a small band the periodic ball wraps onto itself, and duplicated
                     # features would make the Gram singular.

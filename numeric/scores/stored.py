@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from numeric.scores.families import Family, product_count
+from numeric.video import VideoTransform
 from numeric.wavelets import WaveletTransform
 
 MAX_SIDE = 8192
@@ -56,7 +57,12 @@ class StoredSettings:
         radius = whole(self.family.radius, "radius", 0, MAX_SIDE)
         if self.family.name in ("local", "joint") and variables * (2 * radius + 1) ** 2 > MAX_NEIGHBOURS:
             raise ValueError(f"its radius is {radius} for {variables} coefficients")
-        self.transform = WaveletTransform((height, width), **settings)
+        if "frames" in settings:
+            if settings["frames"] != self.channels:
+                raise ValueError(f"it holds {self.channels} channels of videos of {settings['frames']} frames")
+            self.transform: WaveletTransform = VideoTransform((height, width), **settings)
+        else:
+            self.transform = WaveletTransform((height, width), **settings)
         if self.channels * self.transform.n_coefficients != variables:
             raise ValueError(
                 f"it holds {variables} coefficients, its settings make {self.channels * self.transform.n_coefficients}"

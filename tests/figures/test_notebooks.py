@@ -65,6 +65,7 @@ OWN: dict[str, dict[str, Any]] = {
     "fig10": {"n_images": 1, "sigmas": [0.5], "shared_degrees": [1, 0]},
     "likelihood": {"families": ["independent:1", "band:2"], "shared": ["independent:1"]},
     "colour": {"families": ["independent:2"], "grey_sizes": [8, 16], "neighbour_size": 8, "components": 3, "rank": 5},
+    "video": {"digit_size": 6, "frames": 4, "speeds": [1.0, 2.0], "n_train": 40, "n_eval": 10, "degree": 1},
     "restoration": {"n_eval": 3, "n_tune": 2, "families": ["independent:1"], "shared": [], "wiener": [], "networks": []},
     "agreement": {"families": ["band:2"], "shared": ["independent:1"], "wiener": [], "mixtures": [2], "networks": ["cnn"], "n_seeds": 3, "size": 32},
     "fig11": {"families": ["independent:1", "band:2"], "shared": ["independent:1"], "size": 16},

@@ -1,0 +1,50 @@
+"""Figure "beyond" and Table 1's rows that hold training images: same images and noise, sides chosen on training images."""
+
+from __future__ import annotations
+
+import pytest
+
+from numeric.figures.beyond import BeyondConfig, findings, frame, measure
+from numeric.figures.table1 import Table1Config
+from numeric.figures.table1 import measure as measure_table
+
+TOY = {"size": 16, "n_train": 150, "n_eval": 30, "n_network": 5, "n_slow": 6, "sigmas": (0.25,), "families": (), "shared": ()}
+
+
+def test_every_method_sees_the_same_images(tmp_path):
+    config = BeyondConfig(
+        **TOY, n_local=20, wiener=("pixel:1",), refined=(2,), mixtures=("class",), networks=(), n_symmetry=0, cache=str(tmp_path)
+    )
+    record = measure(config, progress=False)
+    rows = {row["method"]: row for row in record["rows"]}
+    assert len(rows) == 8 and len(list(tmp_path.rglob("*.json"))) == 8
+    cell = {name: row["errors"]["0.25"] for name, row in rows.items()}
+    assert cell["linear"]["of_linear"]["ratio"] == 1.0 and cell["linear"]["n"] == 30
+    # Degree 1 is the linear denoiser up to its ridge, on the same noise.
+    assert cell["Wiener pixels, degree 1"]["of_linear"]["ratio"] == pytest.approx(1.0, abs=1e-3)
+    assert {name for name, c in cell.items() if c["n"] == 6} == {
+        "optimal empirical", *(f"{name}, calibrated side" for name in ("LS", "ELS", "PSPC"))
+    }  # fmt: skip
+    assert all(row["sides"]["0.25"] >= 1 for name, row in rows.items() if "calibrated" in name)
+    again = measure(config, progress=False)
+    assert again == record  # from the cache
+    record["parameters"] = {"sigmas": (0.25,)}
+    text = "\n".join(findings(record))
+    assert "the first 6 or 30 of the same ones" in text and "chosen on training images" in text
+    assert len(frame(record)) == 8
+
+
+def test_unknown_machines_and_mixtures_are_named():
+    with pytest.raises(ValueError, match="unknown machine 'KNN': use optimal, LS, ELS, PSPC"):
+        BeyondConfig(machines=("KNN",)).check()
+    with pytest.raises(ValueError, match="number of components or 'class', got 'ten'"):
+        Table1Config(mixtures=("ten",)).check()
+
+
+def test_table_names_the_windows_that_calibration_chose(tmp_path):
+    config = Table1Config(**TOY, n_local=20, n_calibrate=4, mixtures=("3",), networks=("cnn",), cache=str(tmp_path))
+    rows = {row["method"]: row for row in measure_table(config, progress=False)["rows"]}
+    for name in ("LS machine", "ELS machine"):
+        (label,) = (key for key in rows if key.startswith(name))
+        assert label == f"{name}, windows {rows[label]['sides']['0.25']}"
+    assert rows["Gaussian mixture, 3 k-means components"]["parameters"] > 3 * 256
