@@ -21,6 +21,7 @@ _NAMES = {
     "numeric.video": ("VideoTransform",),
     "numeric.scores.own": ("WaveletScore",),
     "numeric.scores.video": ("VideoScore",),
+    "numeric.scores.recommend": ("recommend",),
     "numeric.scores.shared": ("SharedWaveletScore",),
     "numeric.scores.wiener": ("WienerScore",),
     "numeric.scores.wiener_own": ("WienerOwnScore",),

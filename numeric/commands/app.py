@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from numeric.commands import claims, figures, fit, generate, table1, train
+from numeric.commands import claims, figures, fit, generate, recommend, table1, train
 
 HELP = """Analytic diffusion scores in wavelet bases: fit, train, generate, test, draw.
 
@@ -49,7 +49,7 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for name, module in (
-    ("fit", fit), ("train", train), ("generate", generate), ("claims", claims), ("figures", figures), ("table1", table1)
+    ("fit", fit), ("recommend", recommend), ("train", train), ("generate", generate), ("claims", claims), ("figures", figures), ("table1", table1)
 ):  # fmt: skip
     app.command(name)(reported(module.main))
 

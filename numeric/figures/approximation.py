@@ -104,7 +104,8 @@ def draw(record: dict[str, Any]) -> Any:
         axes[1, 0].set_ylabel("excess of the fit in double precision\nover that error")
         figure.suptitle("Best polynomials against the true posterior mean; lines: fitted rates", fontsize=11.5)
         figure.tight_layout(rect=(0, 0.08, 1, 1))
-        kinds = [Line2D([], [], color="0.3", linestyle=line, label=basis) for basis, line in zip(BASES, ("-", "--"))]
+        styles: Any = zip(BASES, ("-", "--"))
+        kinds = [Line2D([], [], color="0.3", linestyle=line, label=basis) for basis, line in styles]
         legend_figure(figure, [*sigma_handles(p["sigmas"]), *kinds], f"squared errors below {FLOOR:g} of the variance are rounding and left out")
     return figure
 
@@ -132,7 +133,7 @@ def findings(record: dict[str, Any]) -> list[str]:
         worse[basis] = min(lost, default=0)
     lines.append(
         "fitted in double precision, features of unit second moment, no ridge: "
-        + "; ".join(f"{basis} lose 1 % of the error to rounding from degree {n or 'none'} on" for basis, n in worse.items())
+        + "; ".join(f"{basis} features lose 1 % of the error to rounding from degree {n or 'none'} on" for basis, n in worse.items())
     )
     return lines
 
