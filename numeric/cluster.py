@@ -20,6 +20,10 @@ RESCUE_SECONDS = 20
 """How long a finished sum may take to come over when the work ends with an error."""
 
 
+GONE = ("CancelledError", "FutureCancelledError", "CommClosedError")
+"""What Dask raises where a scheduler went away."""
+
+
 class ClusterError(RuntimeError):
     """The cluster cannot be reached, or went away; the message says how to go on."""
 
@@ -96,6 +100,20 @@ def connected(client: Any) -> Iterator[Any]:
         yield client
 
 
+def answer(client: Any, futures: Sequence[Any]) -> list[Any]:
+    """The results of some tasks.
+
+    Raises:
+        ClusterError: the scheduler went away; else what the tasks raised.
+    """
+    try:
+        return list(client.gather(list(futures)))
+    except Exception as error:
+        if client.status != "running" or type(error).__name__ in GONE:
+            raise _gone(client) from error
+        raise
+
+
 def same(value: Any) -> Any:
     """The value itself; a task that brings it to whoever needs it, and again after a fault."""
     return value
@@ -160,13 +178,15 @@ def reduce_on(
             finished.add(node, future)
             finished.save(_fetch, now=node == tree.root)
         return _fetch(futures[tree.root])
-    except BaseException:
-        if client.status == "running":
+    except BaseException as error:
+        if client.status == "running" and type(error).__name__ not in GONE:
             while not done.empty():
                 node = done.get()
                 if node in futures and futures[node].status == "finished":
                     finished.add(node, futures[node])
             finished.save(_rescued, now=True)
+        elif isinstance(error, Exception) and not isinstance(error, ClusterError):
+            raise _gone(client) from error  # while a sum came over, for one
         raise
     finally:
         if client.status == "running":

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.cluster import reduce_on, same
+from numeric.cluster import answer, reduce_on, same
 from numeric.data import ImageSet
 from numeric.reduction import Finished, Node, Tree, reduce_here
 from numeric.results import FileError, check_output, load_tensors, reading, save_tensors, stored
@@ -123,7 +123,7 @@ def ask(data: Shards, question: Callable[[Sequence[Any], Sequence[Any]], Any], r
     """One function of some shards, where they are read."""
     with data.connected() as client:
         given = Given(client).of(run)
-        return question(run, given) if client is None else client.submit(question, run, given, pure=False).result()
+        return question(run, given) if client is None else answer(client, [client.submit(question, run, given, pure=False)])[0]
 
 
 def look(data: Shards) -> None:
@@ -141,7 +141,7 @@ def count(data: ImageSet | Shards) -> int:
         given = Given(client)
         if client is None:
             return sum(count_images(run, given.of(run)) for run in data.runs)
-        return sum(client.gather([client.submit(count_images, run, given.of(run), pure=False) for run in data.runs]))
+        return sum(answer(client, [client.submit(count_images, run, given.of(run), pure=False) for run in data.runs]))
 
 
 def steps(data: ImageSet | Shards) -> int:
