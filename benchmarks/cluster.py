@@ -262,7 +262,7 @@ def main(
     record = measured_before if paper else {
         **provenance(f"python -m benchmarks.cluster --count {count} --size {size} --repeats {repeats} --small {small} --measured {measured}", 0),
         "data": load_mnist("train", size=size, count=count).provenance,
-        "two_workers": turns, "small_shards": overhead, "transfer": transfer, 
+        "two_workers": turns, "small_shards": overhead, "transfer": transfer,
     }  # fmt: skip
     each = overhead["scheduler_cpu_per_task"]
     record |= {"network": network, "plan": plan, "imagenet": [{**row, "foreseen": foreseen(row, each, network, plan)} for row in found]}
