@@ -15,8 +15,10 @@ class ScoreCoefficient(Coefficient):
     added is :meth:`lambdify` (values with their accuracy), :meth:`code` (source text) and :meth:`latex`.
 
     >>> c = ScoreCoefficient("independent", degree=1, noise="ve")
-    >>> c.theta[1], list(c.lambdify()([1.0, 0.0, 3.0], 1.0))
+    >>> c.theta[1], c.lambdify()([1.0, 0.0, 3.0], 1.0).tolist()
     (-1/(-m_1**2 + m_2), [0.0, -0.25])
+    >>> "return" in c.code("numpy"), len(c.latex()) > 100, len(c.written()) > 100
+    (True, True, True)
     """
 
     def lambdify(

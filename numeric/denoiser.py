@@ -42,13 +42,22 @@ class Denoiser:
 
     Example:
         >>> import torch
-        >>> from numeric.denoiser import Denoiser
+        >>> from numeric import Denoiser, as_image_set, ve
         >>> class Shrink(Denoiser):  # the posterior mean of x ~ N(0, I)
         ...     def estimate(self, y, noise):
         ...         return noise.alpha * y / (noise.alpha**2 + noise.sigma**2)
-        >>> y = torch.ones(2, 1, 4, 4)
-        >>> Shrink().denoise(y, torch.tensor([1.0, 2.0]))[:, 0, 0, 0]
+        >>> y, denoiser, level = torch.ones(2, 1, 4, 4), Shrink(), ve(1.0)
+        >>> denoiser.denoise(y, torch.tensor([1.0, 2.0]))[:, 0, 0, 0]
         tensor([0.5000, 0.2000])
+        >>> denoiser.score(y, level)[0, 0, 0, 0], denoiser.jacobian_trace(y, level), denoiser.divergence(y, level)
+        (tensor(-0.5000), tensor([8., 8.]), tensor([-8., -8.]))
+        >>> denoiser.clamp(denoiser.estimate(3 * y, level)).max()
+        tensor(1.)
+        >>> denoiser.by_level(y, [1.0, 2.0], lambda part, level: part * level.sigma)[:, 0, 0, 0]
+        tensor([1., 2.])
+        >>> denoiser.remember(as_image_set(y))
+        >>> denoiser.learned('shape_')
+        (1, 4, 4)
     """
 
     shape_: tuple[int, int, int] | None = None

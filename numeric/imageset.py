@@ -152,6 +152,11 @@ class ImageSet:
         >>> images = as_image_set(np.zeros((5, 8, 8), np.uint8)).resized(4)
         >>> images[:2].shape, images[-1].shape, images[[4, 0]].shape
         (torch.Size([2, 1, 4, 4]), torch.Size([1, 4, 4]), torch.Size([2, 1, 4, 4]))
+        >>> half = images.subset([0, 2]).take(1)
+        >>> len(half), half.shape, half.dtype, half.span, half.pixel_range, len(half.sha256), half.provenance['count']
+        (1, (1, 4, 4), torch.float32, (0.0, 1.0), (0.0, 1.0), 64, 1)
+        >>> [len(batch) for batch in images.batches(2)]
+        [2, 2, 1]
     """
 
     raw: Any

@@ -216,6 +216,12 @@ def load_mnist(
             the default root are remains of a download: they are removed and fetched again (without ``download``: named).
 
     A fall-back is announced by a :class:`FallbackDataWarning`, and the set's ``source`` says so.
+
+    Example:
+        >>> from numeric import load_mnist
+        >>> images = load_mnist('test', size=16, count=3)
+        >>> len(images), images.shape, images.split
+        (3, (1, 16, 16), 'test')
     """
     if split not in _STEM:
         raise DataError(f"unknown split {split!r}: use 'train' or 'test'")

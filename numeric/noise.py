@@ -19,6 +19,11 @@ class NoiseLevel:
 
     Raises:
         ValueError: ``sigma <= 0`` (the score needs noise) or ``alpha <= 0``, or either is not finite.
+
+    Example:
+        >>> from numeric import NoiseLevel
+        >>> NoiseLevel(0.5, 0.2).effective_sigma, str(NoiseLevel(1.0, 0.2))
+        (0.4, 'VE(sigma=0.2)')
     """
 
     alpha: float
@@ -46,7 +51,13 @@ class NoiseLevel:
 
 
 def ve(sigma: float) -> NoiseLevel:
-    """Variance-exploding level ``y = x + sigma e``."""
+    """Variance-exploding level ``y = x + sigma e``.
+
+    Example:
+        >>> from numeric import ve
+        >>> ve(0.5)
+        NoiseLevel(alpha=1.0, sigma=0.5)
+    """
     return NoiseLevel(1.0, float(sigma))
 
 
@@ -55,6 +66,11 @@ def vp(alpha_bar: float) -> NoiseLevel:
 
     Raises:
         ValueError: ``alpha_bar`` outside (0, 1).
+
+    Example:
+        >>> from numeric import vp
+        >>> vp(0.64)
+        NoiseLevel(alpha=0.8, sigma=0.6)
     """
     if not 0.0 < alpha_bar < 1.0:
         raise ValueError(f"alpha_bar must lie strictly between 0 and 1, got {alpha_bar}")
@@ -62,7 +78,13 @@ def vp(alpha_bar: float) -> NoiseLevel:
 
 
 def ddpm_alpha_bars(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
-    """Cumulative ``alpha_bar_t``, shape ``(steps,)``, of the linear-beta DDPM schedule (Ho et al., 2020)."""
+    """Cumulative ``alpha_bar_t``, shape ``(steps,)``, of the linear-beta DDPM schedule (Ho et al., 2020).
+
+    Example:
+        >>> from numeric import ddpm_alpha_bars
+        >>> ddpm_alpha_bars()[[0, 999]].round(5)
+        array([9.999e-01, 4.000e-05])
+    """
     if steps < 1:
         raise ValueError(f"steps must be >= 1, got {steps}")
     return np.cumprod(1.0 - np.linspace(beta_start, beta_end, steps))

@@ -220,6 +220,11 @@ def load_images(
 
     Raises:
         DataError: unknown name, not a folder, or nothing there and nothing to be had.
+
+    Example:
+        >>> from numeric import load_images
+        >>> load_images('natural', 'test', size=32, channels=1, count=2).shape
+        (1, 32, 32)
     """
     key = os.fspath(name).lower().replace("_", "-")
     if split not in ("train", "test", "all"):

@@ -158,8 +158,18 @@ class Shards:
 
     Example:
         >>> import numpy as np
-        >>> [shard.name for shard in as_shards(np.zeros((5, 8, 8), np.uint8), shard_size=2).shards]
-        ['array[0:2]', 'array[2:4]', 'array[4:5]']
+        >>> from numeric import WaveletScore, as_shards
+        >>> shards = as_shards(np.zeros((5, 8, 8), np.uint8), shard_size=2)
+        >>> model = WaveletScore('independent', degree=1).fit(shards)  # a pass
+        >>> shards.shape, shards.first.shape, shards.pixel_range, len(shards.sha256), shards.provenance['count']
+        ((1, 8, 8), torch.Size([1, 1, 8, 8]), (0.0, 1.0), 64, 5)
+        >>> len(shards.runs), len(shards.identities()), len(shards.head.shards)
+        (3, 3, 1)
+        >>> with shards.connected() as client:
+        ...     print(client)
+        None
+        >>> shards.learn(5, (0.0, 1.0), ['a', 'b', 'c'])
+        >>> shards.forget()
     """
 
     shards: list[Any]
@@ -341,6 +351,12 @@ def as_shards(
 
     Raises:
         DataError: nothing there, or images that cannot be cut.
+
+    Example:
+        >>> import numpy as np
+        >>> from numeric import as_shards
+        >>> len(as_shards(np.zeros((5, 8, 8), np.uint8), shard_size=2).shards)
+        3
     """
     if shard_size is not None and shard_size < 1:
         raise DataError(f"shard_size must be >= 1, got {shard_size}")

@@ -228,6 +228,13 @@ def as_image_set(data: Any, source: str = "array") -> ImageSet:
 
     Raises:
         DataError: wrong shape or type, channels that come last, no image, or NaN pixels (of lazy images: when they are read).
+
+    Example:
+        >>> import numpy as np
+        >>> from numeric import as_image_set
+        >>> images = as_image_set(np.zeros((5, 8, 8), np.uint8))
+        >>> len(images), images.shape
+        (5, (1, 8, 8))
     """
     if isinstance(data, ImageSet):
         return data

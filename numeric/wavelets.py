@@ -138,12 +138,18 @@ class WaveletTransform:
 
     Example:
         >>> import torch
+        >>> from numeric import WaveletTransform
         >>> transform = WaveletTransform((45, 67))
-        >>> transform.is_orthonormal, round(transform.redundancy, 3)
-        (False, 1.053)
+        >>> transform.is_orthonormal, round(transform.redundancy, 3), transform.per_level_is_exact
+        (False, 1.053, False)
         >>> x = torch.rand(2, 3, 45, 67, dtype=torch.float64)
         >>> torch.allclose(transform.inverse(transform.forward(x)), x)
         True
+        >>> basis = WaveletTransform(8, levels=1)
+        >>> basis.matrix.shape, basis.noise_covariance, basis.projection, float(basis.covariance(0, 0)), basis.config['levels']
+        ((64, 64), None, None, 1.0, 1)
+        >>> basis.addresses[0], type(basis.atoms).__name__
+        (np.void((1, 0, 0, 'A'), dtype=[('scale', '<i4'), ('row', '<i4'), ('column', '<i4'), ('orientation', '<U1')]), 'SeparableAtoms')
     """
 
     def __init__(

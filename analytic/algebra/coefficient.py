@@ -53,6 +53,28 @@ class Coefficient:
 
     Raises:
         AnalyticError: any argument out of range; the message names the value and the fix.
+
+    >>> from analytic import ScoreCoefficient
+    >>> c = ScoreCoefficient('independent', 1)
+    >>> c.variables, c.exponents, c.features, c.coordinates, c.theta_symbols, c.title
+    ((w,), ((0,), (1,)), (1, w), (w,), [theta_0, theta_1], 'independent degree 1, VE, monomial basis')
+    >>> c.gram, c.plain_gram == c.gram, c.rhs.T, c.rhs_of_stein == c.rhs, c.cofactors
+    (Matrix([
+    [  1, m_1],
+    [m_1, m_2]]), True, Matrix([[0, -1]]), True, ([m_1, -1], -m_1**2 + m_2))
+    >>> c.theta_clean()
+    (mu_1/(-mu_1**2 + mu_2 + sigma**2), -1/(-mu_1**2 + mu_2 + sigma**2))
+    >>> c.is_expanded, c.score, c.denoiser.has(*c.variables)
+    (True, m_1/(-m_1**2 + m_2) - w/(-m_1**2 + m_2), True)
+    >>> c.moment_exponents, c.moment_symbols, c.noisy_exponents, c.noisy_moments
+    ([(0,), (1,), (2,)], [1, mu_1, mu_2], [(0,), (1,), (2,)], {m_1: mu_1, m_2: mu_2 + sigma**2})
+    >>> c.in_clean(c.gram[1, 1]), c.change_of_basis, type(c.program()).__name__
+    (mu_2 + sigma**2, Matrix([
+    [1, 0],
+    [0, 1]]), 'Program')
+    >>> h = ScoreCoefficient('independent', 2, basis='hermite')
+    >>> h.centres, h.scales, h.scale_symbols, len(h.standard_moments), len(h.theta)
+    ([m_1], [sqrt(-m_1**2 + m_2)], ([c], [delta]), 4, 3)
     """
 
     def __init__(

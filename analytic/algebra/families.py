@@ -146,6 +146,10 @@ def family(
 
     Raises:
         AnalyticError: any of these out of range.
+
+    >>> from analytic import family
+    >>> len(family('band', 3).exponents), family('local', 2, neighbours=1).exponents
+    (11, ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)))
     """
     key = family_name(name)
     check_degree(degree)

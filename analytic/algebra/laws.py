@@ -47,6 +47,10 @@ def law_moments(name: str, order: int, *, shift: Any = 0, scale: Any = 1) -> lis
 
     Raises:
         AnalyticError: unknown law, or order < 0.
+
+    >>> from analytic import law_moments
+    >>> law_moments('gaussian', 4, shift=1)
+    [1, 1, 2, 4, 10]
     """
     if name not in LAWS:
         raise AnalyticError(f"unknown law {name!r}: use one of {', '.join(LAWS)}")

@@ -41,12 +41,22 @@ def _symbol(letter: str, exponent: Exponent) -> sp.Expr:
 
 
 def clean_moment(power: int | Sequence[int]) -> sp.Expr:
-    """Symbol of the clean moment ``E[x^p]`` (or ``E[x_1^i x_2^j ...]``); 1 for order zero."""
+    """Symbol of the clean moment ``E[x^p]`` (or ``E[x_1^i x_2^j ...]``); 1 for order zero.
+
+    >>> from analytic import clean_moment
+    >>> clean_moment(3), clean_moment((1, 2)), clean_moment(0)
+    (mu_3, mu_12, 1)
+    """
     return _symbol("mu", as_exponent(power))
 
 
 def noisy_symbol(power: int | Sequence[int]) -> sp.Expr:
-    """Symbol of the noisy moment ``E[y^p]``; 1 for order zero."""
+    """Symbol of the noisy moment ``E[y^p]``; 1 for order zero.
+
+    >>> from analytic import noisy_symbol
+    >>> noisy_symbol(3), noisy_symbol((1, 2)), noisy_symbol(0)
+    (m_3, m_12, 1)
+    """
     return _symbol("m", as_exponent(power))
 
 
@@ -78,6 +88,10 @@ def noisy_moment(
 
     Returns:
         A polynomial in the clean symbols, a and s.
+
+    >>> from analytic import noisy_moment
+    >>> noisy_moment(2), noisy_moment(2, 'vp')
+    (mu_2 + sigma**2, abar*mu_2 - abar + 1)
     """
     exponent, model = as_exponent(power), noise_model(noise)
     if covariance is not None:

@@ -54,6 +54,10 @@ def noise_model(kind: str | Noise) -> Noise:
 
     Raises:
         AnalyticError: unknown name.
+
+    >>> from analytic import noise_model
+    >>> noise_model('vp').a, noise_model('ve').s2
+    (sqrt(abar), sigma**2)
     """
     if isinstance(kind, Noise):
         return kind

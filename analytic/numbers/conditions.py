@@ -167,6 +167,10 @@ def diagnose(coefficient: Coefficient, moments: Sequence[Any]) -> SingularCoeffi
     """Why the *clean* system (s = 0) is singular, as an exception to raise, or None where it is not.
 
     Exact: the Hankel matrix of a law on r points has leading minors ``D_1 .. D_r > 0`` and ``D_(r+1) = 0``.
+
+    >>> from analytic import ScoreCoefficient, diagnose
+    >>> print(diagnose(ScoreCoefficient('independent', 1), [1, 0, 1]), diagnose(ScoreCoefficient('independent', 1), [1, 2, 4]).name)
+    None constant-coefficient
     """
     clean = Coefficient(coefficient.family, noise="clean")
     try:

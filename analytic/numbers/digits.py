@@ -88,6 +88,12 @@ def digit_loss(
 
     Raises:
         AnalyticError: bad arguments; SingularCoefficient: the exact system is singular.
+
+    >>> from fractions import Fraction
+    >>> from analytic import digit_loss, law_moments
+    >>> records = digit_loss(law_moments('uniform', 4), Fraction(1, 10), degrees=[1, 2], bases=['monomial'])
+    >>> [record.degree for record in records]
+    [1, 2]
     """
     if start not in STARTS:
         raise AnalyticError(f"unknown start {start!r}: use 'system' or 'moments'")
@@ -358,7 +364,14 @@ class DigitTable:
 
 
 def digit_table(records: Sequence[DigitLoss], losses: Sequence[int] = LOSSES) -> DigitTable:
-    """The table of some records."""
+    """The table of some records.
+
+    >>> from fractions import Fraction
+    >>> from analytic import digit_loss, digit_table, law_moments
+    >>> table = digit_table(digit_loss(law_moments('uniform', 4), Fraction(1, 10), degrees=[1, 2], bases=['monomial']))
+    >>> len(table.records)
+    2
+    """
     if not records:
         raise AnalyticError("no records: run digit_loss or textbook first")
     return DigitTable(tuple(records), tuple(losses))

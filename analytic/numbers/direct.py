@@ -49,6 +49,13 @@ def theta_from_moments(
     Raises:
         AnalyticError: bad input, by value and fix.
         SingularCoefficient: by its named condition; never a NaN.
+
+    >>> from fractions import Fraction
+    >>> from analytic import theta_from_moments
+    >>> theta_from_moments([1, 0, 3], 1)  # -w / (variance + sigma^2)
+    array([ 0.  , -0.25])
+    >>> theta_from_moments([1, Fraction(1, 2), Fraction(1, 3)], Fraction(1, 2), precision='exact')
+    [3/2, -3]
     """
     if method not in METHODS:
         raise AnalyticError(f"unknown method {method!r}: use 'cofactor' or 'lu'")

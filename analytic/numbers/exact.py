@@ -45,6 +45,10 @@ def exact_theta(coefficient: Coefficient, moments: Sequence[Any], *level: Any, r
     Raises:
         AnalyticError: bad moments or level.
         SingularCoefficient: det G = 0, by its named condition.
+
+    >>> from analytic import ScoreCoefficient, exact_theta
+    >>> exact_theta(ScoreCoefficient('independent', 1), [1, 0, 3], 1)
+    [0, -1/4]
     """
     if coefficient.noise.kind == "vp" and coefficient.basis == "monomial" and coefficient.ridge in (None, "unit"):
         return _exact_vp(coefficient, moments, *level, ridge=ridge)
@@ -107,6 +111,11 @@ def condition_number(gram: sp.MatrixBase, digits: int = 50) -> float:
 
     It starts at ``digits`` and takes more until they resolve the smallest eigenvalue; infinite beyond 1e300 and where
     the matrix is not positive definite.
+
+    >>> import sympy as sp
+    >>> from analytic import condition_number
+    >>> round(condition_number(sp.Matrix([[2, 0], [0, 1]])), 12)
+    2.0
     """
     while True:
         with mpmath.workdps(digits):
@@ -151,6 +160,11 @@ def compare(coefficient: Coefficient, moments: Sequence[Any], *level: Any, ridge
     """Solve exactly, at 50 digits and in float64, and report errors and the condition number.
 
     Only the exact solution may raise: an arithmetic that fails has lost every digit, which is its result.
+
+    >>> from analytic import ScoreCoefficient, compare
+    >>> found = compare(ScoreCoefficient('independent', 1), [1, 0, 3], 1)
+    >>> found.exact
+    [0, -1/4]
     """
     gram, rhs = numeric_system(coefficient, moments, *level, ridge=ridge)
     exact = exact_theta(coefficient, moments, *level, ridge=ridge)

@@ -173,8 +173,11 @@ class Approximation:
         AnalyticError: an unknown law, or a value out of range.
 
     >>> found = Approximation("two-atom", 1.0, 5)
-    >>> found.errors[1] > 10 * found.errors[5] > 0
+    >>> bool(found.errors[1] > 10 * found.errors[5] > 0)
     True
+    >>> found = Approximation('two-atom', 1.0, 7)
+    >>> len(found.exponents), bool(found.scale > 0), bool(found.reached(3, 'monomial') > 0), bool(found.rate().power > 0)
+    (8, True, True, True)
     """
 
     def __init__(self, law: Any, sigma: float, degree: int = 9, step: float | None = None) -> None:

@@ -88,6 +88,13 @@ class Derivation:
     Args: those of :class:`analytic.score.ScoreCoefficient`, or one of its objects.
 
     Iterate over it for the :class:`Step` objects; ``print`` it, or let a notebook show it.
+
+    >>> from analytic import Derivation
+    >>> d = Derivation('independent', 2)
+    >>> len(d.steps), all(d.check().values()), d.title
+    (6, True, 'independent degree 2, VE, monomial basis')
+    >>> len(d.latex()) > 100, len(d.written()) > 100
+    (True, True)
     """
 
     def __init__(self, coefficient: Coefficient | str = "independent", *args: Any, **options: Any) -> None:

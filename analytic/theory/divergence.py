@@ -44,6 +44,14 @@ class Divergence:
 
     >>> Divergence("independent", 2).polynomial
     theta_1 + 2*theta_2*w
+    >>> from analytic import Divergence
+    >>> d = Divergence('independent', 2)
+    >>> len(d.slopes), d.holds, set(d.check().values()), d.mean
+    (3, True, {True}, 2*m_1*theta_2 + theta_1)
+    >>> d.exact([1, 0, 1, 0, 3], 0, 1), d.title
+    (-1/2, 'divergence of independent degree 2, VE, monomial basis')
+    >>> len(d.latex()) > 100, len(d.written()) > 100
+    (True, True)
     """
 
     def __init__(self, coefficient: Coefficient | str = "independent", *args: Any, **options: Any) -> None:

@@ -75,6 +75,16 @@ class FiniteSampleBound:
     >>> bound = FiniteSampleBound(1)
     >>> bound.holds
     True
+    >>> from analytic import FiniteSampleBound
+    >>> bound = FiniteSampleBound(1)
+    >>> found = bound.evaluate([0.1, 0.4, 0.9, 0.5], 0.0, 1.0, 0.5)
+    >>> type(found).__name__, bound.title, set(bound.check().values())
+    ('FiniteSample', 'finite samples, independent degree 1, VE: a bound on the excess risk', {True})
+    >>> bound.smoothed(2), bound.matrix([0, 1]).shape, len(bound.latex()) > 100, len(bound.written()) > 100
+    (sigma**2 + x**2, (2, 2), True, True)
+    >>> score, denoiser = bound.excess([0.0, -2.0], [0.1, 0.4, 0.9, 0.5], 0.0, 1.0, 0.5)
+    >>> score > 0 and denoiser > 0
+    True
     """
 
     def __init__(self, degree: int = 2, noise: str | Noise = "ve") -> None:

@@ -29,6 +29,13 @@ class HermiteTwin:
 
     Attributes:
         monomial, twin: the two coefficients.
+
+    >>> from analytic import HermiteTwin
+    >>> twin = HermiteTwin('independent', 2)
+    >>> twin.holds, set(twin.check().values()), twin.matrix.shape, len(twin.representatives), len(twin.theta)
+    (True, {True}, (3, 3), 6, 3)
+    >>> len(twin.residual_gram()) > 0, len(twin.residual_rhs()), twin.determinant() != 0, len(twin.latex()) > 100
+    (True, 3, True, True)
     """
 
     def __init__(

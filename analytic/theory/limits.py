@@ -359,7 +359,12 @@ def noise_shrinks_cumulants(order: int = 6) -> Theorem:
 
 
 def theorems(degree: int = 3, noise: str = "general") -> list[Theorem]:
-    """All of the above at a degree (the large-noise one up to degree 4, where its rational functions stay small)."""
+    """All of the above at a degree (the large-noise one up to degree 4, where its rational functions stay small).
+
+    >>> from analytic import theorems
+    >>> all(theorem.holds for theorem in theorems(2))
+    True
+    """
     check_degree(degree)
     found = [gaussian_is_linear(degree, noise), small_noise(min(degree, 5)), large_noise(min(degree, 4))]
     return [*found, noise_shrinks_cumulants(), skewness_form(), kurtosis_form(), first_order(max(degree, 2))]

@@ -44,6 +44,15 @@ class Response:
 
     Attributes:
         degree; cumulants: their symbols, 2n - 2 of them (none at degree 1: the linear score sees no shape).
+
+    >>> from analytic import Response
+    >>> response = Response(2)
+    >>> response.theta([0, 0]).T, response.closed_form().shape, response.system[0].shape
+    (Matrix([[0, -1, 0]]), (3, 2), (3, 3))
+    >>> response.jacobian().shape, response.elasticity([1, 1]).shape, response.polynomial(3) != 0
+    ((3, 2), (3, 2), True)
+    >>> response.title, len(response.latex()) > 100
+    ('response of sd * score = sum_k theta_k He_k(u) to the cumulants, degree 2', True)
     """
 
     def __init__(self, degree: int = 3) -> None:

@@ -55,6 +55,23 @@ class Sensitivity:
     Raises:
         AnalyticError: another basis (the coordinates themselves would move; see :mod:`analytic.theory.response`), or a moment
             the coefficient does not depend on.
+
+    >>> from analytic import Sensitivity
+    >>> s = Sensitivity('independent', 1)
+    >>> s.in_clean().shape, s.elasticity().shape, s.adjugate.shape, len(s.score_slope()), len(s.weights) > 0
+    ((2, 2), (2, 2), (2, 2), 2, True)
+    >>> s.jacobian == s.differentiated_quotient(), s.moment_symbols, s.gram_slope((2,)), s.rhs_slope((2,)).T, s.by_noisy_moment(2)
+    (False, [mu_1, mu_2], Matrix([
+    [0, 0],
+    [0, 1]]), Matrix([[0, 0]]), (-m_1/(-m_1**2 + m_2)**2, (-m_1**2 + m_2)**(-2)))
+    >>> s.exact([1, 0, 3], 1)
+    Matrix([
+    [1/4,    0],
+    [  0, 1/16]])
+    >>> s.lambdify()([1.0, 0.0, 3.0], 1.0).shape, 'def sensitivity' in s.code(), type(s.program()).__name__
+    ((2, 2), True, 'Program')
+    >>> s.title, len(s.entries()), len(s.latex()) > 100
+    ('sensitivity of independent degree 1, VE, monomial basis to mu_1, mu_2', 4, True)
     """
 
     def __init__(

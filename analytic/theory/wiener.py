@@ -54,6 +54,19 @@ class WienerSystem:
 
     >>> WienerSystem(1, 2).gram[1, 2]
     K_12 + mu_11
+    >>> from analytic import WienerSystem
+    >>> w = WienerSystem(1, 1)
+    >>> w.rhs.shape, w.score_rhs.T, w.features, w.moment_exponents, w.moment_symbols, w.pair(0, 1, 0, 1)
+    ((2, 1), Matrix([[0, -1]]), [1, u_1], [(0,), (1,), (2,)], [1, mu_1, mu_2], K_11 + mu_2)
+    >>> w.smoothed(0, 2) != 0, w.holds, set(w.check().values()), w.title
+    (True, True, {True}, 'powers to degree 1 of 1 coordinates of a linear estimate u = v + n, n ~ N(0, K), shared: 2 features')
+    >>> moments = w.moments_of([(0,), (2,)])
+    >>> w.system(moments, [[1]])[0], w.exact(moments, [[1]]).T, w.expected_mse(moments, [[1]])
+    (Matrix([
+    [1, 1],
+    [1, 3]]), Matrix([[1/2, 1/2]]), [1/2])
+    >>> len(w.latex()) > 100, len(w.written()) > 50
+    (True, True)
     """
 
     def __init__(self, degree: int = 2, coordinates: int = 2) -> None:

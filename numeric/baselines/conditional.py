@@ -30,10 +30,10 @@ class ClassConditional(Denoiser):
         >>> from numeric.baselines.linear import LinearDenoiser
         >>> x, labels = torch.rand(20, 1, 4, 4), torch.arange(20) % 2
         >>> model = ClassConditional(LinearDenoiser).fit(x, labels)
-        >>> model.denoise(x[:3], 0.1, labels=[0, 1, 0]).shape
-        torch.Size([3, 1, 4, 4])
-        >>> model.given(1).label  # an ordinary denoiser, for a sampler
-        'linear'
+        >>> model.denoise(x[:3], 0.1, labels=[0, 1, 0]).shape, model.score(x[:3], 0.1, labels=1).shape
+        (torch.Size([3, 1, 4, 4]), torch.Size([3, 1, 4, 4]))
+        >>> model.given(1).label, model.label  # of one class an ordinary denoiser, for a sampler
+        ('linear', 'linear, by class')
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:

@@ -25,6 +25,18 @@ class LinearDenoiser(Denoiser):
 
     Attributes:
         mean_: ``(pixels,)`` float64. eigenvalues_: ``(rank,)``, ascending, >= 0. eigenvectors_: ``(pixels, rank)``, orthonormal.
+
+    Example:
+        >>> import torch
+        >>> from numeric import LinearDenoiser, ve
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> linear, level = LinearDenoiser().fit(images), ve(0.5)
+        >>> linear.denoise(images[:2], level).shape, linear.estimate(images[:2], level).shape, linear.log_density(images[:2], level).shape
+        (torch.Size([2, 1, 8, 8]), torch.Size([2, 1, 8, 8]), torch.Size([2]))
+        >>> 0.0 < linear.expected_mse(level) < 0.25, linear.jacobian_trace(images[:2], level).shape
+        (True, torch.Size([2]))
+        >>> linear.gaussian_state(torch.randn(2, 1, 8, 8), level).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     label = "linear"

@@ -52,6 +52,14 @@ class LocalityDenoiser(Denoiser):
 
     Raises:
         ValueError: threshold outside [0, 1], an unknown rule.
+
+    Example:
+        >>> import torch
+        >>> from numeric import LocalityDenoiser
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> locality = LocalityDenoiser().fit(images)
+        >>> locality.denoise(images[:2], 0.5).shape, locality.mask(0.5).shape, locality.label
+        (torch.Size([2, 1, 8, 8]), torch.Size([64, 64]), 'PCA locality')
     """
 
     def __init__(

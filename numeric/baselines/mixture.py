@@ -44,6 +44,18 @@ class GaussianMixtureDenoiser(Denoiser):
 
     Raises:
         ValueError: components or rank below 1, or (at fit) more components than images, or labels asked for and not there.
+
+    Example:
+        >>> import torch
+        >>> from numeric import GaussianMixtureDenoiser, ve
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> mixture, level = GaussianMixtureDenoiser(3).fit(images), ve(0.5)
+        >>> mixture.denoise(images[:2], level).shape, mixture.label
+        (torch.Size([2, 1, 8, 8]), 'Gaussian mixture, 3 k-means components')
+        >>> mixture.responsibilities(images[:2], level).shape, mixture.log_density(images[:2], level).shape
+        (torch.Size([2, 3]), torch.Size([2]))
+        >>> mixture.jacobian_trace(images[:2], level).shape
+        torch.Size([2])
     """
 
     def __init__(self, components: int | str = 100, rank: int | None = None, seed: int = 0) -> None:

@@ -46,6 +46,18 @@ class NetworkDenoiser(Denoiser):
         edm: its preconditioning (``scale`` and ``shift`` bring [0, 1] images to the network's units).
         label: for figures. record: of its training. path: weights file. batch_size: images at a time.
         bf16: run in bfloat16 (about 1e-3 relative).
+
+    Example:
+        >>> import torch
+        >>> from numeric import trained, ve
+        >>> (network,) = trained(32, ['cnn']).values()
+        >>> y = torch.rand(2, 1, 32, 32)
+        >>> network.denoise(y, [0.3, 0.5]).shape, network.estimate(y, ve(0.3)).shape
+        (torch.Size([2, 1, 32, 32]), torch.Size([2, 1, 32, 32]))
+        >>> type(network.network).__name__, network.edm.sigma_data > 0
+        ('CNN', True)
+        >>> network.by_level(y, 0.3, lambda part, level: part).shape
+        torch.Size([2, 1, 32, 32])
     """
 
     def __init__(
@@ -134,6 +146,12 @@ def load_network(path: str | Path, label: str = "network", record: dict[str, Any
 
     Raises:
         FileError: the file is truncated, not safetensors, of another program, or its weights are not those of its configuration.
+
+    Example:
+        >>> from numeric import load_network
+        >>> from numeric.baselines.network import WEIGHTS
+        >>> load_network(WEIGHTS / 'cnn_32.safetensors').label
+        'network'
     """
     tensors, meta = load_tensors(path)
     if "config" not in meta or "edm" not in meta:
@@ -168,6 +186,11 @@ def trained(
 
     Raises:
         ValueError: a name that no network there has (the message lists those there are), or no such folder.
+
+    Example:
+        >>> from numeric import trained
+        >>> [label.split(',')[0] for label in trained(32, ['cnn'])]
+        ['CNN']
     """
     place = Path(folder) if folder is not None else WEIGHTS
     if not place.is_dir():

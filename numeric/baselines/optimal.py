@@ -39,6 +39,16 @@ class OptimalDenoiser(Denoiser):
 
     Raises:
         ValueError: chunk below 1, tolerance outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> from numeric import OptimalDenoiser, ve
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> optimal = OptimalDenoiser().fit(images)
+        >>> float((optimal.denoise(images[:3], 0.05) - images[:3]).abs().max()) < 1e-6  # it knows them
+        True
+        >>> optimal.log_density(images[:3], ve(0.05)).shape
+        torch.Size([3])
     """
 
     label = "optimal empirical"

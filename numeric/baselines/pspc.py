@@ -33,6 +33,18 @@ class PSPCDenoiser(PatchDenoiser):
 
     Raises:
         ValueError: a side or chunk below 1.
+
+    Example:
+        >>> import torch
+        >>> from numeric import PSPCDenoiser
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> machine = PSPCDenoiser(3).fit(images[:20])
+        >>> machine.denoise(images[20:22], 0.5).shape, machine.label, machine.side_label, machine.patch_at(0.5), machine.check_side(5)
+        (torch.Size([2, 1, 8, 8]), 'PSPC 3x3', '3x3', 3, 5)
+        >>> machine.with_side(images[20:22], 3, 4.0).shape  # precision 1 / 0.5^2
+        torch.Size([2, 1, 8, 8])
+        >>> machine.calibrate(images[20:], [0.5], sides=[1, 3]).patch_at(0.5) in (1, 3)
+        True
     """
 
     sides = (2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 19, 23, 32)

@@ -62,6 +62,14 @@ class WaveletShrinkage(Denoiser):
 
     Raises:
         ValueError: unknown method, a negative factor, spins below 1.
+
+    Example:
+        >>> import torch
+        >>> from numeric import WaveletShrinkage
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> shrinkage = WaveletShrinkage('bayes').fit(images)
+        >>> shrinkage.denoise(images[:2], 0.2).shape, shrinkage.label
+        (torch.Size([2, 1, 8, 8]), 'BayesShrink')
     """
 
     def __init__(

@@ -62,6 +62,13 @@ class PlugAndPlay(nn.Module):
 
         Raises:
             ValueError: another shape than the denoiser was fitted on, or ``sigma <= 0``.
+
+        Example:
+            >>> import torch
+            >>> from numeric import LinearDenoiser, PlugAndPlay
+            >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+            >>> PlugAndPlay(LinearDenoiser().fit(images)).forward(images[:2], sigma=0.3).shape
+            torch.Size([2, 1, 8, 8])
         """
         levels = torch.as_tensor(sigma).detach().double().cpu() * self.width
         if self.digits is not None:

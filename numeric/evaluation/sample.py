@@ -44,6 +44,11 @@ def edm_sigmas(steps: int = 40, sigma_min: float = 0.02, sigma_max: float = 20.0
 
     Raises:
         SamplingError: ``steps < 1``, ``rho <= 0``, or not ``0 < sigma_min < sigma_max < inf``.
+
+    Example:
+        >>> from numeric import edm_sigmas
+        >>> [round(sigma, 3) for sigma in edm_sigmas(3, 0.1, 10.0)]
+        [10.0, 2.934, 0.663, 0.1]
     """
     if steps < 1:
         raise SamplingError(f"steps must be >= 1, got {steps}")
@@ -65,6 +70,11 @@ def ddpm_sigmas(steps: int = 50, train_steps: int = 1000) -> list[float]:
 
     Raises:
         SamplingError: not ``2 <= steps <= train_steps``.
+
+    Example:
+        >>> from numeric import ddpm_sigmas
+        >>> [round(sigma, 3) for sigma in ddpm_sigmas(3)]
+        [157.407, 3.443, 0.01]
     """
     if not 2 <= steps <= train_steps:
         raise SamplingError(f"steps must be between 2 and train_steps={train_steps}, got {steps}")
@@ -86,6 +96,14 @@ class NoiseStream:
 
     ``NoiseStream.from_seeds([3, 5])`` gives every sample its own generator: sample 5 is the same alone or among others,
     for every denoiser.  ``NoiseStream.from_generator(n, generator)`` draws all samples from one explicit generator.
+
+    Example:
+        >>> import torch
+        >>> from numeric import NoiseStream
+        >>> NoiseStream.from_seeds([3, 5]).draw((1, 2, 2), torch.float32, 'cpu').shape
+        torch.Size([2, 1, 2, 2])
+        >>> len(NoiseStream.from_generator(4, torch.Generator().manual_seed(0)))
+        4
     """
 
     def __init__(self, generators: Sequence[torch.Generator], counts: Sequence[int]) -> None:
@@ -161,6 +179,22 @@ class Sampler:
         eta: noise of DDIM, 0 (none) to 1 (DDPM).
         churn, churn_range, churn_noise: the noise that EDM's sampler adds and takes away again at each step of the ODE:
             ``S_churn``, ``(S_tmin, S_tmax)`` and ``S_noise`` of Karras et al. (2022), Algorithm 2.
+
+    Example:
+        >>> import torch
+        >>> from numeric import LinearDenoiser, NoiseStream, Sampler, edm_sigmas
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> denoiser, shape = LinearDenoiser().fit(images), (1, 8, 8)
+        >>> sampler = Sampler(edm_sigmas(4), method='ode')
+        >>> sampler.run(denoiser, NoiseStream.from_seeds([0, 1]), shape, progress=False).shape
+        torch.Size([2, 1, 8, 8])
+        >>> sampler.trajectory(denoiser, NoiseStream.from_seeds([0]), shape, progress=False).states.shape
+        torch.Size([5, 1, 1, 8, 8])
+        >>> y = sampler.start(NoiseStream.from_seeds([0]), shape, denoiser)
+        >>> sampler.denoised(denoiser, y, 20.0).shape, sampler.velocity(denoiser, y, 20.0).shape
+        (torch.Size([1, 1, 8, 8]), torch.Size([1, 1, 8, 8]))
+        >>> len(list(sampler.steps(denoiser, NoiseStream.from_seeds([0]), shape, progress=False)))
+        5
     """
 
     sigmas: Sequence[float]

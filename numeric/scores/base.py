@@ -92,7 +92,44 @@ class SolutionCache:
 
 
 class WaveletEstimator(Denoiser, BaseEstimator):
-    """Base of the estimators; the parameters are documented with :class:`numeric.scores.own.WaveletScore`."""
+    """Base of the estimators; the parameters are documented with :class:`numeric.scores.own.WaveletScore`.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from numeric import WaveletScore, as_image_set, ve
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model = WaveletScore('independent', degree=2).fit(images)
+        >>> y, level = images[:3], ve(0.5)
+        >>> model.denoise(y, level).shape, model.estimate(y, level).shape, model.score(y, level).shape, model.score(images) < 0
+        (torch.Size([3, 1, 8, 8]), torch.Size([3, 1, 8, 8]), torch.Size([3, 1, 8, 8]), True)
+        >>> model.estimate_degrees(y, level, [1, 2]).shape, model.at_degrees(y, level, [2]).shape
+        (torch.Size([2, 3, 1, 8, 8]), torch.Size([1, 3, 1, 8, 8]))
+        >>> model.denoise_degrees(y, level, [1, 2]).shape
+        torch.Size([2, 3, 1, 8, 8])
+        >>> model.solve(level).degree, model.expected_mse(level, degree=1) > model.expected_mse(level, degree=2)
+        (2, True)
+        >>> both = model.merge(WaveletScore('independent', degree=2).fit(1 - images))
+        >>> both.fitted().count, both.label, both.family_.name, both.ridge_.strength
+        (80, 'independent, own readout', 'independent', 1e-10)
+        >>> both.plain_params()['degree'], both.new_transform((1, 8, 8)).levels
+        (2, 1)
+        >>> held_out = model.new_moments((1, 8, 8))  # what another error is computed from
+        >>> model.accumulate(held_out, as_image_set(1 - images), 10, None, None, 30.0)
+        >>> abs(model.expected_mse(level, moments=held_out) - model.expected_mse(level, **model.seen(as_image_set(1 - images)))) < 1e-12
+        True
+        >>> again = WaveletScore('independent', degree=2).fit_moments(held_out)
+        >>> again.check_settings(), again.prepare(), again.kept('a key', lambda: 3, lambda made: 8)
+        (None, None, 3)
+        >>> errors = model.standard_errors(level, images)
+        >>> type(errors).__name__, type(model.delta_errors(as_image_set(images), level, 2, None, None)).__name__
+        ('StandardErrors', 'StandardErrors')
+        >>> [theta.shape[1] for theta in model.coefficients(level, 2, model)]
+        [3]
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     model.save(file.name)
+        ...     print(WaveletScore.load(file.name).label)
+        independent, own readout
+    """
 
     readout: str
     moments_class: Any

@@ -63,8 +63,19 @@ class WaveletScore(WaveletEstimator):
         device: torch device of the moments and solves.
 
     Example:
-        >>> model = WaveletScore(family="local", degree=3).fit(images)      # doctest: +SKIP
-        >>> model.denoise(noisy, ve(0.5)), model.score(noisy, vp(0.9))      # doctest: +SKIP
+        >>> import torch
+        >>> from numeric import WaveletScore, ve, vp
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model = WaveletScore(family='local', degree=2).fit(images)
+        >>> model.denoise(images[:2], ve(0.5)).shape, model.score(images[:2], vp(0.9)).shape
+        (torch.Size([2, 1, 8, 8]), torch.Size([2, 1, 8, 8]))
+        >>> model.jacobian_trace(images[:2], ve(0.5)).shape
+        torch.Size([2])
+        >>> model.condition_numbers(0.5).shape, model.chosen_ridge(0.5)[0]
+        (torch.Size([64]), tensor(1.0000e-10, dtype=torch.float64))
+        >>> over = WaveletScore('independent', 1, mode='symmetric').fit(images)  # an over-complete basis
+        >>> over.expected_mse(0.5, joint=over.joint(images)) > 0
+        True
     """
 
     readout = "own"

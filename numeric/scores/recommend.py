@@ -173,8 +173,12 @@ def recommend(
         ValueError: a noise level, fewer than two groups or than two images a group, no candidates.
 
     Example:
-        >>> found = recommend(images, 0.5)                                   # doctest: +SKIP
-        >>> print(found.reason); found.model.denoise(noisy, 0.5)             # doctest: +SKIP
+        >>> import torch
+        >>> from numeric.scores.recommend import Candidate, recommend
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> found = recommend(images, 0.5, [Candidate('own', 'independent', 2, (1e-6,))], groups=4)
+        >>> found.model.degree, found.model.denoise(images[:2], 0.5).shape
+        (1, torch.Size([2, 1, 8, 8]))
     """
     level, data = as_noise(noise), as_image_set(images)
     if groups < 2:

@@ -54,9 +54,19 @@ class RefinedScore(Denoiser, BaseEstimator):
     them.  VP levels are VE levels of ``y / a``.
 
     Example:
-        >>> model = RefinedScore().fit(images)                                # doctest: +SKIP
-        >>> model.prepare_levels([0.1, 0.5]).save("refined.safetensors")      # doctest: +SKIP
-        >>> model.denoise(noisy, 0.5)                                         # doctest: +SKIP
+        >>> import tempfile, torch
+        >>> from numeric import RefinedScore
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model = RefinedScore(degree=1, components=2, experts=(2,), pixels=2000, side=3, dims=2).fit(images)
+        >>> model.prepare_levels([0.5]).denoise(images[:2], 0.5).shape, model.label, model.parameter_count(0.5) > 0
+        (torch.Size([2, 1, 8, 8]), 'mixture of 2, then 1 stages of experts', True)
+        >>> mse, error = model.held_out_mse(1 - images, 0.5)
+        >>> 0.0 < mse < 0.3, model.check_settings()
+        (True, None)
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     model.save(file.name)
+        ...     print(RefinedScore.load(file.name).label)
+        mixture of 2, then 1 stages of experts
     """
 
     readout = "refined"

@@ -85,6 +85,20 @@ class SharedWaveletScore(WaveletEstimator):
     Memory is ``2 P^2 + 3 P n`` float64 for P features and n coefficients: the clean Gram matrix and a system that is made
     and factored in place (independent, degree 3: P = 3,073 and 0.2 GiB at 32 x 32, P = 12,289 and 3.4 GiB at 64 x 64).
     ``ridge="gcv"`` holds about ``8 P^2``.
+
+    Example:
+        >>> import torch
+        >>> from numeric import SharedWaveletScore, WaveletScore, ve
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model, level = SharedWaveletScore('independent', degree=2).fit(images), ve(0.5)
+        >>> len(model.monomials_) == model.count(2), model.noisy_gram(level, 1).shape, model.trace_coefficients(level).shape
+        (True, (65, 65), torch.Size([129]))
+        >>> len(model.solve_degrees(level, [1, 2])), model.chosen_ridge(level)
+        (2, 1e-06)
+        >>> model.expected_mse_of(WaveletScore('independent', 2).fit(images), level) > model.expected_mse(level)
+        True
+        >>> type(model.normal_equations(level, model.count(1))).__name__
+        'NormalEquations'
     """
 
     readout = "shared"

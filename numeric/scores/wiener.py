@@ -102,9 +102,18 @@ class WienerScore(WaveletEstimator):
     :meth:`save` keeps them.  VP levels are VE levels of ``y / a``.
 
     Example:
-        >>> model = WienerScore(degree=3, coordinates="both").fit(images)      # doctest: +SKIP
-        >>> model.prepare_levels([0.1, 0.5]).save("model.safetensors")        # doctest: +SKIP
-        >>> model.denoise(noisy, 0.5)                                         # doctest: +SKIP
+        >>> import torch
+        >>> from numeric import WienerScore, ve
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model, level = WienerScore(degree=2, coordinates='pixel').fit(images).prepare_levels([0.1, 0.5]), ve(0.5)
+        >>> model.denoise(images[:2], level).shape, model.count(2), model.sums_bytes, model.chosen_ridge(level), model.pixel_family_.name
+        (torch.Size([2, 1, 8, 8]), 129, 133128, 1e-06, 'independent')
+        >>> model.coordinates_at(0.5).sigma, type(model.plain_readout(level, 2, images)).__name__
+        (0.5, 'PlainReadout')
+        >>> rows, tensors = model.level_state()
+        >>> model.take_levels(rows, tensors)
+        >>> len(rows), model.attach(images).label
+        (2, 'Wiener pixels')
     """
 
     readout = "wiener"

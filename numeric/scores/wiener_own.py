@@ -170,6 +170,14 @@ class WienerOwnScore(WienerScore):
     Args: as :class:`numeric.scores.wiener.WienerScore`; ``coordinates`` is ``"wavelet"`` (then ``family`` is that of
         :class:`numeric.scores.own.WaveletScore`) or ``"pixel"`` (then ``pixel_family``). The basis is orthonormal and the
         ridge a number. Memory is ``N Q`` float64 and small blocks, not a square of the number of features.
+
+    Example:
+        >>> import torch
+        >>> from numeric import WienerOwnScore, ve
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model = WienerOwnScore('independent', degree=2, coordinates='wavelet').fit(images)
+        >>> model.denoise(images[:2], 0.5).shape, type(model.own_readout(ve(0.5), 2, images)).__name__
+        (torch.Size([2, 1, 8, 8]), 'OwnReadout')
     """
 
     readout = "wiener-own"
