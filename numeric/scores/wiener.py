@@ -458,11 +458,11 @@ class WienerScore(WaveletEstimator):
             whole(degree, "degree of a level", 1, int(self.moments_.degree))
             if not all(isinstance(v, float | int) and math.isfinite(v) for v in (sigma, error, strength, seconds)) or sigma <= 0:
                 raise ValueError(f"its level {i} has the numbers {(sigma, error, strength, seconds)}")
-            theta = stored(tensors, f"theta{i}", self.theta_shape(degree), "the file of levels")
+            theta = stored(tensors, f"theta{i}", self._theta_shape(degree), "the file of levels")
             key = float(sigma), degree, ridge if isinstance(ridge, str) else float(ridge)
             self.prepared_[key] = LevelSolution(theta.to(device), float(error), float(strength), float(seconds))
 
-    def theta_shape(self, degree: int) -> tuple[int, ...]:
+    def _theta_shape(self, degree: int) -> tuple[int, ...]:
         """Shape of a solution."""
         return self.count(degree), len(self.moments_.mean)
 
