@@ -92,7 +92,13 @@ def ddpm_alpha_bars(steps: int = 1000, beta_start: float = 1e-4, beta_end: float
 
 def as_noise(noise: NoiseLevel | float) -> NoiseLevel:
     """Read a bare number as the VE level of that sigma."""
-    return noise if isinstance(noise, NoiseLevel) else ve(float(noise))
+    if isinstance(noise, NoiseLevel):
+        return noise
+    try:
+        sigma = float(noise)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{noise!r} is no noise level: give a number (the VE sigma), ve(sigma) or vp(alpha_bar)") from error
+    return ve(sigma)
 
 
 def as_levels(noise: Any, count: int) -> NoiseLevel | list[NoiseLevel]:

@@ -275,7 +275,8 @@ def _of_list(data: Sequence[Any], source: str) -> ImageSet:
         if missing:
             raise DataError(f"{missing[0]} was not found ({len(missing)} of {len(paths)} files)")
         return ImageSet(LazyImages(PictureFiles(paths)), source=source)
-    if isinstance(data[0], Image.Image | Tensor | Mapping):
+    pair = isinstance(data[0], tuple | list) and len(data[0]) > 0 and isinstance(data[0][0], Image.Image | Tensor | np.ndarray)
+    if isinstance(data[0], Image.Image | Tensor | Mapping) or (pair and not all(isinstance(part, np.ndarray) for part in data[0])):
         return ImageSet(LazyImages(data), source=source)
     try:
         array = np.asarray(data)

@@ -67,6 +67,9 @@ def _draw_unit(axis: Any, unit: str, claims: list[dict[str, Any]]) -> None:
         axis.axvline(0, color="black", linewidth=0.8, zorder=1)
         if edges:
             axis.set_xlim(1.4 * min(*edges, -1.0), 1.6 * max(*edges, 1.0))
+            # A label at the very end would be cut at the edge of the figure.
+            low, high = axis.get_xlim()
+            axis.set_xticks([t for t in axis.get_xticks() if low / 1.2 < t < high / 1.2])
     axis.set_yticks([y for y, _ in ticks], [n for _, n in ticks], fontsize=7.4)
     axis.set_ylim(-0.7, total - 0.3)
     axis.grid(axis="y", visible=False)

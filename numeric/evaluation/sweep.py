@@ -67,10 +67,10 @@ class FittedLater(Denoiser):
 
 
 def noise_like(x: Tensor, *key: int) -> Tensor:
-    """Standard normal noise in the shape of ``x`` from a generator seeded by the key (same key, same noise)."""
+    """Standard normal noise in the shape of ``x`` from a generator seeded by the key (same key, same noise in every type)."""
     digest = hashlib.sha256(json.dumps(key).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    return torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x.device, x.dtype)
 
 
 def image_errors(estimate: Tensor, clean: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import overlap_caution, trained
 from numeric.figures.base import FigureMaker, Parameters, family_degree
 from numeric.figures.contenders import MACHINES, measured, rows_of
-from numeric.figures.style import COLOURS, STYLE, fitted_on, plain_log, plus_minus
+from numeric.figures.style import COLOURS, STYLE, fitted_on, number_points, plain_log, plus_minus
 from numeric.fingerprint import code_hash, weights_hash
 from numeric.results import read_json, write_json
 
@@ -139,14 +139,18 @@ def draw(record: dict[str, Any]) -> Any:
         for line, sigma in enumerate(sigmas):
             for column, (field, title, unit) in enumerate(AXES):
                 axis = figure.add_subplot(grid[line, column])
-                for number, row in enumerate(rows, 1):
+                points = []
+                for row in rows:
                     _, colour, marker = KINDS[row["kind"]]
                     cell = row["errors"][f"{sigma:g}"]
                     x = row[field] / unit
                     axis.errorbar(x, cell["mse"], yerr=cell["se"], fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
-                    axis.annotate(str(number), (x, cell["mse"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
+                    points.append((x, cell["mse"]))
+                axis.set_yscale("log")
+                axis.margins(y=0.14)
                 plain_log(axis, "y")
                 plain_log(axis, "x")
+                number_points(axis, points)
                 if column == 0:
                     axis.set_ylabel(f"MSE, $\\sigma={sigma:g}$")
                 if line == len(sigmas) - 1:

@@ -245,7 +245,11 @@ def draw(result: dict[str, Any]) -> Any:
                 raw.set_yscale("log")
                 plain_log(unit)
             for axis in (raw, unit) if readout != "own" else ():
-                axis.text(0.5, 0.5, "own readout only", transform=axis.transAxes, ha="center", color="0.5", fontsize=8.5)
+                axis.set_axis_off()
+                axis.text(
+                    0.5, 0.5, "condition numbers are of the own readout,\nwhich has a system for each coefficient",
+                    transform=axis.transAxes, ha="center", va="center", color="0.5", fontsize=8.5,
+                )  # fmt: skip
         for axis, title in zip(axes[0], titles):
             axis.set_title(title, fontsize=9.5)
         for axis in axes[-1]:

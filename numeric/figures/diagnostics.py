@@ -155,7 +155,7 @@ def correlation_map(axis: Any, rows: Sequence[dict[str, Any]], sigmas: Sequence[
     image = axis.imshow(table, cmap="RdBu", norm=norm, aspect="auto")
     for (i, j), value in np.ndenumerate(table):
         colour = "white" if abs(value) > 15 else "black"
-        axis.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
+        axis.text(j, i, f"{round(value, 1) + 0.0:.1f}", ha="center", va="center", fontsize=7, color=colour)
     axis.set_xticks(range(len(sigmas)), [f"{s:g}" for s in sigmas], fontsize=8)
     axis.axhline(len(bands) - 1.5, color="black", linewidth=0.8)
     axis.set_xlabel(r"noise $\sigma$", fontsize=8.5)

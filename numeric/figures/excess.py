@@ -52,7 +52,7 @@ class ExcessConfig(Parameters):
     draws: int = 3
     many: int = 1000
     sigma: float = 0.25
-    families: Sequence[str] = ("independent:3", "band:3", "local:3")
+    families: Sequence[str] = ("independent:3", "band:3", "local:2")
     shared: Sequence[str] = ("independent:2",)
     n_spread: int = 1000
     bound_degrees: Sequence[int] = (1, 2)

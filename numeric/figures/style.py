@@ -80,14 +80,51 @@ def integer_axis(axis: Any) -> None:
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
 
 
+def short_number(value: float) -> str:
+    """As a tick label: 0.002, 5, 30000, 300k, 3M."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= max(unit, 1e5):
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
+
+
+def number_points(axis: Any, points: Sequence[tuple[float, float]]) -> None:
+    """Write 1, 2, ... beside points, where no other number stands; call it when the axis has its limits.
+
+    A number is put at the nearest free place around its point, with a thin line to it if that is not close by.
+    """
+    figure = axis.figure
+    pixels = axis.transData.transform(points) * 72 / figure.dpi  # in points, as the offsets are
+    (left, bottom), (right, top) = (axis.transAxes.transform(corner) * 72 / figure.dpi for corner in ((0, 0), (1, 1)))
+    taken: list[tuple[float, float, float]] = []
+    around = ((6, 4), (-6, 4), (6, -5), (-6, -5), (0, 8), (0, -8), (9, 0), (-9, 0))
+    places = [(x * r, y * r) for r in (1, 1.8, 2.6, 3.4, 4.2, 5.0, 6.0, 7.0) for x, y in around]
+    for number, (x, y) in enumerate(pixels, 1):
+        width = 4.6 * len(str(number))
+
+        def crowding(place: tuple[float, float], x: float = x, y: float = y, width: float = width) -> int:
+            text = x + place[0], y + place[1]
+            outside = not (left + width / 2 < text[0] < right and bottom + 4 < text[1] < top)
+            numbers = sum(abs(text[0] - a) < (width + w) / 2 + 1.5 and abs(text[1] - b) < 9 for a, b, w in taken)
+            marks = sum(abs(text[0] - a) < width / 2 + 3 and abs(text[1] - b) < 6 for a, b in pixels)
+            return 3 * numbers + 2 * outside + marks
+
+        best = min(range(len(places)), key=lambda k: (crowding(places[k]), k))
+        place = places[best]
+        taken.append((x + place[0], y + place[1], width))
+        line = {"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2}} if best >= len(around) else {}
+        axis.annotate(str(number), points[number - 1], xytext=place, textcoords="offset points", fontsize=7, ha="center", va="center", **line)
+
+
 def plain_log(axis: Any, which: str = "y") -> None:
     """Logarithmic axis labelled 0.002, 0.005, 0.01, ... in place of powers with factors."""
     target = axis.yaxis if which == "y" else axis.xaxis
     (axis.set_yscale if which == "y" else axis.set_xscale)("log")
     low, high = axis.get_ylim() if which == "y" else axis.get_xlim()
-    subs = (1.0, 2.0, 5.0) if high < 200 * low else (1.0, 3.0) if high < 1e4 * low else (1.0,)
+    every: Any = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if high < 4 * low else (1.0, 2.0, 5.0)
+    subs = every if high < 200 * low else (1.0, 3.0) if high < 1e4 * low else (1.0,)
     target.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=14))
-    target.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    target.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: short_number(value)))
     target.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
@@ -147,7 +184,7 @@ def method_rows(
                 )  # fmt: skip
         below = [v for _, v in found if v < low]
         if below:
-            span = f"{min(below):.0e}" if len(below) == 1 else f"{min(below):.0e} to {max(below):.0e}"
+            span = " to ".join(f"{v:.1g}" for v in sorted({min(below), max(below)}))
             inside: Any = {"transform": axis.get_yaxis_transform(), "va": "center", "color": "0.3", "fontsize": 7}
             axis.text(0.004, position - 0.17, "\N{LEFTWARDS ARROW}", **inside)
             axis.text(0.99, position - 0.17, f"{len(below)} further left: {span}", ha="right", **inside)

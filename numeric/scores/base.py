@@ -6,6 +6,7 @@ A readout is a subclass that names its moments (:meth:`WaveletEstimator.new_mome
 
 from __future__ import annotations
 
+import numbers
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from numeric.cluster import check_client
 from numeric.data import ImageSet, as_image_set
@@ -61,6 +63,14 @@ def usable_device(device: Any) -> str:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device {str(device)!r} cannot be used here: use 'cpu' ({str(error).splitlines()[0]})") from error
     return str(device)
+
+
+def outside_transforms() -> Any:
+    """What is solved for a noise level is no part of a derivative by the image: ``torch.func``'s transforms do not see it.
+
+    So a first call inside ``jacrev`` or ``jvp`` solves with plain numbers, and keeps plain numbers.
+    """
+    return temporarily_clear_interpreter_stack()
 
 
 def read_by(images: Any, client: Any = None) -> ImageSet | Shards:
@@ -171,6 +181,10 @@ class WaveletEstimator(Denoiser, BaseEstimator):
 
     def check_settings(self) -> None:
         """Raise ValueError for parameters that cannot be used, before any work."""
+        for name in ("degree", "radius", "levels"):
+            value = getattr(self, name)
+            if not (isinstance(value, numbers.Integral) or (name == "levels" and value is None)) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a whole number, got {value!r}: use one such as {name}=2")
         if self.basis not in BASES:
             raise ValueError(f"unknown basis {self.basis!r}: use 'monomial' or 'hermite'")
         _ = self.ridge_, self.family_
@@ -304,6 +318,8 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         Raises:
             MomentError: the two were made with other settings, or for images of another shape.
         """
+        if not isinstance(other, type(self)):
+            raise SettingsError(f"cannot merge with a {type(other).__name__}: give another {type(self).__name__}")
         return type(self)(**self.get_params()).fit_moments(self.fitted().merge(other.fitted()))
 
     # ----- use -----------------------------------------------------------------------------------------------------------
@@ -419,9 +435,11 @@ class WaveletEstimator(Denoiser, BaseEstimator):
 
     def kept(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         """A solution from the cache, or made and kept."""
+        self.fitted()
         if key in self._solutions:
             return self._solutions[key]
-        value = make()
+        with outside_transforms():
+            value = make()
         return self._solutions.put(key, value, size(value))
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:

@@ -19,7 +19,7 @@ from numeric.data import as_image_set
 from numeric.progress import progress_bar
 
 GROUPS = 20
-"""Groups of images; the relative error of a standard error from K groups is about ``1 / sqrt(2 (K - 1))``, 16 % for 20."""
+"""Groups of images; the relative error of a standard error from K groups is at least about ``1 / sqrt(2 (K - 1))``, 16 % for 20."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,16 @@ def fold_edges(count: int, folds: int) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
+def relative_error(second: Tensor, fourth: Tensor, count: float, least: float = 1.0) -> Tensor:
+    """Relative standard error of a standard deviation from ``count`` values, of their second and fourth central moments.
+
+    ``sqrt((kurtosis - 1) / count) / 2``, the kurtosis taken as ``least`` at least; zero where nothing varies.
+    """
+    some = second > 1e-150
+    kurtosis = torch.where(some, fourth / torch.where(some, second, 1.0).square(), 1.0).clamp_min(least)
+    return torch.where(some, ((kurtosis - 1.0) / count).sqrt() / 2.0, 0.0)
+
+
 def grouped_moments(model: Any, images: Any, groups: int, progress: bool = False) -> list[Any]:
     """Moments of every group of images, with a model's settings (the model need not be fitted, and is not changed)."""
     data = as_image_set(images)
@@ -95,11 +105,17 @@ def all_but_one(parts: Sequence[Any]) -> Iterator[Any]:
         before = part if before is None else before.merge(part)
 
 
-def deviations(values: Sequence[Tensor]) -> Tensor:
-    """Jackknife standard error of a statistic from its values without each group, ``(K, ...)`` as a sequence."""
+def deviations(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Jackknife standard error of a statistic from its values without each group, K of them, and its relative standard error.
+
+    The latter is that of a standard deviation of K values of their kurtosis, a Gaussian's at least: where few images decide,
+    groups are far from Gaussian.
+    """
     stacked = torch.stack(list(values))
     k = len(stacked)
-    return ((stacked - stacked.mean(0)).square().sum(0) * ((k - 1) / k)).sqrt()
+    gaps = stacked - stacked.mean(0)
+    square = gaps.square().mean(0)
+    return (square * (k - 1.0)).sqrt(), relative_error(square, gaps.pow(4).mean(0), k - 1.0, least=3.0)
 
 
 def jackknife_errors(
@@ -118,9 +134,8 @@ def jackknife_errors(
         part = type(model)(**model.get_params()).fit_moments(moments)
         thetas.append([t.clone() for t in theta_of(part)])
         errors.append(torch.tensor(part.expected_mse(noise, degree), dtype=torch.float64))
-    theta = tuple(deviations(column) for column in zip(*thetas))
-    relative = (2.0 * (groups - 1)) ** -0.5
+    theta = [deviations(column) for column in zip(*thetas)]
+    error, relative = deviations(errors)
     return StandardErrors(
-        "jackknife", sum(part.count for part in parts), theta, tuple(torch.full_like(t, relative) for t in theta),
-        float(deviations(errors)), relative,
-    )  # fmt: skip
+        "jackknife", sum(part.count for part in parts), tuple(t for t, _ in theta), tuple(r for _, r in theta), float(error), float(relative)
+    )

@@ -31,7 +31,7 @@ from torch import Tensor
 from numeric.noise import NoiseLevel
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import MonomialPlan
-from numeric.scores.groups import StandardErrors
+from numeric.scores.groups import StandardErrors, relative_error
 from numeric.scores.solve import BlockSolution, feature_matrix, normal_system
 
 CHUNK_BYTES = 32 * 2**20
@@ -225,8 +225,7 @@ class BlockInfluence:
         """Standard errors of theta and their relative standard errors, ``(g, F)``, and the summed excess risk."""
         covariance = self.covariance
         variance = covariance.diagonal(dim1=1, dim2=2).clamp_min(0.0)
-        kurtosis = self.sums[2] / self.count / variance.square().clamp_min(torch.finfo(variance.dtype).tiny)
-        relative = ((kurtosis - 1.0).clamp_min(0.0) / self.count).sqrt() / 2.0
+        relative = relative_error(variance, self.sums[2] / self.count, self.count)
         excess = float(torch.einsum("gij,gij->", self.gram, covariance)) * self.factor**2 / images
         return (variance / images).sqrt() / self.unit, relative, excess
 
@@ -267,6 +266,5 @@ def own_delta_errors(model: Any, images: Any, noise: NoiseLevel, degree: int, ba
 def error_of_mean(values: Tensor, images: int) -> tuple[float, float]:
     """Standard error of the mean over ``images`` of what ``values`` are a sample of, and its relative standard error."""
     gaps = values - values.mean()
-    variance = float(gaps.square().sum()) / (len(values) - 1.0)
-    kurtosis = float(gaps.square().square().mean()) / max(variance**2, 1e-300)
-    return (variance / images) ** 0.5, (max(kurtosis - 1.0, 0.0) / len(values)) ** 0.5 / 2.0
+    square = gaps.square().sum() / (len(values) - 1.0)
+    return float(square / images) ** 0.5, float(relative_error(square, gaps.pow(4).mean(), len(values)))

@@ -24,7 +24,7 @@ from numeric.divergence import signs
 from numeric.noise import NoiseLevel
 from numeric.scores.contraction import CROSS_BYTES, WhiteNoise, wick_map
 from numeric.scores.dense import backward_solve, cholesky_, forward_solve, mirror
-from numeric.scores.groups import StandardErrors
+from numeric.scores.groups import StandardErrors, relative_error
 from numeric.scores.influence import error_of_mean
 from numeric.scores.monomials import MonomialSet
 
@@ -144,10 +144,10 @@ def shared_delta_errors(
     count = len(images)
     means = sums / count
     variance = (means[1] - means[0].square()).clamp_min(0.0) * (count / (count - 1.0))
-    kurtosis = means[2] / variance.square().clamp_min(torch.finfo(variance.dtype).tiny)
+    relative = relative_error(variance, means[2], count)
     pixels, fitted = float(n), moments.count
     return StandardErrors(
-        "delta", fitted, ((variance / fitted).sqrt(),), (((kurtosis - 1.0).clamp_min(0.0) / count).sqrt() / 2.0,),
+        "delta", fitted, ((variance / fitted).sqrt(),), (relative,),
         *error_of_mean(torch.cat(losses) / pixels, fitted), excess / pixels / fitted,
         2.0 * optimism / pixels / fitted,
     )  # fmt: skip

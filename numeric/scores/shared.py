@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from numeric.noise import NoiseLevel, as_noise
-from numeric.scores.base import WaveletEstimator
+from numeric.scores.base import WaveletEstimator, outside_transforms
 from numeric.scores.contraction import CROSS_BYTES, conjugate, rescaled, translation, wick_map
 from numeric.scores.crossval import GCV_GRID, gcv_scores
 from numeric.scores.dense import add_penalty_, backward_solve, cholesky_, forward_solve, mirror, root_mean_squares
@@ -238,7 +238,9 @@ class SharedWaveletScore(WaveletEstimator):
         groups = [[d] for d in missing] if isinstance(ridge.strength, str) else [missing] if missing else []
         made: dict[int, SharedSolution] = {d: self._solutions[keys[d]] for d in degrees if d not in missing}
         for group in groups:
-            for d, solution in zip(group, self._solve(level, group)):
+            with outside_transforms():
+                found = self._solve(level, group)
+            for d, solution in zip(group, found):
                 made[d] = self._solutions.put(keys[d], solution, solution.nbytes)
         return [made[d] for d in degrees]
 

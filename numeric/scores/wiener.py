@@ -28,7 +28,7 @@ from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
-from numeric.scores.base import WaveletEstimator, plain
+from numeric.scores.base import WaveletEstimator, outside_transforms, plain
 from numeric.scores.contraction import CROSS_BYTES, wick_map
 from numeric.scores.coordinates import LevelCoordinates, check_coordinates, letter_monomials
 from numeric.scores.crossval import GCV_GRID, gcv_scores
@@ -297,7 +297,8 @@ class WienerScore(WaveletEstimator):
         degree = int(self.degree) if degree is None else degree
         key = self._key(noise, degree)
         if key not in self.prepared_:
-            self.prepare_levels([noise], [degree])
+            with outside_transforms():
+                self.prepare_levels([noise], [degree])
         return self.prepared_[key]
 
     def _sums(
@@ -382,6 +383,7 @@ class WienerScore(WaveletEstimator):
     def plain_readout(self, noise: NoiseLevel | float, degree: int, like: Tensor) -> PlainReadout:
         """The readout in plain monomials, in the type and on the device of a tensor; kept."""
         solution, key = self.solve(noise, degree), self._key(noise, degree)
+        dtype, device = like.dtype, like.device
 
         def make() -> PlainReadout:
             level, mean, letters = self.coordinates_at(key[0]), self.moments_.mean, self.monomials_.variables
@@ -392,7 +394,7 @@ class WienerScore(WaveletEstimator):
             # Columns of the inverse Wick map: theta . :phi: = theta . M^-1 phi.
             theta = torch.from_numpy(wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T @ wick).to(mean)
             straight = level.whiten.T @ solution.theta[1:linear] + level.letters.T @ theta[1 : 1 + letters]
-            return PlainReadout(mean, mean + theta[0], straight, level.letters.T, theta[1 + letters :]).to(like)
+            return PlainReadout(mean, mean + theta[0], straight, level.letters.T, theta[1 + letters :]).to(torch.empty(0, dtype=dtype, device=device))
 
         return self.kept(("plain", key, like.dtype, like.device), make, lambda made: made.nbytes)
 

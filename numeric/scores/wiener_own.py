@@ -395,8 +395,10 @@ class WienerOwnScore(WienerScore):
     def own_readout(self, noise: NoiseLevel | float, degree: int, like: Tensor) -> OwnReadout:
         """The readout in plain monomials, in the type and on the device of a tensor; kept."""
         solution, key = self.solve(noise, degree), self._key(noise, degree)
+        dtype, device = like.dtype, like.device
 
         def make() -> OwnReadout:
+            kind = torch.empty(0, dtype=dtype, device=device)
             level, mean, letters = self.coordinates_at(key[0]), self.moments_.mean, self.monomials_.variables
             head, found = self._parts(solution.theta)
             size, pixels = self.monomials_.count(degree), len(mean)
@@ -411,9 +413,9 @@ class WienerOwnScore(WienerScore):
             straight = level.whiten.T @ head[1:] + level.letters.T @ torch.from_numpy(plain[1 : 1 + letters].toarray()).to(mean)
             constant = self._targets @ mean + head[0] + torch.from_numpy(plain[0].toarray()[0]).to(mean)
             every = sp.csr_matrix(plain[row, column]).toarray()[0] if len(row) else np.zeros(0)
-            parts = torch.from_numpy(every).to(like).split([r.size for r in rows])
+            parts = torch.from_numpy(every).to(kind).split([r.size for r in rows])
             weights = tuple(part.reshape(r.shape) for part, r in zip(parts, rows))
-            return OwnReadout(mean.to(like), constant.to(like), straight.to(like), level.letters.T.to(like), weights)
+            return OwnReadout(mean.to(kind), constant.to(kind), straight.to(kind), level.letters.T.to(kind), weights)
 
         return self.kept(("plain", key, like.dtype, like.device), make, lambda made: made.nbytes)
 

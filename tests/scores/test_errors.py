@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from analytic import ScoreCoefficient, Sensitivity
+from numeric.moving import moving_digits
 from numeric.noise import NoiseLevel, ve, vp
 from numeric.scores.base import SettingsError
 from numeric.scores.groups import all_but_one, grouped_moments
 from numeric.scores.influence import averaged_powers
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.video import VideoScore
+from numeric.scores.wiener import WienerScore
 
 FAMILIES = [("independent", 3), ("band", 3), ("local", 2)]
 
@@ -69,12 +72,45 @@ def test_delta_and_jackknife_agree_for_the_shared_readout(digits, family, degree
     check_agreement(SharedWaveletScore(family, degree, **ridge).fit(images), images, noise, outputs=[0, 5, 40])
 
 
+def test_videos_are_units_too(digits):
+    """The readout of videos: whole videos are independent, their frames are not."""
+    videos = moving_digits(digits, count=400, frames=4, size=8, per_video=1, speed=1.0)
+    check_agreement(VideoScore("independent", 2, time_wavelet="haar", time_radius=1).fit(videos), videos, 0.5)
+
+
+def test_other_readouts_say_so(digits):
+    with pytest.raises(ValueError, match="own and shared readouts, not of the wiener"):
+        WienerScore(degree=1, coordinates="pixel").fit(digits.take(80)).standard_errors(0.5, digits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readout, family, options", [(WaveletScore, "local", {}), (SharedWaveletScore, "independent", {"outputs": [0, 500]})])
+def test_at_the_size_people_use(mnist32, readout, family, options):
+    """32 x 32, degree 3, two threads: delta and jackknife agree for theta (not asked of few images) and for the expected error."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        images = mnist32.take(1000)
+        model = readout(family, 3).fit(images)
+        delta = model.standard_errors(0.25, images, **options)
+        jackknife = model.standard_errors(0.25, images, method="jackknife", groups=10, **options)
+        gap = math.log(jackknife.expected_mse / delta.expected_mse)
+        # more coefficients than images: what lies beyond the first order is left 10 %
+        assert abs(gap) < 3 * math.hypot(delta.expected_mse_error, jackknife.expected_mse_error) + 0.1
+        assert 0 < delta.excess < delta.optimism < model.expected_mse(0.25)
+        assert all(bool((theta > 0).all()) for theta in delta.theta)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def check_agreement(model, images, noise, **options):
     delta = model.standard_errors(noise, images, **options)
     jackknife = model.standard_errors(noise, images, method="jackknife", groups=40, **options)
     one = torch.cat([theta.flatten() for theta in delta.theta])
     other = torch.cat([theta.flatten() for theta in jackknife.theta])
     errors = [torch.cat([e.flatten() for e in found.theta_error]) for found in (delta, jackknife)]
+    varies = one > 1e-9 * one.max()  # coefficients of what is zero in every image have no error but rounding
+    one, other, errors = one[varies], other[varies], [e[varies] for e in errors]
     gaps = (other / one).log() / (errors[0] ** 2 + errors[1] ** 2).sqrt()
     assert float((gaps.abs() < 3).double().mean()) > 0.98
     # 40 groups leave 11 % each; the coefficients are far from independent, so their median is left 10 %.

@@ -12,11 +12,13 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from numeric.denoiser import Denoiser
+from numeric.denoiser import Denoiser, NotFittedError
 from numeric.noise import as_levels, ve, vp
 from numeric.scores.base import SettingsError, SolutionCache
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.wiener import WienerScore
+from numeric.scores.wiener_own import WienerOwnScore
 
 READOUTS = [WaveletScore, SharedWaveletScore]
 
@@ -137,6 +139,27 @@ def test_gradients_of_denoiser_and_score(kind, family):
     differences = (model.denoise(one + h, 0.5, clamp=False) - model.denoise(one - h, 0.5, clamp=False)) / 2e-6
     assert torch.allclose(jacobian, differences.reshape(64, 64).T, atol=1e-7)
     assert torch.allclose(model.denoise(y, 0.5).detach(), model.denoise(y.detach(), 0.5), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [*READOUTS, WienerScore, WienerOwnScore])
+@pytest.mark.parametrize("transform", ["jacrev", "jvp", "vmap"])
+def test_a_first_call_inside_a_transform(kind, transform):
+    """Nothing is solved yet: the solution is made of plain numbers, and the next call without a transform is right."""
+    x, y = draw(), draw(2, seed=5)
+    model, fresh = (kind("independent", 2, levels=1, wavelet="haar").fit(x) for _ in range(2))
+
+    def one(image):
+        return model.denoise(image[None], 0.5, clamp=False)[0]
+
+    if transform == "jacrev":
+        slope = torch.func.jacrev(one)(y[0]).reshape(64, 64) @ y[1].flatten()
+    elif transform == "jvp":
+        slope = torch.func.jvp(one, (y[0],), (y[1],))[1].flatten()
+    else:
+        slope = torch.func.vmap(lambda t: torch.func.jvp(one, (t,), (y[1],))[1])(y[:1]).flatten()
+    step = 1e-5 * y[1]
+    assert torch.allclose(slope, ((fresh.denoise(y[:1] + step, 0.5, clamp=False) - fresh.denoise(y[:1] - step, 0.5, clamp=False)) / 2e-5).flatten(), atol=1e-6)
+    assert torch.equal(model.denoise(y, 0.5), fresh.denoise(y, 0.5)) and model.expected_mse(0.5) == pytest.approx(fresh.expected_mse(0.5))
 
 
 # ----- noise per image (P), types (Q) --------------------------------------------------------------------------------------
@@ -284,6 +307,21 @@ def test_shared_fit_takes_up_a_checkpoint(tmp_path, monkeypatch):
         SharedWaveletScore.load(path)
 
 
+@pytest.mark.parametrize("kind", READOUTS)
+def test_nothing_fitted_and_the_wrong_partner_are_named(kind):
+    with pytest.raises(NotFittedError, match="call fit"):
+        kind().divergence(draw(2), 0.5)
+    model, other = kind(levels=1).fit(draw()), {WaveletScore: SharedWaveletScore, SharedWaveletScore: WaveletScore}[kind]
+    with pytest.raises(SettingsError, match=f"cannot merge with a {other.__name__}"):
+        model.merge(other(levels=1).fit(draw()))
+    for degree in ("3", 2.5, [1], True):
+        with pytest.raises(ValueError, match="degree must be a whole number"):
+            kind("independent", degree).fit(draw())
+    for level in ("high", None):
+        with pytest.raises(ValueError, match="no noise level: give a number"):
+            model.denoise(draw(2), level)
+
+
 # ----- bad input before the work (Y) ---------------------------------------------------------------------------------------
 
 
@@ -297,6 +335,7 @@ def test_shared_fit_takes_up_a_checkpoint(tmp_path, monkeypatch):
         ({"ridge": "foo"}, "unknown ridge 'foo'"),
         ({"basis": "chebyshev"}, "unknown basis"),
         ({"ridge_side": "both"}, "unknown ridge side"),
+        ({"radius": "1"}, "radius must be a whole number, got '1'"),
     ],
 )
 def test_bad_parameters_are_named_before_a_batch_is_read(kind, options, message, monkeypatch):

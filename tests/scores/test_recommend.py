@@ -48,6 +48,20 @@ def test_the_recommended_setting_is_within_two_per_cent_of_the_best(digits, coun
     assert found.model.expected_mse(0.5) == pytest.approx(best.empirical, rel=1e-9)
 
 
+@pytest.mark.slow
+def test_at_the_size_people_use(mnist32, mnist32_test):
+    """The whole grid at 32 x 32 on 400 digits, two threads: within 2 % of the best on held-out digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = recommend(mnist32.take(400), 0.25)
+        errors = held_out_errors(found, mnist32.take(400), mnist32_test, 0.25)
+        best = found.best
+        assert errors[best.readout, best.family, best.ridge, best.degree] <= 1.02 * min(errors.values())
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_few_images_carry_less(digits):
     """An overgrown family: ten digits and 52 coefficients an output; the gap says so, and more images lift the degree."""
     grid = [Candidate("own", "local", 3, (1e-10,))]
