@@ -58,6 +58,8 @@ OWN: dict[str, dict[str, Any]] = {
         "n_train": 400,
         "n_test": 240,
         "raw_ridges": [1e-2],
+        "photograph_sizes": [8, 16],
+        "n_patches": 66,
         "claims": ["degree", "linear at 32"],
     },
     "fig8": {"shared_degree": 1},
