@@ -7,7 +7,9 @@ the same at every pixel, each starting from what the one before returned.
 
 What is exact: the three estimates, given the images they were fitted on.  What is not: the stages, for which noise is drawn, on
 images held out from the fit of the three (whose errors on their own images are too low to learn from).  On Gaussian data the
-linear estimate is the posterior mean and the stages add nothing but their sampling error.
+linear estimate is the posterior mean and the stages add nothing but their sampling error.  Nor is the field a gradient: where the
+experts of a window change its Jacobian is far from symmetric (:mod:`numeric.evaluation.symmetry` measures it), the more so the
+lower ``softness``.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class RefinedScore(Denoiser, BaseEstimator):
         pixels: int = 2_000_000,
         side: int = 7,
         dims: int = 16,
-        softness: float = 0.1,
+        softness: float = 1.0,
         ridge: float = 10.0,
         held: float = 1 / 6,
         seed: int = 0,
