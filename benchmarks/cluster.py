@@ -22,14 +22,18 @@ import typer
 from numeric.cluster import connected
 from numeric.data import load_mnist
 from numeric.reduction import FAN_IN
-from numeric.results import provenance, write_json
+from numeric.results import atomic_path, provenance, read_json, write_json
 from numeric.scores.moments import CleanMoments, Products
 from numeric.scores.own import WaveletScore
-from numeric.scores.passes import merge, sum_run
+from numeric.scores.passes import merge
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.totals import sum_run
 from numeric.shards import FileShard, as_shards
 
 OUTPUT = Path(__file__).with_suffix(".json")
+PAGE = OUTPUT.with_name("README.md")
+MARKS = ("<!-- cluster -->", "<!-- end of cluster -->")
+"""Between them the page is written by this command."""
 app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
 
 
@@ -50,6 +54,25 @@ def timed(client: Any) -> Iterator[dict[str, float]]:
     out["load"] = os.getloadavg()[0]
 
 
+def compared(turns: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+    """Medians over the turns of one process (a) and two workers (b).
+
+    ``speed_up_wall``: seconds of a over seconds of b; where others use the machine it says how the system shares it out.
+    ``speed_up_cpu``: CPU seconds of a over those that one of the two workers took, without what idle workers take by
+    themselves (measured while a ran), the workers' halves and the asking process one after the other: what two quiet cores
+    would see at best.
+    ``asker_cpu_share``: CPU of the asking process (client, scheduler, and the work on the sums that one process does too) in b.
+    """
+    pairs = list(zip(turns["process"], turns["workers"]))
+    work = [max(0.0, b["workers_cpu"] - a["workers_cpu"] / a["wall"] * b["wall"]) for a, b in pairs]
+    return {
+        "speed_up_wall": float(np.median([a["wall"] / b["wall"] for a, b in pairs])),
+        "speed_up_cpu": float(np.median([a["cpu"] / (w / 2 + b["cpu"]) for (a, b), w in zip(pairs, work)])),
+        "workers_cpu_over_process_cpu": float(np.median([w / a["cpu"] for (a, _), w in zip(pairs, work)])),
+        "asker_cpu_share": float(np.median([b["cpu"] / (w + b["cpu"]) for (_, b), w in zip(pairs, work)])),
+    }
+
+
 def against_one_process(count: int, size: int, repeats: int) -> list[dict[str, Any]]:
     """The same shards summed by this process and by two workers, in turn; wall seconds of each, and whether bits agree."""
     rows = []
@@ -68,16 +91,14 @@ def against_one_process(count: int, size: int, repeats: int) -> list[dict[str, A
                     with timed(client) as found:
                         kept[name] = bits(model.fit(paths, client=who))
                     turns[name].append(found)
-            wall = float(np.median([a["wall"] / b["wall"] for a, b in zip(*turns.values())]))
-            cpu = float(np.median([(b["cpu"] + b["workers_cpu"]) / a["cpu"] for a, b in zip(*turns.values())]))
             same = all(torch.equal(a, b) for a, b in zip(kept["process"], kept["workers"]))
             rows.append(
                 {
                     "readout": model.readout, "model": model.label, "degree": model.degree, "images": len(train), "size": size,
-                    "shards": len(paths), "turns": turns, "speed_up_wall": wall, "work_of_two_over_one_cpu": cpu, "same_bits": same,
+                    "shards": len(paths), "turns": turns, **compared(turns), "same_bits": same,
                 }
             )  # fmt: skip
-            typer.echo(f"{model.label}: one process over two workers {wall:.2f} by the clock; CPU of all, two workers over one process {cpu:.2f}; same bits: {same}")
+            typer.echo(", ".join(f"{key} {rows[-1][key]}" for key in ("model", "speed_up_wall", "speed_up_cpu", "asker_cpu_share", "same_bits")))
     return rows
 
 
@@ -100,10 +121,10 @@ def small_shards(number: int) -> dict[str, Any]:
             WaveletScore().fit(images)
         tasks = len(as_shards(paths).runs)
     # The scheduler and the client live in this process: its CPU time is what they cost, whatever else the machine does.
-    asker = seconds["workers"]["cpu"] / number
+    asker = seconds["workers"]["cpu"] / tasks
     reading = (seconds["process"]["cpu"] - seconds["one_array"]["cpu"]) / number
     return {
-        "shards": number, "tasks": tasks, "seconds": seconds, "scheduler_cpu_per_shard": asker, "opening_cpu_per_shard": reading,
+        "shards": number, "tasks": tasks, "seconds": seconds, "scheduler_cpu_per_task": asker, "opening_cpu_per_shard": reading,
         "same_bits": all(torch.equal(a, b) for a, b in zip(kept["process"], kept["workers"])),
     }  # fmt: skip
 
@@ -159,7 +180,7 @@ def foreseen(row: dict[str, Any], overhead: float, network: float, plan: dict[st
     """A pass over a large set on several machines, from measured rates.
 
     Args:
-        row: of :func:`rates`. overhead: seconds of the scheduler for a shard. network: bytes a second into a machine.
+        row: of :func:`rates`. overhead: seconds of the scheduler for a task, which here sums one shard. network: bytes a second into a machine.
         plan: ``images``, ``image_bytes`` (as read), ``shards``, ``cores`` of a machine, ``machines``.
 
     Returns: for each number of machines: ``hours``, what the time is made of, bytes read, bytes of sums moved, and memory of
@@ -189,25 +210,49 @@ def foreseen(row: dict[str, Any], overhead: float, network: float, plan: dict[st
     return out
 
 
-def table(record: dict[str, Any]) -> str:
-    """The part of ``README.md`` that is on paper, written from a results file."""
-    plan, lines = record["plan"], []
-    lines.append("| family | machines | hours | sums | transfers and merges | scheduler | sums moved | memory a machine |")
-    lines.append("|---|---|---|---|---|---|---|---|")
+def section(record: dict[str, Any]) -> str:
+    """The part of ``README.md`` about this benchmark, written from a results file."""
+    plan, small, lines = record["plan"], record["small_shards"], []
+    for row in record["two_workers"]:
+        lines.append(
+            f"- {row['model']}, degree {row['degree']}, {row['images']:,} digits in {row['shards']} shards: one process takes {row['speed_up_wall']:.2f} "
+            f"times as long as two workers by the clock of a machine that others used too (load {row['turns']['workers'][0]['load']:.0f} on "
+            f"{record['machine']['processor_count']} processors), {row['speed_up_cpu']:.2f} times by CPU time; the same bits: {'yes' if row['same_bits'] else 'no'}."
+        )
+    seconds = small["seconds"]
+    lines.append(
+        f"- {small['shards']:,} shards of one image, {small['tasks']:,} tasks: {1000 * small['opening_cpu_per_shard']:.1f} ms of CPU a shard to open, hash and add it, and "
+        f"{1000 * small['scheduler_cpu_per_task']:.1f} ms a task for client and scheduler ({seconds['process']['cpu']:.0f} s in one process, "
+        f"{seconds['workers']['cpu']:.0f} s of the asking process with two workers, {seconds['one_array']['cpu']:.2f} s for one array of the same images)."
+    )
+    read = record["imagenet"][0]["foreseen"][0]["bytes_read"]
+    lines += [
+        "",
+        f"On paper, from these rates: a pass over {plan['images']:,} images of {plan['side']} x {plan['side']} colour pixels in {plan['shards']:,} shards "
+        f"({read / 2**40:.2g} TiB of 8-bit pixels, read once; decoding pictures is not in it), machines of {plan['cores']} cores, {record['network'] * 8 / 1e9:.2g} Gbit/s into a "
+        "machine (the lesser of the plan's network and what two processes here exchanged). A machine holds, for each core, the sums it adds to, those it puts together, and what it sends.",
+        "",
+        "| family, own readout | ms an image and core | sums | machines | hours | of it transfers and merges | bytes of sums moved | memory of a machine |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in record["imagenet"]:
         for at in row["foreseen"]:
             s = at["seconds"]
-            rest = s["transfers"] + s["merges"] + s["last_merges"]
+            rest = (s["transfers"] + s["merges"] + s["last_merges"]) / 3600
             lines.append(
-                f"| {row['model']}, degree {row['degree']} | {at['machines']} | {at['hours']:.3g} | {s['sums'] / 3600:.3g} h | {rest:.3g} s | "
-                f"{s['scheduler']:.2g} s | {at['bytes_moved'] / 2**30:.3g} GiB | {at['memory_of_a_machine'] / 2**30:.3g} GiB |"
+                f"| {row['model'].split(',')[0] if '(' not in row['model'] else row['family']}, degree {row['degree']} | {1000 * row['cpu_seconds_per_image']:.1f} | "
+                f"{row['sums_bytes'] / 2**20:.0f} MiB | {at['machines']} | {at['hours']:.3f} | {rest:.3f} | {at['bytes_moved'] / 2**30:,.0f} GiB | "
+                f"{at['memory_of_a_machine'] / 2**30:.1f} GiB |"
             )
-    read = record["imagenet"][0]["foreseen"][0]["bytes_read"]
-    head = (
-        f"{plan['images']:,} images of {plan['side']} pixels in {plan['shards']:,} shards ({read / 2**40:.2g} TiB of 8-bit pixels read once), "
-        f"machines of {plan['cores']} cores, {record['network'] * 8 / 1e9:.2g} Gbit/s into a machine:"
-    )
-    return "\n".join([head, "", *lines])
+    return "\n".join(lines)
+
+
+def write_page(page: Path, text: str) -> None:
+    """Put a section between its marks in a page."""
+    head, _, rest = page.read_text().partition(MARKS[0])
+    _, _, tail = rest.partition(MARKS[1])
+    with atomic_path(page) as temporary:
+        temporary.write_text(f"{head}{MARKS[0]}\n{text}\n{MARKS[1]}{tail}")
 
 
 @app.command()
@@ -219,28 +264,39 @@ def main(
     small: Annotated[int, typer.Option(help="small shards")] = 10_000,
     side: Annotated[int, typer.Option(help="side of the images on paper")] = 256,
     images: Annotated[int, typer.Option(help="number of the images on paper (ImageNet's training set)")] = 1_281_167,
-    shards: Annotated[int, typer.Option(help="their shards")] = 4096,
+    shards: Annotated[int, typer.Option(help="their shards, a task each: as many as the cores of the largest cluster")] = 1600,
     cores: Annotated[int, typer.Option(help="cores of a machine on paper")] = 16,
     network_gbit: Annotated[float, typer.Option(help="network of a machine on paper, Gbit/s; the rate between processes here if that is less")] = 10.0,
+    paper: Annotated[bool, typer.Option("--paper", help="measure nothing: foresee from the rates of the results file")] = False,
     measured: Annotated[int, typer.Option(help="images of that side to measure the rates on")] = 128,
 ) -> None:
-    """Measure, foresee, and write the results file; the table for the README is printed."""
+    """Measure, foresee, and write the results file and the section of ``README.md``."""
     torch.set_num_threads(1)
-    compared, overhead, found, transfer = against_one_process(count, size, repeats), small_shards(small), rates(side, measured), transfer_rate()
+    if paper:
+        measured_before = read_json(output)
+        found = [{key: value for key, value in row.items() if key != "foreseen"} for row in measured_before["imagenet"]]
+        turns, overhead, transfer = measured_before["two_workers"], measured_before["small_shards"], measured_before["transfer"]
+        if found[0]["size"] != side:
+            raise ValueError(f"{output} has the rates of images of {found[0]['size']} pixels: measure again for {side}")
+    else:
+        turns, overhead = against_one_process(count, size, repeats), small_shards(small)
+        found, transfer = rates(side, measured), transfer_rate()
     network = min(network_gbit * 1e9 / 8, transfer["bytes_per_second"])
     plan = {
         "images": images, "side": side, "image_bytes": 3 * side**2, "shards": shards, "cores": cores, "machines": [1, 10, 100],
         "network_gbit": network_gbit,
     }  # fmt: skip
-    per_shard = overhead["scheduler_cpu_per_shard"]
-    record = {
+    record = measured_before if paper else {
         **provenance(f"python -m benchmarks.cluster --count {count} --size {size} --repeats {repeats} --small {small} --measured {measured}", 0),
         "data": load_mnist("train", size=size, count=count).provenance,
-        "two_workers": compared, "small_shards": overhead, "transfer": transfer, "network": network, "plan": plan,
-        "imagenet": [{**row, "foreseen": foreseen(row, per_shard, network, plan)} for row in found],
+        "two_workers": turns, "small_shards": overhead, "transfer": transfer,
     }  # fmt: skip
+    each = overhead["scheduler_cpu_per_task"]
+    record |= {"network": network, "plan": plan, "imagenet": [{**row, "foreseen": foreseen(row, each, network, plan)} for row in found]}
     write_json(output, record)
-    typer.echo(table(record))
+    if output == OUTPUT:
+        write_page(PAGE, section(record))
+    typer.echo(section(record))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ RESCUE_SECONDS = 20
 """How long a finished sum may take to come over when the work ends with an error."""
 
 
+GONE = ("CancelledError", "FutureCancelledError", "CommClosedError")
+"""What Dask raises where a scheduler went away."""
+
+
 class ClusterError(RuntimeError):
     """The cluster cannot be reached, or went away; the message says how to go on."""
 
@@ -77,7 +81,7 @@ def connected(client: Any) -> Iterator[Any]:
         return
     distributed = _distributed()
     if workers is not None:
-        quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
+        quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
         with (
             distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, **quiet) as cluster,
             distributed.Client(cluster) as made,
@@ -94,6 +98,20 @@ def connected(client: Any) -> Iterator[Any]:
         if client.status != "running":
             raise ClusterError(f"the client is {client.status}: make a new one")
         yield client
+
+
+def answer(client: Any, futures: Sequence[Any]) -> list[Any]:
+    """The results of some tasks.
+
+    Raises:
+        ClusterError: the scheduler went away; else what the tasks raised.
+    """
+    try:
+        return list(client.gather(list(futures)))
+    except Exception as error:
+        if client.status != "running" or type(error).__name__ in GONE:
+            raise _gone(client) from error
+        raise
 
 
 def same(value: Any) -> Any:
@@ -160,13 +178,15 @@ def reduce_on(
             finished.add(node, future)
             finished.save(_fetch, now=node == tree.root)
         return _fetch(futures[tree.root])
-    except BaseException:
-        if client.status == "running":
+    except BaseException as error:
+        if client.status == "running" and type(error).__name__ not in GONE:
             while not done.empty():
                 node = done.get()
                 if node in futures and futures[node].status == "finished":
                     finished.add(node, futures[node])
             finished.save(_rescued, now=True)
+        elif isinstance(error, Exception) and not isinstance(error, ClusterError):
+            raise _gone(client) from error  # while a sum came over, for one
         raise
     finally:
         if client.status == "running":

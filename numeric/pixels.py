@@ -70,7 +70,8 @@ def _divided(picture: Image.Image, white: float, name: str) -> np.ndarray:
     """A grey picture of numbers up to ``white`` as float32 in [0, 1]."""
     pixels = np.asarray(picture, dtype=np.float64)
     low, high = float(pixels.min()), float(pixels.max())
-    if low < 0 or high > white or 0 < high <= 1:
+    # A grey picture of 8 bits turned into 32-bit integers (mode I) keeps its 0 to 255, and would be read as black.
+    if low < 0 or high > white or 0 < high <= (255 if picture.mode == "I" else 1):
         raise DataError(
             f"{name} has mode {picture.mode!r}, in which {white:g} is white, but holds {low:g} to {high:g}: give np.asarray(picture), "
             "whose own range is kept"

@@ -36,6 +36,12 @@ class ShardError(DataError):
     """A shard cannot be read; the message names it."""
 
 
+def check_shape(shape: Sequence[int], wanted: Sequence[int] | None, name: str = "a shard") -> None:
+    """Raise ShardError unless images are of the shape of the first one (if that is known)."""
+    if wanted is not None and tuple(shape) != tuple(wanted):
+        raise ShardError(f"{name} holds images of {tuple(shape)}, the first one of {tuple(wanted)}: give all one size and channels")
+
+
 @dataclass(frozen=True)
 class FileShard:
     """What a path holds, or a run of its images.
@@ -238,12 +244,12 @@ class Shards:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)``, after :func:`numeric.scores.passes.look`."""
+        """``(channels, height, width)``, after :func:`numeric.scores.totals.look`."""
         return self._fact("shape")
 
     @property
     def first(self) -> Tensor:
-        """The first image ``(1, channels, height, width)``, after :func:`numeric.scores.passes.look`."""
+        """The first image ``(1, channels, height, width)``, after :func:`numeric.scores.totals.look`."""
         return self._fact("first")
 
     @property

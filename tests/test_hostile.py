@@ -24,11 +24,15 @@ from numeric.baselines.edm import EDM
 from numeric.baselines.network import load_network, save_network
 from numeric.data import DataError, as_image_set, pixels_to_idx, read_idx
 from numeric.results import FileError, atomic_path, load_tensors, read_json, save_tensors, write_json
+from numeric.scores.levels import NoImagesError
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.wiener import WienerScore
+from numeric.scores.wiener_own import WienerOwnScore
+from numeric.shards import as_shards
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ["own.safetensors", "shared.safetensors", "network.safetensors"]
+MODELS = ["own.safetensors", "shared.safetensors", "wiener.safetensors", "wiener-own.safetensors", "network.safetensors"]
 NAMED = (ValueError, OSError, MemoryError)
 PROMISE = "the model that was read says why it cannot be used"
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
@@ -76,7 +80,7 @@ def used(model):
     y = IMAGES[:, None] / 255.0
     try:
         return model.denoise(y, 0.5)
-    except (*NAMED, ArithmeticError) as error:  # a singular system, for one
+    except (*NAMED, ArithmeticError, NoImagesError) as error:  # a singular system, for one
         raise ValueError(f"{PROMISE}: {error}") from error
 
 
@@ -90,6 +94,16 @@ def shared(path):
     return lambda: used(SharedWaveletScore.load(path))
 
 
+def wiener(path):
+    WienerScore(degree=2, wavelet="haar", levels=1).fit(IMAGES).prepare_levels([0.5]).save(path)
+    return lambda: used(WienerScore.load(path))
+
+
+def wiener_own(path):
+    WienerOwnScore(degree=2, wavelet="haar", levels=1).fit(IMAGES).prepare_levels([0.5]).save(path)
+    return lambda: used(WienerOwnScore.load(path))
+
+
 def network(path):
     """The smallest weights; its settings are strings, so that each is a JSON value for itself."""
     config = get_config("cnn").with_base_channels(4)
@@ -99,7 +113,8 @@ def network(path):
 
 READERS = {
     "x-ubyte": idx, "x-ubyte.gz": packed_idx, "x.npy": npy, "x.npz": npz, "x.png": picture, "x.safetensors": tensors,
-    "x.json": record, "own.safetensors": own, "shared.safetensors": shared, "network.safetensors": network,
+    "x.json": record, "own.safetensors": own, "shared.safetensors": shared, "wiener.safetensors": wiener,
+    "wiener-own.safetensors": wiener_own, "network.safetensors": network,
 }  # fmt: skip
 
 
@@ -166,6 +181,46 @@ def flips(name, path, count, seed):
 def test_damaged_files_are_named_or_read(name, tmp_path):
     read = list(flips(name, tmp_path / name, 60, 0))
     assert len(read) == 60 and not all(read)
+
+
+CHECKPOINTS = {
+    "own": lambda path: WaveletScore(wavelet="haar").fit(IMAGES, checkpoint=path),
+    "shared": lambda path: SharedWaveletScore(degree=2, wavelet="haar").fit(IMAGES, checkpoint=path),
+    "wiener": lambda path: WienerScore(degree=2, wavelet="haar", levels=1).fit(IMAGES, checkpoint=path),
+    "moments.1.0.safetensors": lambda path: WaveletScore(wavelet="haar").fit(as_shards(IMAGES, shard_size=3), checkpoint=path.parent),
+}  # fmt: skip
+"""Fits that keep a checkpoint in a file of that name; the last is that of a fit over shards, in a folder."""
+
+
+def cut_checkpoints(name, path, ends):
+    """A fit on a checkpoint that was cut: a named error, the file as it was, and the right fit once it is gone."""
+    expected = CHECKPOINTS[name](path).expected_mse(0.5)
+    whole = path.read_bytes()
+    for end in ends(len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(NAMED, match=name):
+            CHECKPOINTS[name](path)
+        assert path.read_bytes() == whole[:end]
+        yield end
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(NAMED, match=name):
+        CHECKPOINTS[name](path)
+    path.rmdir()
+    assert CHECKPOINTS[name](path).expected_mse(0.5) == expected
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_cut_checkpoint_is_named(name, tmp_path):
+    assert list(cut_checkpoints(name, tmp_path / name, lambda size: [0, 1, 8, 9, 200, size // 2, size - 1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_cut_anywhere_is_named(name, tmp_path, capsys):
+    number = len(list(cut_checkpoints(name, tmp_path / name, range)))
+    with capsys.disabled():
+        print(f"\n{name}: {number:,} cut checkpoints, all named")
 
 
 HOSTILE = [
@@ -304,6 +359,41 @@ for write in (lambda: save_tensors(sys.argv[1] + "/a.safetensors", {"a": torch.z
     assert lines[0].startswith("named") and "a.safetensors could not be written" in lines[0] and lines[1].startswith("named")
     assert load_tensors(tmp_path / "a.safetensors")[0]["a"].tolist() == [1, 1, 1] and read_json(tmp_path / "a.json") == [1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_every_kind_of_file(tmp_path):
+    """Models, weights and checkpoints, old ones in place, written by a process that may write 200 bytes a file."""
+    code = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[2])
+import test_hostile as t
+from pathlib import Path
+folder = Path(sys.argv[1])
+makers = {name: t.READERS[name] for name in t.MODELS} | t.CHECKPOINTS
+for name, make in makers.items():
+    (folder / f"{name}.d").mkdir()
+    make(folder / f"{name}.d" / name)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+for name, make in makers.items():
+    path = folder / f"{name}.d" / name
+    whole = path.read_bytes()
+    if name in t.CHECKPOINTS:  # a checkpoint that is there is complete: a fit that has to write one finds none
+        path.unlink()
+    try:
+        make(path)
+        print("written", name)
+    except OSError as error:
+        assert name in str(error), error
+        assert name in t.CHECKPOINTS or path.read_bytes() == whole
+        assert name in t.CHECKPOINTS or [p.name for p in path.parent.iterdir()] == [name]
+        assert name not in t.CHECKPOINTS or not list(path.parent.iterdir())
+        print("named", name)
+"""
+    out = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(ROOT / "tests")], capture_output=True, text=True, cwd=ROOT)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.split() == [word for name in (*MODELS, *CHECKPOINTS) for word in ("named", name)]
 
 
 @contextlib.contextmanager

@@ -240,6 +240,20 @@ def test_pictures_are_read_by_their_mode(mode):
     assert as_image_set([picture]).pixel_range == (0, 1)
 
 
+def test_eight_bits_in_thirty_two_are_refused():
+    """``convert("I")`` of a grey picture keeps 0 to 255, where 65535 is white: it would be read as black."""
+    picture = pictures()["L"][0].convert("I")
+    with pytest.raises(DataError, match="65535 is white, but holds"):
+        as_image_set([picture])[:]
+
+
+def test_a_list_of_pairs_is_read_as_a_data_set():
+    """``list(dataset)``: (image, label) pairs of tensors or arrays."""
+    x = torch.rand(4, 1, 5, 6)
+    assert torch.equal(as_image_set([(image, k) for k, image in enumerate(x)])[:], x)
+    assert torch.equal(as_image_set([(image[0].numpy(), k) for k, image in enumerate(x)])[:], x)
+
+
 def test_transparent_pictures_are_laid_on_white():
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2, :, 3] = 255

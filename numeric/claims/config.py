@@ -40,6 +40,7 @@ class ClaimsConfig:
         exact_limit, sampled_limit: most multiply-adds (images times features squared) of one exact or sampled fit of the
             shared readout; what is above, or does not fit the memory, is listed as not measured.
         condition_limit: most features of a shared Gram matrix whose condition number is computed.
+        photograph_sizes: sides of the patches of photographs. n_patches: patches to fit on.
         cache: folder of finished measurements.
     """
 
@@ -58,6 +59,8 @@ class ClaimsConfig:
     groups: int = 20
     ridge: float = 1e-10
     raw_ridges: Sequence[float] = (1e-4, 1e-2, 1.0)
+    photograph_sizes: Sequence[int] = (32, 64, 128, 256)
+    n_patches: int = 1000
     samples: Sequence[int] = (500, 4000)
     repeats: int = 4
     n_generated: int = 200
@@ -83,6 +86,10 @@ class ClaimsConfig:
             raise ValueError(f"sizes must be two increasing image sides, such as (32, 64), got {list(self.sizes)}")
         if len(self.sigmas) < 2 or min(self.sigmas) <= 0 or list(self.sigmas) != sorted(set(self.sigmas)):
             raise ValueError(f"sigmas must be at least two increasing numbers > 0, got {list(self.sigmas)}")
+        if len(self.photograph_sizes) < 2 or list(self.photograph_sizes) != sorted(set(self.photograph_sizes)) or self.n_patches < 2:
+            raise ValueError(
+                f"photograph_sizes must be two or more increasing sides, and n_patches >= 2, got {list(self.photograph_sizes)} and {self.n_patches}"
+            )
         if self.degree < 2 or self.hermite_degree < self.degree:
             raise ValueError(
                 f"need degree >= 2 and hermite_degree >= degree, got {self.degree} and {self.hermite_degree}"
@@ -109,7 +116,7 @@ class ClaimsConfig:
         return list(range(1, self.degree + 1))
 
 
-OPTION = {"sigmas": "sigma", "networks": "network", "sizes": "size", "raw_ridges": "raw-ridge", "samples": "sample"}
+OPTION = {"sigmas": "sigma", "networks": "network", "sizes": "size", "raw_ridges": "raw-ridge", "photograph_sizes": "photograph-size", "samples": "sample"}
 """Names of the command line's repeatable options."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numeric.baselines
 from numeric.baselines.linear import LinearDenoiser
-from numeric.claims import conditions, coordinates, drawn, exact, readout, samples
+from numeric.claims import conditions, coordinates, drawn, exact, photographs, readout, samples
 from numeric.claims.config import FAMILIES, ClaimsConfig, Row
 from numeric.data import load_mnist
 from numeric.denoiser import Denoiser
@@ -58,6 +58,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "shared": Measurement(readout.shared, DRAWS),
     "sampled shared": Measurement(readout.sampled_shared, ("repeats", *DRAWS)),
     "coordinates": Measurement(coordinates.coordinates, DRAWS),
+    "photographs": Measurement(photographs.photographs, ("n_patches", "n_eval", "sigmas", "seed"), ()),
     "generated": Measurement(samples.generated, (*FIT, "n_generated", "steps", "seed")),
 }
 
@@ -116,6 +117,10 @@ class Measurements:
             "data": [images.provenance for size in sizes for images in self.splits[size].values()],
             "code": _code(measurement.make.__module__, *measurement.code),
         }
+        if name == "photographs":  # these images alone
+            counts = {"train": self.config.n_patches, "held-out": self.config.n_eval}
+            parts = [part for split, count in counts.items() for part in photographs.patches(split, *arguments, count, self.config.seed)]
+            content["data"] = [part.provenance for part in parts]
         if name == "networks":
             nets = self.trained_networks(*arguments)
             content["weights"] = {label: _weights(net) for label, net in nets.items()}
@@ -162,6 +167,7 @@ class Measurements:
                 plan += [("over-complete", size, f) for f in ("independent", "band")]
                 plan += [("coordinates", size, of, kind) for of in coordinates.OF for kind in coordinates.COORDINATES]
             plan += [item for f in FAMILIES for item in self._shared_items(size, f)]
+        plan += [("photographs", size) for size in config.photograph_sizes]
         plan += [("sampled", small, f, n) for n in config.samples for f in FAMILIES]
         last = ("sampled", "sampled shared")
         return [i for i in plan if i[0] not in last] + [i for kind in last for i in plan if i[0] == kind]

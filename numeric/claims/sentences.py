@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from numeric.claims import by_coordinates, by_coupling, by_degree, by_reference, by_spectrum
+from numeric.claims import by_coordinates, by_coupling, by_degree, by_photograph, by_reference, by_spectrum
 from numeric.claims.effects import Claim
 from numeric.claims.machines import per_setting
 from numeric.claims.measure import Measurements
@@ -126,6 +126,16 @@ CLAIMS = (
         by_reference.linear_growth_effects,
         unit="points",
         explain=per_setting,
+    ),
+    Claim(
+        "advantage grows on photographs",
+        "the relative advantage of the wavelet-based model becomes stronger as image size increases",
+        "E",
+        "on patches of photographs, fall of the MSE from linear to the family, larger minus smaller size",
+        by_photograph.photograph_effects,
+        unit="points",
+        interval="jackknife over photographs, paired (the same photographs at every size)",
+        explain=by_photograph.photograph_explanation,
     ),
     Claim(
         "wavelets or pixels",

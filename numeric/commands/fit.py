@@ -45,7 +45,7 @@ def fitted_images(path: Path) -> int | None:
 
 def keep_longer(output: Path, data: Any, overwrite: bool) -> None:
     """Refuse to replace a model of more images by one of fewer; shards are counted where they lie, only if there is a model."""
-    from numeric.scores.passes import count
+    from numeric.scores.totals import count
 
     kept = fitted_images(output)
     if kept is None or overwrite:
@@ -116,8 +116,8 @@ def main(
     from numeric.noise import ve
     from numeric.results import check_output, provenance, write_json
     from numeric.scores.own import WaveletScore
-    from numeric.scores.passes import clear, look
     from numeric.scores.shared import SharedWaveletScore
+    from numeric.scores.totals import clear, look
     from numeric.scores.wiener import WienerScore
 
     readouts: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore, "wiener": WienerScore}

@@ -117,7 +117,7 @@ def dps(model: nn.Module, y: Tensor, physics: Any, noise: float, steps: int, see
 
 Algorithm = Callable[..., Tensor]
 ALGORITHMS: dict[str, Algorithm] = {"PnP-HQS": splitting, "DiffPIR": diffpir, "DPS": dps}
-WEIGHTS: dict[str, tuple[float, ...]] = {"PnP-HQS": (1.0,), "DiffPIR": (2.0, 7.0, 20.0), "DPS": (1.0, 3.0, 10.0, 30.0)}
+WEIGHTS: dict[str, tuple[float, ...]] = {"PnP-HQS": (1.0,), "DiffPIR": (2.0, 7.0, 20.0), "DPS": (3.0, 10.0, 30.0)}
 """Weights of the data among which training images choose."""
 
 

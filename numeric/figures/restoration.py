@@ -66,15 +66,15 @@ class RestorationConfig(Parameters):
 
     name: str = "restoration"
     size: int = 32
-    n_train: int = 3000
-    n_tune: int = 4
-    n_eval: int = 20
+    n_train: int = 4000
+    n_tune: int = 3
+    n_eval: int = 12
     noise: float = 0.02
     tasks: Sequence[str] = TASKS
-    steps: int = 14
-    families: Sequence[str] = ("local:3",)
-    shared: Sequence[str] = ("independent:3",)
-    wiener: Sequence[str] = ("pixel:3",)
+    steps: int = 12
+    families: Sequence[str] = ("local:2",)
+    shared: Sequence[str] = ("independent:2",)
+    wiener: Sequence[str] = ("pixel:2",)
     networks: Sequence[str] | None = None
     weights: str | None = None
 
@@ -107,14 +107,18 @@ class RestorationConfig(Parameters):
     def chosen_networks(self) -> dict[str, Any]:
         """Label -> network."""
         if self.networks is not None:
-            return dict(trained(self.size, self.networks, self.weights)) if self.networks else {}
-        every = trained(self.size, None, self.weights)
-        return {k: v for k, v in every.items() if v.record["config"]["name"] == "4blocks_noattn"}
+            chosen = dict(trained(self.size, self.networks, self.weights)) if self.networks else {}
+        else:
+            every = trained(self.size, None, self.weights)
+            chosen = {k: v for k, v in every.items() if v.record["config"]["name"] == "4blocks_noattn"}
+        for network in chosen.values():
+            network.bf16 = True  # about 1e-3 relative, and twice as fast with its gradients
+        return chosen
 
     def work(self, train: int) -> list[Work]:
         levels, tasks = 8 + self.steps, len(self.tasks)
         images = tasks * self.n_eval
-        passes = tasks * (8 + 4 * self.steps) + tasks * self.n_tune / self.n_eval * (3 + 3 * 4) * self.steps
+        passes = tasks * (8 + 4 * self.steps) + tasks * self.n_tune / self.n_eval * (3 + 3 * 3) * self.steps
         features = [(2 if text.startswith("both") else 1) * int(text[-1]) * self.size**2 for text in self.wiener]
         return [
             linear_work(self.size, train, levels, images),

@@ -27,8 +27,8 @@ from numeric.results import reading
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
 from numeric.scores.groups import GROUPS, StandardErrors, jackknife_errors
-from numeric.scores.passes import look, steps
 from numeric.scores.stored import pixel_range
+from numeric.scores.totals import look, steps
 from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 

@@ -22,8 +22,9 @@ from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
-from numeric.scores.passes import CoefficientSum, Pass, tensor_hash, total
+from numeric.scores.passes import CoefficientSum, Pass, tensor_hash
 from numeric.scores.stored import StoredSettings, whole
+from numeric.scores.totals import total
 from numeric.shards import Shards
 from numeric.wavelets import WaveletTransform
 

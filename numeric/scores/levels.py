@@ -18,13 +18,15 @@ from torch import Tensor
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import UNIT_RANGE, widest
 from numeric.memory import free_memory
-from numeric.results import load_tensors, save_tensors
+from numeric.results import load_tensors, reading, save_tensors, stored
 from numeric.scores.coordinates import LevelCoordinates
 from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
-from numeric.scores.passes import Look, Pass, PixelProducts, look, tensor_hash, total
+from numeric.scores.passes import Look, Pass, PixelProducts, tensor_hash
+from numeric.scores.stored import StoredSettings, whole
+from numeric.scores.totals import look, total
 from numeric.shards import Shards
 from numeric.wavelets import WaveletTransform
 
@@ -120,10 +122,13 @@ class LinearMoments:
         key = {"config": self.config, "data": data.provenance}
         if checkpoint is not None and Path(checkpoint).exists():
             tensors, metadata = load_tensors(checkpoint)
-            found = json.loads(metadata.get("checkpoint", "null"))
+            with reading(checkpoint, "checkpoint of a fit", MomentError):
+                found = json.loads(metadata.get("checkpoint", "null"))
             if found != json.loads(json.dumps(key)):
                 raise MomentError(f"{checkpoint} is no checkpoint of these images and settings ({found}): delete it or name another")
-            self._seen(tensors["mean"].to(self.device), tensors["covariance"].to(self.device), data)
+            shape = tuple(self.mean.shape)
+            mean, covariance = stored(tensors, "mean", shape, checkpoint), stored(tensors, "covariance", shape * 2, checkpoint)
+            self._seen(mean.to(self.device), covariance.to(self.device), data)
             if bar is not None:
                 bar.update(len(data))
         else:
@@ -241,11 +246,17 @@ class LinearMoments:
         if "wiener" not in metadata:
             what = "the checkpoint of a fit: give it as fit(..., checkpoint=)" if "checkpoint" in metadata else "of another readout"
             raise MomentError(f"{path} is {what}")
-        found = json.loads(metadata["wiener"])
-        settings = dict(found["transform"])
-        transform = WaveletTransform(tuple(settings.pop("shape")), **settings)
-        moments = cls(
-            transform, Family(**found["family"]), found["degree"], found["channels"], found["letters"], device,
-            tensors.pop("mean").to(device), tensors.pop("covariance").to(device), int(metadata["images"]), (), tuple(found["hashes"]),
-        )  # fmt: skip
-        return moments, json.loads(metadata["extra"]), tensors
+        with reading(path, "file of Wiener features", MomentError):
+            found, pixels = json.loads(metadata["wiener"]), tensors["mean"].numel()
+            mean, covariance = stored(tensors, "mean", (pixels,), path), stored(tensors, "covariance", (pixels, pixels), path)
+            settings = StoredSettings(found, None, pixels)
+            settings.check_monomials()
+            letters, hashes = dict(found["letters"]), tuple(found["hashes"])
+            if not all(isinstance(name, str) for name in (*letters.values(), *hashes)):
+                raise ValueError(f"its letters are {letters}")
+            moments = cls(
+                settings.transform, settings.family, settings.degree, settings.channels, letters, device, mean.to(device),
+                covariance.to(device), whole(json.loads(metadata["images"]), "number of images", 1, 2**63), (), hashes,
+            )  # fmt: skip
+            others = {name: tensor for name, tensor in tensors.items() if name not in ("mean", "covariance")}
+            return moments, dict(json.loads(metadata["extra"])), others

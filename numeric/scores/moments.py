@@ -20,9 +20,10 @@ from torch import Tensor
 from numeric.denoiser import UNIT_RANGE, widest
 from numeric.results import load_tensors, reading, save_tensors, stored
 from numeric.scores.families import Block, Family, MonomialPlan, monomial_plan, product_count
-from numeric.scores.passes import CoefficientSum, Pass, tensor_hash, total
+from numeric.scores.passes import CoefficientSum, Pass, tensor_hash
 from numeric.scores.stored import StoredSettings, whole
 from numeric.scores.tables import grams, monomial_steps, translate
+from numeric.scores.totals import total
 from numeric.shards import Shards
 from numeric.wavelets import WaveletTransform
 
@@ -220,7 +221,7 @@ class CleanMoments:
     def fit_shards(
         self, data: Shards, batch_size: int = 1000, bar: Any = None, checkpoint: str | Path | None = None, every: float = 30.0
     ) -> CleanMoments:
-        """Add all images of shards (:func:`numeric.scores.passes.total`), about the mean of the first shard."""
+        """Add all images of shards (:func:`numeric.scores.totals.total`), about the mean of the first shard."""
         if self.count:
             raise MomentError("only an empty accumulator can be fitted on shards: make a new one")
         if self.centre is None:

@@ -37,33 +37,37 @@ class StoredSettings:
 
     Args:
         config: as read from the file.
-        variables: coefficients of all channels that the file's own tensors speak of.
+        variables: coefficients of all channels that the file's own tensors speak of; None: as many as the transform makes.
+        pixels: of all channels, where the tensors speak of them instead.
 
     Raises:
         ValueError, TypeError, KeyError: the settings are not those of a file with so many coefficients.
     """
 
-    def __init__(self, config: dict[str, Any], variables: int) -> None:
+    def __init__(self, config: dict[str, Any], variables: int | None, pixels: int | None = None) -> None:
         settings = dict(config["transform"])
         height, width = (whole(side, "image side", 1, MAX_SIDE) for side in settings.pop("shape"))
-        self.channels = whole(config["channels"], "number of channels", 1, max(1, variables))
+        most = variables if variables is not None else 8 * (pixels or 0)  # no basis here is eight times over-complete
+        self.channels = whole(config["channels"], "number of channels", 1, max(1, most))
         self.degree = whole(config["degree"], "degree", 1, MAX_DEGREE)
-        self.variables = variables
         if settings.get("levels") is not None:
             whole(settings["levels"], "number of levels", 1, 64)
-        if self.channels * height * width > variables:  # no transform has fewer coefficients than pixels
+        if pixels is not None and self.channels * height * width != pixels:
+            raise ValueError(f"it holds {pixels} pixels of {self.channels} x {height} x {width} ones")
+        if self.channels * height * width > most:  # no transform has fewer coefficients than pixels
             raise ValueError(f"it holds {variables} coefficients of {self.channels} x {height} x {width} pixels")
         self.family = Family(**config["family"])
         radius = whole(self.family.radius, "radius", 0, MAX_SIDE)
-        if self.family.name in ("local", "joint") and variables * (2 * radius + 1) ** 2 > MAX_NEIGHBOURS:
-            raise ValueError(f"its radius is {radius} for {variables} coefficients")
+        if self.family.name in ("local", "joint") and most * (2 * radius + 1) ** 2 > MAX_NEIGHBOURS:
+            raise ValueError(f"its radius is {radius} for {most} coefficients")
         if "frames" in settings:
             if settings["frames"] != self.channels:
                 raise ValueError(f"it holds {self.channels} channels of videos of {settings['frames']} frames")
             self.transform: WaveletTransform = VideoTransform((height, width), **settings)
         else:
             self.transform = WaveletTransform((height, width), **settings)
-        if self.channels * self.transform.n_coefficients != variables:
+        self.variables = self.channels * self.transform.n_coefficients
+        if variables is not None and self.variables != variables:
             raise ValueError(
                 f"it holds {variables} coefficients, its settings make {self.channels * self.transform.n_coefficients}"
             )
@@ -86,6 +90,16 @@ class StoredSettings:
                 raise ValueError(f"it holds moments of {groups} coefficients where {len(block.variables)} are alike")
         if waiting:
             raise ValueError(f"it holds {len(waiting)} tables of moments too many")
+
+    def check_monomials(self) -> None:
+        """Raise ValueError where the family's monomials are too many to be listed."""
+        number, n = 0, self.degree
+        for block in self.family.blocks(self.transform, self.channels):
+            groups, q = block.variables.shape
+            each = 1 + n + (q - 1) * n * (n + 1) // 2 if block.pattern in ("pairwise", "independent") else math.comb(n + q, q)
+            number += groups * each * n
+        if number > MAX_NEIGHBOURS:
+            raise ValueError(f"its degree is {n} for {self.variables} coefficients of {self.family.label}")
 
     def check_gram(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless a Gram matrix can be of this family's monomials (a lower bound on their number is met)."""

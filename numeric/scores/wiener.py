@@ -13,6 +13,7 @@ What is not exact: nothing, given the images and the features.  What it costs: a
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from torch import Tensor
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
+from numeric.results import reading, stored
 from numeric.scores.base import WaveletEstimator, outside_transforms, plain
 from numeric.scores.contraction import CROSS_BYTES, wick_map
 from numeric.scores.coordinates import LevelCoordinates, check_coordinates, letter_monomials
@@ -35,9 +37,9 @@ from numeric.scores.families import Family
 from numeric.scores.levels import LinearMoments
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
-from numeric.scores.passes import clear, steps
 from numeric.scores.patterns import Groups, add_noise_
-from numeric.scores.stored import pixel_range
+from numeric.scores.stored import pixel_range, whole
+from numeric.scores.totals import clear, steps
 from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 
@@ -449,9 +451,22 @@ class WienerScore(WaveletEstimator):
         return rows, {f"theta{i}": solution.theta for i, (_, solution) in enumerate(kept)}
 
     def take_levels(self, rows: Sequence[Sequence[Any]], tensors: dict[str, Tensor], device: str = "cpu") -> None:
-        """Prepared levels as :meth:`level_state` gave them."""
-        for i, (sigma, degree, ridge, *numbers) in enumerate(rows):
-            self.prepared_[sigma, degree, ridge] = LevelSolution(tensors[f"theta{i}"].to(device), *numbers)
+        """Prepared levels as :meth:`level_state` gave them.
+
+        Raises:
+            ValueError: a level of another degree, numbers that are none, or a solution of another size.
+        """
+        for i, (sigma, degree, ridge, error, strength, seconds) in enumerate(rows):
+            whole(degree, "degree of a level", 1, int(self.moments_.degree))
+            if not all(isinstance(v, float | int) and math.isfinite(v) for v in (sigma, error, strength, seconds)) or sigma <= 0:
+                raise ValueError(f"its level {i} has the numbers {(sigma, error, strength, seconds)}")
+            theta = stored(tensors, f"theta{i}", self._theta_shape(degree), "the file of levels")
+            key = float(sigma), degree, ridge if isinstance(ridge, str) else float(ridge)
+            self.prepared_[key] = LevelSolution(theta.to(device), float(error), float(strength), float(seconds))
+
+    def _theta_shape(self, degree: int) -> tuple[int, ...]:
+        """Shape of a solution."""
+        return self.count(degree), len(self.moments_.mean)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
@@ -461,12 +476,15 @@ class WienerScore(WaveletEstimator):
             ValueError: the file is truncated; MomentError: it is of another readout.
         """
         moments, extra, tensors = LinearMoments.load(path, device)
-        if extra["readout"] != cls.readout:
-            raise MomentError(f"{path} is of the {extra['readout']} readout, not of {cls.readout}: load it with its own class")
-        moments.pixel_range = pixel_range(extra["pixel_range"])
-        model = cls(**{**extra["params"], "device": device}).fit_moments(moments)
-        model.take_levels(extra["levels"], tensors, device)
-        return model
+        if extra.get("readout") != cls.readout:
+            raise MomentError(f"{path} is of the {extra.get('readout')} readout, not of {cls.readout}: load it with its own class")
+        with reading(path, "model file", MomentError):
+            moments.pixel_range = pixel_range(extra["pixel_range"])
+            model = cls(**{**extra["params"], "device": device})
+            model.check_settings()
+            model.fit_moments(moments)
+            model.take_levels(extra["levels"], tensors, device)
+            return model
 
     def _adopt(self, path: Path) -> None:
         """Take over the levels of a checkpoint of the same images and settings."""

@@ -241,6 +241,10 @@ class WienerOwnScore(WienerScore):
             pairs = [(b.pattern, b.variables) for b in self.family_.blocks(moments.transform, moments.channels)]
         self.blocks_ = target_blocks(pairs, self.monomials_)
 
+    def _theta_shape(self, degree: int) -> tuple[int, ...]:
+        size = len(self.moments_.mean)
+        return ((1 + size) * size + sum(len(block.targets) * block.count(degree) for block in self.blocks_),)
+
     # ----- the pass ------------------------------------------------------------------------------------------------------
 
     def _sums(

@@ -12,7 +12,7 @@ from numeric.claims.config import ClaimsConfig
 SMALL = {
     "sizes": [8, 16], "sigmas": [0.25, 1.0], "degree": 2, "hermite_degree": 3, "n_train": 240, "n_test": 120, "n_eval": 40,
     "n_ssim": 20, "n_network": 20, "folds": 4, "groups": 4, "samples": [100], "repeats": 2, "raw_ridges": [0.1],
-    "n_generated": 20, "steps": 4, "condition_limit": 300,
+    "n_generated": 20, "steps": 4, "condition_limit": 300, "photograph_sizes": [8, 16], "n_patches": 66,
 }  # fmt: skip
 
 

@@ -102,6 +102,25 @@ def test_powers_of_noisy_wavelet_coefficients_are_the_shared_readout(small_run):
     assert effect["value"] == pytest.approx(100 * (1 - wavelet.mean() / pixel.mean()))
 
 
+def test_photographs_are_the_units_of_their_claim(small_run):
+    """The effect on growing photographs is the change of linear's disadvantage, photographs weighing the same; held-out ones are five."""
+    m = Measurements(small_run[0], progress=False, finished_only=True)
+    claim = next(c for c in small_run[1]["claims"] if c["name"] == "advantage grows on photographs")
+    assert len(claim["effects"]) == 2 * 2 * 2  # splits, families, sigmas
+    means = {}
+    for size in (8, 16):
+        for family in ("linear", "local"):
+            units = find(m.rows("photographs", size), split="held-out", sigma=0.25, family=family)
+            assert units.shape == (1, 5)
+            means[size, family] = units.mean()
+    wanted = [100 * (1 - means[size, "local"] / means[size, "linear"]) for size in (8, 16)]
+    cell = {"family": "local", "step": "8 to 16", "sigma": 0.25, "degree": 2}
+    (effect,) = (e for e in claim["effects"] if e["setting"]["split"] == "held-out" and e["cell"] == cell)
+    assert effect["value"] == pytest.approx(wanted[1] - wanted[0], abs=1e-9) and effect["low"] < effect["value"] < effect["high"]
+    assert any("held-out photographs, local" in line for line in claim["explanation"])
+    assert m.key("photographs", 8)["data"] != m.key("photographs", 16)["data"]
+
+
 def test_nested_families_are_no_evidence(small_run):
     """w^k lies in the span of (22): exact training errors cannot rise, and are kept out of the verdict."""
     band = next(c for c in small_run[1]["claims"] if c["name"] == "band often worse")

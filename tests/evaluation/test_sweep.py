@@ -302,3 +302,9 @@ def test_reference_table_of_the_shared_readout(family, degree):
             assert first / base == pytest.approx(1, rel=1e-3)  # at degree 1 every family is the linear denoiser
             for n, mse in zip((2, degree), mine):
                 assert mse / base == pytest.approx(reference[family, n][i] / linear[i], rel=0.01)
+
+
+def test_noise_of_a_key_is_one_in_every_type():
+    """Seed 5 in float64 is the image it is in float32."""
+    x = torch.zeros(2, 1, 4, 4)
+    assert torch.equal(noise_like(x.double(), 5), noise_like(x, 5).double())

@@ -22,10 +22,11 @@ from numeric.cluster import ClusterError, connected
 from numeric.commands.app import app
 from numeric.data import DataError, as_image_set
 from numeric.reduction import FAN_IN, Finished, Tree, reduce_here
+from numeric.results import read_json
 from numeric.scores.moments import MomentError
 from numeric.scores.own import WaveletScore
-from numeric.scores.passes import CheckpointError
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.totals import CheckpointError
 from numeric.scores.wiener import WienerScore
 from numeric.scores.wiener_own import WienerOwnScore
 from numeric.shards import ShardError, as_shards
@@ -43,7 +44,7 @@ READOUTS = [
 
 def new_cluster(workers: int = 2):
     return distributed.LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50
     )
 
 
@@ -158,9 +159,25 @@ def test_two_workers_give_the_bits_of_this_process(kind, settings, images, clien
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_number_of_workers_changes_no_bit(workers, images, client):
     shards = as_shards(images, shard_size=2)
-    for kind, settings in READOUTS:
-        two = fitted(kind, settings, shards, client=client)
-        assert same_bits(two, fitted(kind, settings, shards, client=f"local:{workers}"))
+    with connected(f"local:{workers}") as other:
+        for kind, settings in READOUTS:
+            assert same_bits(fitted(kind, settings, shards, client=client), fitted(kind, settings, shards, client=other))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "settings"), [(WaveletScore, {"family": "local"}), (SharedWaveletScore, {"degree": 2})])
+def test_digits_at_the_size_people_use(kind, settings, mnist32, client):
+    """2,000 digits of 32 pixels on two workers: the bits of this process with two threads, and the estimates of a plain fit."""
+    data, threads = as_shards(mnist32, shard_size=300), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        here, there, plain = fitted(kind, settings, data), fitted(kind, settings, data, client=client), fitted(kind, settings, mnist32)
+    finally:
+        torch.set_num_threads(threads)
+    assert same_bits(here, there)
+    assert there.expected_mse(0.5) == pytest.approx(plain.expected_mse(0.5), rel=1e-9)
+    x = mnist32[:20]
+    assert torch.allclose(there.denoise(x, 0.5), plain.denoise(x, 0.5), atol=1e-5)
 
 
 def test_threads_of_this_process_change_no_bit(images):
@@ -460,3 +477,18 @@ def test_the_command_names_what_it_cannot_use(places, tmp_path):
     ):
         result = CliRunner().invoke(app, ["fit", str(tmp_path / "m"), "--images", str(places[0] / "all.npy"), *options])
         assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
+
+
+def test_the_page_says_what_the_results_file_says():
+    """The section of the benchmarks' page is that of the results file, and ImageNet is foreseen from its rates."""
+    cluster = pytest.importorskip("benchmarks.cluster")
+    record = read_json(cluster.OUTPUT)
+    assert cluster.section(record) in cluster.PAGE.read_text()
+    for row in record["imagenet"]:
+        rates = {key: value for key, value in row.items() if key != "foreseen"}
+        overhead = record["small_shards"]["scheduler_cpu_per_task"]
+        assert cluster.foreseen(rates, overhead, record["network"], record["plan"]) == row["foreseen"]
+        hours = [at["hours"] for at in row["foreseen"]]
+        work = record["plan"]["images"] * row["cpu_seconds_per_image"] / 3600
+        assert hours == sorted(hours, reverse=True) and all(h >= work / at["cores"] for h, at in zip(hours, row["foreseen"]))
+    assert all(row["same_bits"] for row in [*record["two_workers"], record["small_shards"]])
