@@ -22,7 +22,7 @@ import typer
 from numeric.cluster import connected
 from numeric.data import load_mnist
 from numeric.reduction import FAN_IN
-from numeric.results import provenance, read_json, write_json
+from numeric.results import atomic_path, provenance, read_json, write_json
 from numeric.scores.moments import CleanMoments, Products
 from numeric.scores.own import WaveletScore
 from numeric.scores.passes import merge
@@ -31,6 +31,9 @@ from numeric.scores.totals import sum_run
 from numeric.shards import FileShard, as_shards
 
 OUTPUT = Path(__file__).with_suffix(".json")
+PAGE = OUTPUT.with_name("README.md")
+MARKS = ("<!-- cluster -->", "<!-- end of cluster -->")
+"""Between them the page is written by this command."""
 app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
 
 
@@ -207,25 +210,49 @@ def foreseen(row: dict[str, Any], overhead: float, network: float, plan: dict[st
     return out
 
 
-def table(record: dict[str, Any]) -> str:
-    """The part of ``README.md`` that is on paper, written from a results file."""
-    plan, lines = record["plan"], []
-    lines.append("| family | machines | hours | sums | transfers and merges | scheduler | sums moved | memory a machine |")
-    lines.append("|---|---|---|---|---|---|---|---|")
+def section(record: dict[str, Any]) -> str:
+    """The part of ``README.md`` about this benchmark, written from a results file."""
+    plan, small, lines = record["plan"], record["small_shards"], []
+    for row in record["two_workers"]:
+        lines.append(
+            f"- {row['model']}, degree {row['degree']}, {row['images']:,} digits in {row['shards']} shards: one process takes {row['speed_up_wall']:.2f} "
+            f"times as long as two workers by the clock of a machine that others used too (load {row['turns']['workers'][0]['load']:.0f} on "
+            f"{record['machine']['processor_count']} processors), {row['speed_up_cpu']:.2f} times by CPU time; the same bits: {'yes' if row['same_bits'] else 'no'}."
+        )
+    seconds = small["seconds"]
+    lines.append(
+        f"- {small['shards']:,} shards of one image, {small['tasks']:,} tasks: {1000 * small['opening_cpu_per_shard']:.1f} ms of CPU a shard to open, hash and add it, and "
+        f"{1000 * small['scheduler_cpu_per_task']:.1f} ms a task for client and scheduler ({seconds['process']['cpu']:.0f} s in one process, "
+        f"{seconds['workers']['cpu']:.0f} s of the asking process with two workers, {seconds['one_array']['cpu']:.2f} s for one array of the same images)."
+    )
+    read = record["imagenet"][0]["foreseen"][0]["bytes_read"]
+    lines += [
+        "",
+        f"On paper, from these rates: a pass over {plan['images']:,} images of {plan['side']} x {plan['side']} colour pixels in {plan['shards']:,} shards "
+        f"({read / 2**40:.2g} TiB of 8-bit pixels, read once; decoding pictures is not in it), machines of {plan['cores']} cores, {record['network'] * 8 / 1e9:.2g} Gbit/s into a "
+        "machine (the lesser of the plan's network and what two processes here exchanged). A machine holds, for each core, the sums it adds to, those it puts together, and what it sends.",
+        "",
+        "| family, own readout | ms an image and core | sums | machines | hours | of it transfers and merges | bytes of sums moved | memory of a machine |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in record["imagenet"]:
         for at in row["foreseen"]:
             s = at["seconds"]
-            rest = s["transfers"] + s["merges"] + s["last_merges"]
+            rest = (s["transfers"] + s["merges"] + s["last_merges"]) / 3600
             lines.append(
-                f"| {row['model']}, degree {row['degree']} | {at['machines']} | {at['hours']:.3g} | {s['sums'] / 3600:.3g} h | {rest:.3g} s | "
-                f"{s['scheduler']:.2g} s | {at['bytes_moved'] / 2**30:.3g} GiB | {at['memory_of_a_machine'] / 2**30:.3g} GiB |"
+                f"| {row['model'].split(',')[0] if '(' not in row['model'] else row['family']}, degree {row['degree']} | {1000 * row['cpu_seconds_per_image']:.1f} | "
+                f"{row['sums_bytes'] / 2**20:.0f} MiB | {at['machines']} | {at['hours']:.3f} | {rest:.3f} | {at['bytes_moved'] / 2**30:,.0f} GiB | "
+                f"{at['memory_of_a_machine'] / 2**30:.1f} GiB |"
             )
-    read = record["imagenet"][0]["foreseen"][0]["bytes_read"]
-    head = (
-        f"{plan['images']:,} images of {plan['side']} pixels in {plan['shards']:,} shards ({read / 2**40:.2g} TiB of 8-bit pixels read once), "
-        f"machines of {plan['cores']} cores, {record['network'] * 8 / 1e9:.2g} Gbit/s into a machine:"
-    )
-    return "\n".join([head, "", *lines])
+    return "\n".join(lines)
+
+
+def write_page(page: Path, text: str) -> None:
+    """Put a section between its marks in a page."""
+    head, _, rest = page.read_text().partition(MARKS[0])
+    _, _, tail = rest.partition(MARKS[1])
+    with atomic_path(page) as temporary:
+        temporary.write_text(f"{head}{MARKS[0]}\n{text}\n{MARKS[1]}{tail}")
 
 
 @app.command()
@@ -243,7 +270,7 @@ def main(
     paper: Annotated[bool, typer.Option("--paper", help="measure nothing: foresee from the rates of the results file")] = False,
     measured: Annotated[int, typer.Option(help="images of that side to measure the rates on")] = 128,
 ) -> None:
-    """Measure, foresee, and write the results file; the table for the README is printed."""
+    """Measure, foresee, and write the results file and the section of ``README.md``."""
     torch.set_num_threads(1)
     if paper:
         measured_before = read_json(output)
@@ -267,7 +294,9 @@ def main(
     each = overhead["scheduler_cpu_per_task"]
     record |= {"network": network, "plan": plan, "imagenet": [{**row, "foreseen": foreseen(row, each, network, plan)} for row in found]}
     write_json(output, record)
-    typer.echo(table(record))
+    if output == OUTPUT:
+        write_page(PAGE, section(record))
+    typer.echo(section(record))
 
 
 if __name__ == "__main__":

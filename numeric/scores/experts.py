@@ -122,7 +122,7 @@ def fit_stage(
     sample = window(maps[-1], side, draw[: 2**16])
     mean = sample.mean(0)
     _, vectors = torch.linalg.eigh(torch.cov(sample.T.double()))
-    basis = vectors[:, -dims:].to(sample)
+    basis = vectors[:, -dims:].to(sample).contiguous()
     z = (sample - mean) @ basis
     seed = int(torch.randint(2**31, (1,), generator=generator))
     clusters = KMeans(experts, n_init=1, init="random", max_iter=30, random_state=seed).fit(z.numpy())
@@ -147,4 +147,5 @@ def fit_stage(
     variance = (pooled.diagonal() - pooled[0].square()).clamp_min(0.0)
     # What never varies has weight zero, and an expert without pixels adds nothing.
     system = gram + torch.diag(ridge * variance + (variance <= 1e-12).double() * 1e-12)
-    return replace(stage, weights=torch.linalg.solve(system, rhs).to(z))
+    # Cholesky, not torch.linalg.solve: its batched LU calls DLASWP of MKL wrongly with two threads.
+    return replace(stage, weights=torch.cholesky_solve(rhs, torch.linalg.cholesky(system)).to(z).clone(memory_format=torch.contiguous_format))

@@ -22,6 +22,7 @@ from numeric.cluster import ClusterError, connected
 from numeric.commands.app import app
 from numeric.data import DataError, as_image_set
 from numeric.reduction import FAN_IN, Finished, Tree, reduce_here
+from numeric.results import read_json
 from numeric.scores.moments import MomentError
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
@@ -476,3 +477,18 @@ def test_the_command_names_what_it_cannot_use(places, tmp_path):
     ):
         result = CliRunner().invoke(app, ["fit", str(tmp_path / "m"), "--images", str(places[0] / "all.npy"), *options])
         assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
+
+
+def test_the_page_says_what_the_results_file_says():
+    """The section of the benchmarks' page is that of the results file, and ImageNet is foreseen from its rates."""
+    cluster = pytest.importorskip("benchmarks.cluster")
+    record = read_json(cluster.OUTPUT)
+    assert cluster.section(record) in cluster.PAGE.read_text()
+    for row in record["imagenet"]:
+        rates = {key: value for key, value in row.items() if key != "foreseen"}
+        overhead = record["small_shards"]["scheduler_cpu_per_task"]
+        assert cluster.foreseen(rates, overhead, record["network"], record["plan"]) == row["foreseen"]
+        hours = [at["hours"] for at in row["foreseen"]]
+        work = record["plan"]["images"] * row["cpu_seconds_per_image"] / 3600
+        assert hours == sorted(hours, reverse=True) and all(h >= work / at["cores"] for h, at in zip(hours, row["foreseen"]))
+    assert all(row["same_bits"] for row in [*record["two_workers"], record["small_shards"]])
