@@ -42,7 +42,8 @@ class BeyondConfig(Parameters):
             ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``. refined: numbers of
             components of :class:`numeric.scores.refined.RefinedScore`.
         machines: those that hold training images, of ``optimal``, ``LS``, ``ELS``, ``PSPC``; the side of their patches is chosen at
-            every level on training images. n_slow: held-out images for them; n_local: training images of LS and PSPC (a fifth: ELS).
+            every level on training images. n_slow: held-out images for them; n_local: training images of LS and PSPC (a fifth: ELS), at most
+            all but ten.
         networks: which (None: all shipped ones of the size); weights: folder of networks (None: those shipped).
         n_symmetry: held-out images at which the Jacobian's asymmetry is measured; 0 leaves it out.
     """

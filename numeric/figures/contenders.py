@@ -79,10 +79,12 @@ def _calibrated(model: Any, images: ImageSet, sigmas: Sequence[float]) -> tuple[
     start = time.process_time()
     model.fit(images)
     if isinstance(model, PatchDenoiser):
-        model.calibrate(sigmas=sigmas, count=10)
+        model.calibrate(sigmas=sigmas, count=CALIBRATED)
     return model, time.process_time() - start
 
 
+CALIBRATED = 10
+"""Training images on which a patch machine's side is chosen, none of them among those it sums over."""
 MACHINES: dict[str, Callable[[int], tuple[Any, str]]] = {
     "optimal": lambda count: (OptimalDenoiser(), "numeric.baselines.optimal"),
     "LS": lambda count: (LocalScoreMachine(3, False, n_train=count), "numeric.baselines.patches"),
@@ -165,7 +167,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
 
         rows.append(closed(mixture.label, "peer", mixture, size, lambda m: 8 * size(m), "numeric.baselines.mixture"))
     for name in config.machines:
-        model, module = MACHINES[name](config.n_local)
+        model, module = MACHINES[name](max(1, min(config.n_local, len(images) - CALIBRATED)))
 
         def kept(m: Any) -> int:
             return len(m.data_) * pixels
