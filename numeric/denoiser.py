@@ -204,11 +204,11 @@ def check_images(y: Tensor, shape: tuple[int, int, int] | None = None) -> None:
             + ("they have their channels last, permute(0, 3, 1, 2) puts them first" if last else "resize them or fit again")
         )
     # Inside torch.func.vmap a test of the values is not possible (and not needed: it has been made outside).
-    if not _inside_vmap(y) and not bool(torch.isfinite(y).all()):
+    if not inside_vmap(y) and not bool(torch.isfinite(y).all()):
         raise ValueError("the noisy images contain NaN or infinite pixels: remove or replace them")
 
 
-def _inside_vmap(y: Tensor) -> bool:
+def inside_vmap(y: Tensor) -> bool:
     """Whether a tensor is a batch of ``torch.func.vmap`` under any number of other transforms."""
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(y):

@@ -14,6 +14,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from numeric.denoiser import inside_vmap
 from numeric.noise import NoiseLevel
 
 NEGLIGIBLE = 1e-9
@@ -34,6 +35,11 @@ class Component:
     vectors: Tensor
     eigenvalues: Tensor
     rest: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Numbers that it consists of, its weight among them."""
+        return self.vectors.numel() + self.mean.numel() + self.eigenvalues.numel() + 1
 
     def to(self, like: Tensor) -> Component:
         """In the type and on the device of ``like``."""
@@ -75,6 +81,8 @@ def component_mean(y: Tensor, noise: NoiseLevel, component: Component) -> Tensor
 def mixture_mean(y: Tensor, noise: NoiseLevel, components: Sequence[Component]) -> Tensor:
     """``D(y) = sum_k r_k(y) E[x | y, k]`` of noisy images ``(n, pixels)``; a component is worked out where it takes part."""
     weights, out = responsibilities(y, noise, components), torch.zeros_like(y)
+    if inside_vmap(y):  # which rows take part is not known there: all of them do
+        return torch.stack([weights[:, k, None] * component_mean(y, noise, c) for k, c in enumerate(components)]).sum(0)
     for k, component in enumerate(components):
         rows = torch.nonzero(weights[:, k].detach() > NEGLIGIBLE).flatten()
         if len(rows):

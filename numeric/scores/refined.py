@@ -29,7 +29,7 @@ from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
 from numeric.results import FileError
-from numeric.scores.base import plain
+from numeric.scores.base import outside_transforms, plain
 from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
 from numeric.scores.gaussians import Component, PrincipalMixture
 from numeric.scores.levels import LinearMoments, NoImagesError
@@ -228,7 +228,8 @@ class RefinedScore(Denoiser, BaseEstimator):
         self.learned("base_")
         key = self._key(noise)
         if key not in self.stages_:
-            self.prepare_levels([key])
+            with outside_transforms():
+                self.prepare_levels([key])
         maps = self._estimates(y / noise.alpha, ve(key))
         for stage in self.stages_[key]:
             maps = self._next(maps, apply_stage(stage, maps))
@@ -250,8 +251,7 @@ class RefinedScore(Denoiser, BaseEstimator):
         key = self._key(noise)
         base = sum(self.base_.solve(key, d).theta.numel() for d in {1, int(self.degree)})
         parts = self.mixture_.components if self.mixture_ is not None else []
-        mixture = sum(c.vectors.numel() + c.mean.numel() + c.eigenvalues.numel() + 1 for c in parts)
-        return base + mixture + sum(stage.count for stage in self.stages_[key])
+        return base + sum(part.count for part in parts) + sum(stage.count for stage in self.stages_[key])
 
     # ----- files ---------------------------------------------------------------------------------------------------------
 

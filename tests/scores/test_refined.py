@@ -147,6 +147,24 @@ def test_vp_is_ve_and_types_are_kept(model, images, generator):
     assert torch.allclose(noisy + 0.16 * score, model.estimate(noisy, ve(0.4)), atol=1e-5)
 
 
+@pytest.mark.parametrize("transform", ["jacrev", "jvp", "vmap"])
+def test_a_first_call_inside_a_transform(model, images, transform):
+    """The level is made of plain numbers there, the same that it is made of outside, and the next call is right."""
+    fresh, (x, other) = RefinedScore(**SMALL).fit(images), images[:2].clone()
+
+    def slope(one):
+        def of(image):
+            return one.denoise(image[None], 0.4, clamp=False)[0]
+
+        if transform == "jacrev":
+            return torch.func.jacrev(of)(x).reshape(64, 64) @ other.flatten()
+        along = torch.func.jvp(of, (x,), (other,))[1] if transform == "jvp" else None
+        return along if along is not None else torch.func.vmap(lambda t: torch.func.jvp(of, (t,), (other,))[1])(x[None])
+
+    assert torch.equal(slope(fresh), slope(model))
+    assert torch.equal(fresh.denoise(images[:3], 0.4), model.denoise(images[:3], 0.4))
+
+
 def test_gradient_is_the_finite_difference(model, images, generator):
     y = (images[:1] + 0.4 * torch.randn(1, 1, 8, 8, generator=generator)).double().requires_grad_()
     direction, step = torch.randn(1, 1, 8, 8, generator=generator, dtype=torch.float64), 1e-5
