@@ -71,6 +71,11 @@ class GaussianMixtureDenoiser(Denoiser):
         kind = "by class" if self.components == "class" else f"{self.components} k-means components"
         return f"Gaussian mixture, {kind}" + (f", rank {self.rank}" if self.rank else "")
 
+    @property
+    def parameter_count(self) -> int:
+        """Numbers that the fitted components consist of."""
+        return sum(component.count for component in self.learned("components_"))
+
     def fit(self, images: Any, y: Any = None, *, progress: bool = False) -> GaussianMixtureDenoiser:
         """Assign the images, then mean and covariance of each component.
 

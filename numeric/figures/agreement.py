@@ -8,9 +8,8 @@ that last image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,18 +19,17 @@ import torch
 from torch import Tensor
 
 from numeric.arguments import as_list
-from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.network import data_source, overlap_caution
-from numeric.baselines.optimal import OptimalDenoiser
+from numeric.evaluation.kept import identity
 from numeric.evaluation.metrics import image_agreement
 from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, Trajectory
-from numeric.figures.base import FigureMaker, family_degree
-from numeric.figures.fig5 import READOUTS
-from numeric.figures.fig11 import GenerateConfig
+from numeric.evaluation.sweep import FittedLater
+from numeric.figures.base import FigureMaker, coordinates_degree, family_degree
+from numeric.figures.fig11 import GenerateConfig, fitted_later, make_denoisers
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import STYLE, fitted_on
-from numeric.fingerprint import code_hash, weights_hash
+from numeric.fingerprint import code_hash
 from numeric.progress import progress_bar
 from numeric.results import kept_json
 from numeric.scores.wiener import WienerScore
@@ -65,6 +63,8 @@ class AgreementConfig(GenerateConfig):
     def check(self) -> None:
         super().check()
         self.wiener = as_list(self.wiener, str, "wiener")
+        for text in self.wiener:
+            coordinates_degree(text)
         self.mixtures = as_list(self.mixtures, int, "mixtures")
         if self.n_seeds < 2:
             raise ValueError(f"n_seeds must be >= 2 for an interval over seeds, got {self.n_seeds}")
@@ -81,22 +81,19 @@ class AgreementConfig(GenerateConfig):
             network_work(self.size, list(self.chosen_networks().values()), 2 * levels, images),
         ]  # fmt: skip
 
-    def closed_forms(self, train: Any, progress: bool) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
-        """Label, estimator and how it is fitted, one after another, so that only one is held, and none that is not needed."""
-        models: dict[str, Any] = {"linear": LinearDenoiser()}
-        for readout, families in (("own", self.families), ("shared", self.shared)):
-            for text in families:
-                family, degree = family_degree(text)
-                options = {"ridge": self.ridge} if readout == "own" else {}
-                models[f"{family}, degree {degree}, {readout}"] = READOUTS[readout](family, degree, **options)
+    def closed_forms(self, train: Any, progress: bool) -> dict[str, FittedLater]:
+        """Label -> denoiser, fitted only if its rows are not there yet: those of Figure 11, and the closed forms beyond the paper."""
+        out = make_denoisers(self, train, progress)
+        if not self.optimal:
+            del out["optimal empirical"]
         for text in self.wiener:
-            coordinates, _, power = text.partition(":")
-            models[f"Wiener {coordinates}, degree {power}"] = WienerScore(degree=int(power), coordinates=coordinates)
-        models |= {f"Gaussian mixture, {n}": GaussianMixtureDenoiser(n) for n in self.mixtures}
-        for label, model in models.items():
-            yield label, model, partial(model.fit, train, progress=progress)
-        if self.optimal:
-            yield "optimal empirical", OptimalDenoiser(), partial(OptimalDenoiser().fit, train)
+            coordinates, degree = coordinates_degree(text)
+            wiener, label = WienerScore(degree=degree, coordinates=coordinates), f"Wiener {coordinates}, degree {degree}"
+            out[label] = fitted_later(label, wiener, train, wiener.get_params(), progress=progress)
+        for n in self.mixtures:
+            label, mixture = f"Gaussian mixture, {n}", GaussianMixtureDenoiser(n)
+            out[label] = fitted_later(label, mixture, train, vars(mixture).copy(), progress=progress)
+        return out
 
 
 def summary(values: Tensor, seed: int = 0) -> dict[str, float]:
@@ -151,30 +148,29 @@ def measure(config: AgreementConfig, progress: bool = True) -> dict[str, Any]:
     seeds = range(config.seed, config.seed + config.n_seeds)
     paths: dict[str, Trajectory] = {}
 
-    def kept(label: str, about: dict[str, Any], fit: Callable[[], Any]) -> list[dict[str, Any]]:
+    def kept(label: str, denoiser: Any) -> list[dict[str, Any]]:
         key = {
-            "method": label, "about": about, "fit": train.provenance, "seeds": config.n_seeds, "seed": config.seed,
+            "method": label, "about": identity(denoiser), "fit": train.provenance, "seeds": config.n_seeds, "seed": config.seed,
             "sampler": {f.name: str(getattr(sampler, f.name)) for f in fields(sampler)}, "code": code_hash(__name__),
-            "networks": {name: weights_hash(network.path) for name, network in networks.items()},
+            "networks": {name: identity(network) for name, network in networks.items()},
         }  # fmt: skip
 
         def make() -> list[dict[str, Any]]:
             for name, network in networks.items():  # the networks' paths, once, and only if a method is left to compare
                 if name not in paths:
                     paths[name] = sampler.trajectory(network, NoiseStream.from_seeds(seeds), train.shape, progress=progress)
-            return rows_of(label, fit(), sampler, paths, train, seeds)
+            model = denoiser.model if isinstance(denoiser, FittedLater) else denoiser
+            return rows_of(label, model, sampler, paths, train, seeds)
 
         return kept_json(Path(config.cache) / "agreement", label.replace(" ", "-").replace(",", ""), key, make)
 
     rows: list[dict[str, Any]] = []
-    closed = list(config.closed_forms(train, progress))
+    closed = config.closed_forms(train, progress)
     with progress_bar(len(networks) + len(closed), "paths", progress, "method") as bar:
-        for label, network in networks.items():
-            rows += kept(label, {"weights": weights_hash(network.path)}, lambda n=network: n)  # type: ignore[misc]
-            bar.update()
-        for label, model, fit in closed:
-            settings = model.get_params() if hasattr(model, "get_params") else vars(model)
-            rows += kept(label, {"class": type(model).__qualname__, "settings": {k: str(v) for k, v in settings.items()}}, fit)
+        for label, denoiser in {**networks, **closed}.items():
+            rows += kept(label, denoiser)
+            if isinstance(denoiser, FittedLater):
+                denoiser.forget()  # only one is held
             bar.update()
     return {
         "data": {"fit": train.provenance},

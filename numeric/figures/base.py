@@ -22,6 +22,7 @@ from numeric.data import ImageSet, load_mnist
 from numeric.figures.foresee import Work, foresee
 from numeric.fingerprint import code_hash
 from numeric.results import provenance, read_json, save_figure
+from numeric.scores.coordinates import COORDINATES
 from numeric.scores.families import FAMILIES
 
 Made = tuple[Any, dict[str, Any], list[Path]]
@@ -117,6 +118,30 @@ def family_degree(text: str, highest: int | None = None) -> tuple[str, int | Non
     if colon and not (degree.isdigit() and int(degree) >= 1):
         raise ValueError(f"a family is written name:degree with a degree >= 1, such as 'local:3', got {text!r}")
     return name, int(degree) if colon else highest
+
+
+def required_degree(text: str) -> tuple[str, int]:
+    """The same where a degree has to be given.
+
+    Raises:
+        ValueError: as :func:`family_degree`, or there is none.
+    """
+    family, degree = family_degree(text)
+    if degree is None:
+        raise ValueError(f"families are given as family:degree, such as 'local:3', got {text!r}: a family is written name:degree")
+    return family, degree
+
+
+def coordinates_degree(text: str) -> tuple[str, int]:
+    """``"both:3"`` as ``("both", 3)``: what a :class:`numeric.scores.wiener.WienerScore` is of.
+
+    Raises:
+        ValueError: other coordinates than it takes, or a degree that is no whole number >= 1.
+    """
+    name, _, degree = text.partition(":")
+    if name not in COORDINATES or not (degree.isdigit() and int(degree) >= 1):
+        raise ValueError(f"a Wiener readout is written coordinates:degree, such as both:3 (any of {', '.join(COORDINATES)}); got {text!r}")
+    return name, int(degree)
 
 
 def assigned(source: str) -> Iterator[tuple[str, Any]]:

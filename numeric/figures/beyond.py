@@ -5,10 +5,9 @@ Error against parameters, fitting time and memory, on held-out images and one no
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,11 +17,11 @@ from matplotlib.lines import Line2D
 from numeric.arguments import as_list
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import overlap_caution, trained
-from numeric.figures.base import FigureMaker, Parameters, family_degree
-from numeric.figures.contenders import MACHINES, measured, rows_of
+from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, required_degree
+from numeric.figures.contenders import MACHINES, Row, measured, rows_of
 from numeric.figures.style import COLOURS, STYLE, fitted_on, number_points, plain_log, plus_minus
 from numeric.fingerprint import code_hash, weights_hash
-from numeric.results import read_json, write_json
+from numeric.results import kept_json
 
 KINDS = {
     "paper": ("closed form of the paper", COLOURS["blue"], "o"),
@@ -77,12 +76,9 @@ class BeyondConfig(Parameters):
             if name not in MACHINES:
                 raise ValueError(f"unknown machine {name!r}: use {', '.join(MACHINES)}")
         for text in self.wiener:
-            name, _, degree = text.partition(":")
-            if name not in ("pixel", "wavelet", "both") or not degree.isdigit():
-                raise ValueError(f"a Wiener readout is written coordinates:degree, such as both:3; got {text!r}")
+            coordinates_degree(text)
         for text in [*self.families, *self.shared]:
-            if family_degree(text)[1] is None:
-                raise ValueError(f"a family is written name:degree, such as local:3; got {text!r}")
+            required_degree(text)
         trained(self.size, self.networks, self.weights)
 
 
@@ -92,21 +88,19 @@ def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:
     data = {"fit": images.provenance, "test": test.provenance}
     settings = {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry", "n_local")}
     rows: list[dict[str, Any]] = []
-    linear: LinearDenoiser | None = None
+    linear = lru_cache(lambda: LinearDenoiser().fit(images))  # only if something is left to measure
     for row in rows_of(config, images):
         key = {
             "method": row.label, "count": row.count, "data": data, **settings,
             "code": code_hash("numeric.figures.contenders", *row.code), "weights": weights_hash(config.weights) if row.kind == "network" else "",
         }  # fmt: skip
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        path = Path(config.cache) / "beyond" / f"{name}.json"
-        if not path.is_file():
+
+        def make(row: Row = row) -> dict[str, Any]:
             if progress:
                 print(row.label, flush=True)
-            linear = linear or LinearDenoiser().fit(images)
-            write_json(path, {"key": key, **measured(row, test, config, linear)})
-        found = read_json(path)
-        rows.append({k: v for k, v in found.items() if k != "key"})
+            return measured(row, test, config, linear())
+
+        rows.append(kept_json(Path(config.cache) / "beyond", row.kind, key, make))
     return {"data": data, "rows": rows}
 
 

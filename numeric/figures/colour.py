@@ -20,7 +20,7 @@ from numeric.data import ImageSet
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import measure as errors_of
 from numeric.evaluation.sweep import paired_ratio
-from numeric.figures.base import FigureMaker, Parameters, family_degree
+from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, own_work
 from numeric.figures.style import (
     COLOURS,
@@ -77,8 +77,7 @@ class ColourConfig(Parameters):
 
     def check(self) -> None:
         for text in self.families:
-            if family_degree(text)[1] is None:
-                raise ValueError(f"families are given as family:degree, such as 'local:2', got {text!r}")
+            required_degree(text)
         if self.degree < 1 or self.n_train < 2 or self.n_eval < 2:
             raise ValueError(f"need degree >= 1, n_train >= 2 and n_eval >= 2, got {self.degree}, {self.n_train}, {self.n_eval}")
         if not self.sizes or not self.grey_sizes:

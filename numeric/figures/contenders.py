@@ -18,6 +18,7 @@ from numeric.baselines.sides import PatchDenoiser
 from numeric.data import ImageSet
 from numeric.evaluation.sweep import measure, noise_like, paired_ratio, summary
 from numeric.evaluation.symmetry import asymmetry
+from numeric.figures.base import coordinates_degree, required_degree
 from numeric.fingerprint import code_hash
 from numeric.noise import ve
 from numeric.scores.own import WaveletScore
@@ -54,24 +55,14 @@ def _timed(model: Any, images: ImageSet, sigmas: Sequence[float]) -> tuple[Any, 
     return model, time.process_time() - start
 
 
-def _prepared(model: WienerScore, images: ImageSet, sigmas: Sequence[float], path: Path) -> tuple[Any, float]:
-    """Levels that an interrupted run finished are kept, with the time they took."""
+def _prepared(model: Any, images: ImageSet, sigmas: Sequence[float], path: Path, seconds: Callable[[Any], float]) -> tuple[Any, float]:
+    """Levels that an interrupted run finished are kept, with the ``seconds`` that the model says they took."""
     start = time.process_time()
     path.parent.mkdir(parents=True, exist_ok=True)
     model.fit(images)
     fit = time.process_time() - start
     model.prepare_levels(sigmas, checkpoint=path)
-    return model, fit + sum(model.solve(sigma).seconds for sigma in sigmas)
-
-
-def _refined(model: RefinedScore, images: ImageSet, sigmas: Sequence[float], path: Path) -> tuple[Any, float]:
-    """The same for a refined readout."""
-    start = time.process_time()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    model.fit(images)
-    fit = time.process_time() - start
-    model.prepare_levels(sigmas, checkpoint=path)
-    return model, fit + sum(model.seconds_.values())
+    return model, fit + seconds(model)
 
 
 def _calibrated(model: Any, images: ImageSet, sigmas: Sequence[float]) -> tuple[Any, float]:
@@ -94,12 +85,6 @@ MACHINES: dict[str, Callable[[int], tuple[Any, str]]] = {
 """Denoisers that hold training images: name -> unfitted with so many of them (ELS a fifth, optimal all), and its module."""
 
 
-def split(text: str) -> tuple[str, int]:
-    """``"local:3"`` as ``("local", 3)``."""
-    name, _, degree = text.partition(":")
-    return name, int(degree)
-
-
 def rows_of(config: Any, images: ImageSet) -> list[Row]:
     """All methods of a :class:`numeric.figures.beyond.BeyondConfig`, none of them fitted yet."""
     sigmas, pixels = config.sigmas, images.shape[0] * images.shape[1] * images.shape[2]
@@ -115,7 +100,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
         )
     ]  # fmt: skip
     for text in config.families:
-        family, degree = split(text)
+        family, degree = required_degree(text)
         own = WaveletScore(family, degree)
 
         def held(m: Any) -> int:
@@ -128,7 +113,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
             )
         )  # fmt: skip
     for text in config.shared:
-        family, degree = split(text)
+        family, degree = required_degree(text)
         shared = SharedWaveletScore(family, degree)
         rows.append(
             closed(
@@ -138,13 +123,13 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
         )  # fmt: skip
     key = code_hash("numeric.scores.wiener")[:12]
     for text in config.wiener:
-        coordinates, degree = split(text)
+        coordinates, degree = coordinates_degree(text)
         wiener = WienerScore(degree=degree, coordinates=coordinates)
         path = Path(config.cache) / "beyond" / f"{coordinates}{degree}-{config.size}-{len(images)}-{key}.safetensors"
         rows.append(
             Row(
                 f"{wiener.label}, degree {degree}", "beyond",
-                lambda m=wiener, p=path: _prepared(m, images, sigmas, p),  # type: ignore[misc]
+                lambda m=wiener, p=path: _prepared(m, images, sigmas, p, lambda m: sum(m.solve(s).seconds for s in sigmas)),  # type: ignore[misc]
                 lambda m: m.solve(first).theta.numel(), lambda m: m.sums_bytes, ["numeric.scores.wiener"],
                 config.n_eval,
             )
@@ -155,17 +140,18 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
         path = Path(config.cache) / "beyond" / f"refined{components}-{config.size}-{len(images)}-{key}.safetensors"
         rows.append(
             Row(
-                refined.label, "beyond", lambda m=refined, p=path: _refined(m, images, sigmas, p),  # type: ignore[misc]
+                refined.label, "beyond",
+                lambda m=refined, p=path: _prepared(m, images, sigmas, p, lambda m: sum(m.seconds_.values())),  # type: ignore[misc]
                 lambda m: m.parameter_count(first), lambda m: m.base_.sums_bytes, ["numeric.scores.refined"], config.n_eval,
             )
         )  # fmt: skip
     for components in config.mixtures:
         mixture = GaussianMixtureDenoiser(components if components == "class" else int(components))
-
-        def size(m: Any) -> int:
-            return sum(c.vectors.numel() + c.eigenvalues.numel() + c.mean.numel() + 1 for c in m.components_)
-
-        rows.append(closed(mixture.label, "peer", mixture, size, lambda m: 8 * size(m), "numeric.baselines.mixture"))
+        rows.append(
+            closed(
+                mixture.label, "peer", mixture, lambda m: m.parameter_count, lambda m: 8 * m.parameter_count, "numeric.baselines.mixture"
+            )
+        )  # fmt: skip
     for name in config.machines:
         model, module = MACHINES[name](max(1, min(config.n_local, len(images) - CALIBRATED)))
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, summary
 from numeric.figures.base import FigureMaker, Parameters, family_degree
-from numeric.figures.fig5 import READOUTS
 from numeric.figures.foresee import Work, own_work, shared_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, plus_minus, select, show_image, title_of
+from numeric.scores.readouts import READOUTS
 
 Pictures = dict[tuple[int, float], list[Tensor]]
 

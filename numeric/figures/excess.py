@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from analytic.theory.finite import KINDS, FiniteSampleBound, interval_of
 from numeric.arguments import as_list
 from numeric.data import ImageSet
-from numeric.figures.base import FigureMaker, Parameters, family_degree
+from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
 from numeric.figures.foresee import Work, own_work, shared_work
 from numeric.figures.style import COLOURS, STYLE, fitted_on, legend_figure, plain_log, select
 from numeric.fingerprint import code_hash
@@ -29,7 +29,8 @@ from numeric.noise import ve
 from numeric.progress import progress_bar
 from numeric.results import read_json, write_json
 from numeric.scores.own import WaveletScore
-from numeric.scores.recommend import READOUTS, features_of
+from numeric.scores.readouts import READOUTS
+from numeric.scores.recommend import features_of
 
 
 @dataclass(kw_only=True)
@@ -73,8 +74,7 @@ class ExcessConfig(Parameters):
         if not 0 < self.delta < 1:
             raise ValueError(f"delta must lie strictly between 0 and 1, got {self.delta}: it is a probability")
         for text in [*self.families, *self.shared]:
-            if family_degree(text)[1] is None:
-                raise ValueError(f"a family is written name:degree, such as local:3; got {text!r}")
+            required_degree(text)
 
     def drawn(self, count: int) -> int:
         """Training sets of so many images."""

@@ -23,10 +23,10 @@ from numeric.evaluation.kept import WILD, kept_samples
 from numeric.evaluation.metrics import SampleQuality, nearest_training_image, seed_agreement
 from numeric.evaluation.sample import Sampler, edm_sigmas
 from numeric.evaluation.sweep import FittedLater
-from numeric.figures.base import FigureMaker, Parameters, family_degree
-from numeric.figures.fig5 import READOUTS
+from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, show_image
+from numeric.scores.readouts import READOUTS
 
 FAMILIES = ("independent:1", "independent:3", "band:3", "local:1", "local:3")
 
@@ -68,8 +68,7 @@ class GenerateConfig(Parameters):
 
     def check(self) -> None:
         for text in [*self.families, *self.shared]:
-            if family_degree(text)[1] is None:
-                raise ValueError(f"families are given as family:degree, such as 'local:3', got {text!r}")
+            required_degree(text)
         if not 2 <= self.n_shown <= self.n_quality:
             raise ValueError(f"need 2 <= n_shown <= n_quality, got {self.n_shown} and {self.n_quality}")
         self.sampler()
@@ -98,21 +97,23 @@ class GenerateConfig(Parameters):
         return Sampler(edm_sigmas(self.steps, self.sigma_min, self.sigma_max), self.method, self.process, self.clip_denoised)
 
 
+def fitted_later(label: str, model: Any, train: ImageSet, settings: Any = None, **options: Any) -> FittedLater:
+    """A denoiser that is fitted when it is first used, with what tells it from others in a cache."""
+    about = {"class": f"{type(model).__module__}.{type(model).__qualname__}", "settings": settings}
+    return FittedLater(label, lambda: model.fit(train, **options), about)
+
+
 def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = True) -> dict[str, FittedLater]:
     """Label -> wavelet families, linear and optimal empirical denoiser, each fitted only if its samples are not there yet."""
     out: dict[str, FittedLater] = {}
-
-    def add(label: str, model: Any, settings: Any = None, **options: Any) -> None:
-        about = {"class": f"{type(model).__module__}.{type(model).__qualname__}", "settings": settings}
-        out[label] = FittedLater(label, lambda: model.fit(train, **options), about)
-
     for readout, families in (("own", config.families), ("shared", config.shared)):
         for text in families:
             family, degree = family_degree(text)
             model = READOUTS[readout](family, degree, **({"ridge": config.ridge} if readout == "own" else {}))
-            add(f"{family}, degree {degree}, {readout}", model, model.get_params(), progress=progress)
-    add("linear", LinearDenoiser(), progress=progress)
-    add("optimal empirical", OptimalDenoiser())
+            label = f"{family}, degree {degree}, {readout}"
+            out[label] = fitted_later(label, model, train, model.get_params(), progress=progress)
+    out["linear"] = fitted_later("linear", LinearDenoiser(), train, progress=progress)
+    out["optimal empirical"] = fitted_later("optimal empirical", OptimalDenoiser(), train)
     return out
 
 

@@ -35,13 +35,11 @@ from numeric.figures.style import (
 )
 from numeric.fingerprint import code_hash, weights_hash
 from numeric.results import kept_json
-from numeric.scores.own import WaveletScore
-from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.readouts import READOUTS
 from numeric.scores.solve import BASES
 
 FEW = 20_000
 """Fewer images than this (the fall-back digits): the shared local family stops at degree 2, unless ``"local:3"`` is asked for."""
-READOUTS: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore}
 
 
 @dataclass(kw_only=True)

@@ -16,12 +16,12 @@ from numeric.baselines.network import data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.likelihood import Flow, LikelihoodError, bits_per_dimension, log_likelihood
 from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, standard_error
-from numeric.figures.base import FigureMaker, Parameters, family_degree
-from numeric.figures.fig5 import READOUTS
+from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, own_work, shared_work
 from numeric.figures.style import STYLE, fitted_on, legend_figure, plain_log, plus_minus, sigma_colours, sigma_handles
 from numeric.noise import ve
 from numeric.progress import progress_bar
+from numeric.scores.readouts import READOUTS
 
 
 @dataclass(kw_only=True)
@@ -58,8 +58,7 @@ class LikelihoodConfig(Parameters):
 
     def check(self) -> None:
         for text in [*self.families, *self.shared]:
-            if family_degree(text)[1] is None:
-                raise ValueError(f"families are given as family:degree, such as 'local:2', got {text!r}")
+            required_degree(text)
         if self.n_eval < 2 or (self.n_network and not 2 <= self.n_network <= self.n_eval):
             raise ValueError(
                 f"need 2 <= n_network <= n_eval, got {self.n_network} and {self.n_eval}: 0 leaves networks out"

@@ -34,11 +34,11 @@ from numeric.evaluation.restore import (
     splitting_levels,
 )
 from numeric.evaluation.sweep import standard_error
-from numeric.figures.base import FigureMaker, Parameters, family_degree
-from numeric.figures.fig5 import READOUTS
+from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, own_work, shared_work
 from numeric.figures.style import COLOURS, IMAGE_STYLE, fitted_on, legend_figure, plus_minus, select, show_image
 from numeric.progress import progress_bar
+from numeric.scores.readouts import READOUTS
 from numeric.scores.wiener import WienerScore
 
 COLOUR = {"PnP-HQS": COLOURS["blue"], "DiffPIR": COLOURS["vermilion"], "DPS": COLOURS["green"]}
@@ -87,12 +87,9 @@ class RestorationConfig(Parameters):
         for task in self.tasks:
             check_task(task)
         for text in [*self.families, *self.shared]:
-            if family_degree(text)[1] is None:
-                raise ValueError(f"families are given as family:degree, such as 'local:2', got {text!r}")
+            required_degree(text)
         for text in self.wiener:
-            name, _, degree = text.partition(":")
-            if name not in ("pixel", "wavelet", "both") or not degree.isdigit():
-                raise ValueError(f"a Wiener readout is written coordinates:degree, such as pixel:3; got {text!r}")
+            coordinates_degree(text)
         if not 0.01 <= self.noise < 49 / 255:
             raise ValueError(f"noise must lie in [0.01, {49 / 255:.2f}), where deepinv's schedules are made for; got {self.noise}")
         if self.n_eval < 2 or self.n_tune < 1 or self.n_train < self.n_tune + 2 or self.steps < 3:
@@ -143,9 +140,9 @@ def fitted_models(config: RestorationConfig, images: ImageSet, progress: bool) -
             family, degree = family_degree(text)
             models[f"wavelet, {readout}: {family}, degree {degree}"] = READOUTS[readout](family, degree)
     for text in config.wiener:
-        coordinates, _, degree_text = text.partition(":")
-        wiener = WienerScore(degree=int(degree_text), coordinates=coordinates)
-        models[f"{wiener.label}, degree {degree_text}"] = wiener
+        coordinates, degree = coordinates_degree(text)
+        wiener = WienerScore(degree=degree, coordinates=coordinates)
+        models[f"{wiener.label}, degree {degree}"] = wiener
     seconds = {}
     for label, model in models.items():
         start = time.process_time()

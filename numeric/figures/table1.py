@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -25,12 +24,12 @@ from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.baselines.train import train
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
-from numeric.figures.base import FigureMaker, Parameters, family_degree
-from numeric.figures.fig5 import READOUTS
+from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import STYLE, fitted_on, plus_minus, sigma_colours, sigma_handles
 from numeric.noise import ve
 from numeric.progress import progress_bar
+from numeric.scores.readouts import READOUTS
 
 
 @dataclass(kw_only=True)
@@ -80,8 +79,7 @@ class Table1Config(Parameters):
         for name in self.networks or ():
             get_config(name)
         for text in [*self.families, *self.shared]:
-            if family_degree(text)[1] is None:
-                raise ValueError(f"a family is written name:degree, such as band:3; got {text!r}")
+            required_degree(text)
 
     def work(self, train: int) -> list[Work]:
         levels, images = len(self.sigmas), 2 * self.n_eval
@@ -96,10 +94,6 @@ class Table1Config(Parameters):
 
 Rows = tuple[dict[str, Denoiser], dict[str, dict[str, Any]]]
 """Label -> denoiser, and label -> its facts (kind, parameters, times, ...)."""
-
-
-def _mixture_size(mixture: GaussianMixtureDenoiser) -> int:
-    return sum(c.vectors.numel() + c.mean.numel() + len(c.eigenvalues) + 1 for c in mixture.components_)
 
 
 def _closed_forms(config: Table1Config, images: Any, progress: bool) -> Rows:
@@ -132,7 +126,11 @@ def _closed_forms(config: Table1Config, images: Any, progress: bool) -> Rows:
             add(f"{model.label}, degree {degree}", model, count, progress=progress)
     for text in config.mixtures:
         mixture = GaussianMixtureDenoiser(text if text == "class" else int(text))
-        add(mixture.label, mixture, partial(_mixture_size, mixture))
+
+        def numbers(mixture: GaussianMixtureDenoiser = mixture) -> int:
+            return mixture.parameter_count
+
+        add(mixture.label, mixture, numbers)
     if config.slow:
         holders: dict[str, tuple[Any, int]] = {
             "optimal empirical": (OptimalDenoiser().fit(images), len(images)),

@@ -89,6 +89,7 @@ def grouped_moments(model: Any, images: Any, groups: int, progress: bool = False
             if out and hasattr(out[0], "centre"):
                 moments.centre = out[0].centre  # sums about one centre add up as they are
             model.accumulate(moments, data.subset(range(low, high)), 1000, bar, None, 30.0)
+            moments.pixel_range = data.pixel_range
             out.append(moments)
     return out
 

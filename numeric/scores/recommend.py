@@ -18,10 +18,9 @@ import numpy as np
 from numeric.data import as_image_set
 from numeric.noise import NoiseLevel, as_noise
 from numeric.scores.groups import all_but_one, grouped_moments
-from numeric.scores.own import WaveletScore
+from numeric.scores.readouts import READOUTS
 from numeric.scores.shared import SharedWaveletScore
 
-READOUTS: dict[str, Any] = {"own": WaveletScore, "shared": SharedWaveletScore}
 GROUPS = 5
 MOST_FEATURES = 4000
 """Features of a shared readout that are tried without being asked for."""
@@ -205,5 +204,4 @@ def recommend(
     rows.sort(key=lambda row: row.risk)
     best = rows[0]
     model = READOUTS[best.readout](best.family, best.degree, ridge=best.ridge).fit_moments(kept[best.readout, best.family])
-    model.pixel_range_ = data.pixel_range
     return Recommendation(model, tuple(rows), len(data), level, tuple(left_out))

@@ -67,8 +67,8 @@ def test_the_network_s_states_are_what_is_denoised(config):
     """Another route to the numbers on the network's path: its trajectory by hand, and each step's images compared directly."""
     record = agreement.measure(config.config, progress=False)
     path = config.config.sampler().trajectory(config.network, NoiseStream.from_seeds(range(6)), (1, 8, 8), progress=False)
-    label, _, fit = next(parts for parts in config.config.closed_forms(config.images, False) if parts[0].startswith("band"))
-    model = fit()
+    label, later = next(pair for pair in config.config.closed_forms(config.images, False).items() if pair[0].startswith("band"))
+    model = later.model
     row = next(r for r in record["rows"] if r["method"] == label)
     for step, state, target, sigma in zip(row["on_its_path"], path.states, path.denoised, path.sigmas):
         image = model.denoise(state, ve(sigma))
