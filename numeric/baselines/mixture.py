@@ -54,8 +54,8 @@ class GaussianMixtureDenoiser(Denoiser):
         (torch.Size([2, 1, 8, 8]), 'Gaussian mixture, 3 k-means components')
         >>> mixture.responsibilities(images[:2], level).shape, mixture.log_density(images[:2], level).shape
         (torch.Size([2, 3]), torch.Size([2]))
-        >>> mixture.jacobian_trace(images[:2], level).shape
-        torch.Size([2])
+        >>> mixture.jacobian_trace(images[:2], level).shape, mixture.parameter_count > 0
+        (torch.Size([2]), True)
     """
 
     def __init__(self, components: int | str = 100, rank: int | None = None, seed: int = 0) -> None:
