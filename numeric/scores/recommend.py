@@ -198,6 +198,9 @@ def recommend(
     wanted, left_out = list(GRID if candidates is None else candidates), []
     if not wanted:
         raise ValueError("there is nothing to choose from: give candidates")
+    for one in wanted:
+        if not isinstance(one, Candidate):
+            raise ValueError(f"a candidate is a Candidate such as Candidate('own', 'local', 3), got {one!r}")
     for one in list(wanted) if candidates is None else ():
         size = 1 + one.degree * int(np.prod(data.shape))
         if one.readout == "shared" and size > MOST_FEATURES:

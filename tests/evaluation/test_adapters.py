@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -54,7 +56,7 @@ def sample_heun(model, x, sigmas, extra_args=None):
 
 def euler_of_epsilon(model, x, sigmas):
     """The step of diffusers' EulerDiscreteScheduler, which is given the noise in place of the clean image."""
-    for now, then in zip(sigmas, sigmas[1:]):
+    for now, then in itertools.pairwise(sigmas):
         epsilon = (x - model(x, now)) / now
         clean = x - now * epsilon
         x = x + (x - clean) / now * (then - now)

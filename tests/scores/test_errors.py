@@ -221,6 +221,8 @@ def test_bad_input_is_named(digits):
         model.standard_errors(0.5, digits, method="bootstrap")
     with pytest.raises(ValueError, match=r"fitted on \(1, 8, 8\)"):
         model.standard_errors(0.5, digits.resized(16))
+    with pytest.raises(ValueError, match="give two or more"):
+        model.standard_errors(0.5, digits.take(1))
     with pytest.raises(ValueError, match="50 images of the fit, got 2,000"):
         model.standard_errors(0.5, digits, method="jackknife")
     with pytest.raises(SettingsError, match="monomial"):

@@ -125,6 +125,7 @@ def test_large_shared_readouts_are_left_out_and_named(digits, monkeypatch):
         ({"groups": 1}, "groups must be"),
         ({"groups": 30}, "50 images are too few for 30"),
         ({"candidates": []}, "nothing to choose"),
+        ({"candidates": [("own", "band")]}, r"Candidate\('own', 'local', 3\), got \('own', 'band'\)"),
     ],
 )
 def test_bad_input_is_named(digits, arguments, named):
