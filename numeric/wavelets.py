@@ -391,6 +391,20 @@ class WaveletTransform:
             approximation = empty(height, width, n) if level else target.view(height, width, n)
             yield from rows.steps([low, high], [approximation[::2], approximation[1::2]], axis=0)
 
+    @property
+    def kind(self) -> str:
+        """``orthonormal``, ``non-orthogonal`` (square: a biorthogonal wavelet, periodized) or ``over-complete``."""
+        if self.is_orthonormal:
+            return "orthonormal"
+        return "non-orthogonal" if self.n_coefficients == self.shape[0] * self.shape[1] else "over-complete"
+
+    @property
+    def to_orthonormal(self) -> str:
+        """What to ask for instead, in messages: an orthonormal basis of these images."""
+        wavelet = "" if pywt.Wavelet(self.wavelet).orthogonal else " of an orthogonal wavelet, such as 'db2'"
+        sizes = "" if self.kind == "non-orthogonal" else " (mode='periodization', sides divisible by 2^levels)"
+        return f"an orthonormal basis{wavelet}{sizes}"
+
     @cached_property
     def atoms(self) -> SeparableAtoms:
         """The rows of ``W`` as products of one vector along each axis."""

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from numeric.baselines.estimator import FittedDenoiser
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.softmax import RunningSoftmax, resident
 from numeric.data import ImageSet, as_image_set
-from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel
 
 SPARSE = 0.15
@@ -27,7 +27,7 @@ QUIET = 1e-6
 """The authors divide a row of the Wiener matrix by its diagonal entry only above this."""
 
 
-class LocalityDenoiser(Denoiser):
+class LocalityDenoiser(FittedDenoiser):
     """Empirical posterior under a mask per output pixel that is read off the data's Wiener filter.
 
     Lukoianov et al. (arXiv 2509.09672).  The optimal linear denoiser has the matrix ``A = U diag(l / (l + sigma^2)) U^T``:

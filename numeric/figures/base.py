@@ -21,7 +21,7 @@ from numeric.arguments import as_list
 from numeric.data import ImageSet, load_mnist
 from numeric.figures.foresee import Work, foresee
 from numeric.fingerprint import code_hash
-from numeric.results import provenance, read_json, save_figure
+from numeric.results import keep_larger, provenance, read_json, save_figure
 from numeric.scores.coordinates import COORDINATES
 from numeric.scores.families import FAMILIES
 
@@ -171,10 +171,19 @@ class FigureMaker:
     findings: Callable[[dict[str, Any]], list[str]]
 
     def __call__(self, config: Any, output: str | Path, progress: bool = True) -> Made:
-        """Make the figure; with ``progress``, say first how long it will take."""
+        """Make the figure; with ``progress``, say first how long it will take.
+
+        Raises:
+            FileError: what is there was made from more images (:func:`numeric.results.keep_larger`).
+        """
         count = getattr(config, "n_train", 0)
+        there = Path(output) / f"{config.name}.json"
+        if count is None and (progress or there.is_file()):
+            count = len(config.images("train", 32))
+        if hasattr(config, "n_train") and there.is_file():
+            keep_larger(there, count)
         if progress:
-            foresee(config.work(count if count is not None else len(config.images("train", 32))))
+            foresee(config.work(count))
         with torch.random.fork_rng(devices=[]):  # nothing here depends on, or moves, the global generator
             measured = self.measure(config, progress)
         record, *pictures = measured if isinstance(measured, tuple) else (measured,)

@@ -391,16 +391,17 @@ class WaveletScore(WaveletEstimator):
         try:
             return SharedWaveletScore(**settings).fit(images, **options)
         except MemoryError as error:
+            amount = str(error).partition(": use ")[0]  # what follows is advice for users of the shared readout
             raise MemoryError(
-                f"the exact pixel error in the over-complete basis {self.transform_} needs the moments of all coefficients "
-                f"together: {error}, an orthonormal basis (mode='periodization', sides divisible by 2^levels), or the error "
-                "measured on noisy images"
+                f"the exact pixel error in the {self.transform_.kind} basis {self.transform_} needs the moments of all coefficients "
+                f"together: {amount}: use a lower degree, a smaller family, {self.transform_.to_orthonormal}, or the error measured on "
+                "noisy images (numeric.evaluate)"
             ) from error
 
     def _joint_of_fitted(self, held_out: Any) -> SharedWaveletScore:
         if held_out is not None or self._images is None:
             raise ValueError(
-                f"in the over-complete basis {self.transform_} the pixel error needs the moments of all coefficients "
+                f"in the {self.transform_.kind} basis {self.transform_} the pixel error needs the moments of all coefficients "
                 "together, of images that are not at hand: pass joint=model.joint(images)"
             )
         if self._joint is None:
