@@ -145,6 +145,8 @@ class WaveletTransform:
         >>> x = torch.rand(2, 3, 45, 67, dtype=torch.float64)
         >>> torch.allclose(transform.inverse(transform.forward(x)), x)
         True
+        >>> transform.kind, transform.to_orthonormal
+        ('over-complete', "an orthonormal basis (mode='periodization', sides divisible by 2^levels)")
         >>> basis = WaveletTransform(8, levels=1)
         >>> basis.matrix.shape, basis.noise_covariance, basis.projection, float(basis.covariance(0, 0)), basis.config['levels']
         ((64, 64), None, None, 1.0, 1)

@@ -26,6 +26,7 @@ def identity(denoiser: Any) -> dict[str, Any]:
     of = type(denoiser)
     name = f"{of.__module__}.{of.__qualname__}"
     path = getattr(denoiser, "path", None)
+    about: dict[str, Any]
     if path is not None:
         about = {"class": name, "weights": weights_hash(path), "bf16": bool(getattr(denoiser, "bf16", False))}
     elif hasattr(denoiser, "about"):

@@ -171,9 +171,7 @@ class WienerScore(WaveletEstimator):
         self.check_settings()
         transform, pixels = self.new_transform(shape), shape[0] * shape[1] * shape[2]
         self._check_transform(transform)
-        if torch.device(self.device).type == "cpu":
-            advice = "use smaller images, or a readout without it (WaveletScore, SharedWaveletScore)"
-            need(8 * 2 * pixels**2, f"the covariance of {pixels:,} pixels and its eigenvectors", advice)
+        need(16 * pixels**2, f"the covariance of {pixels:,} pixels and its eigenvectors", "use smaller images, or WaveletScore")
         out = LinearMoments(
             transform, self.family_, int(self.degree), shape[0], self._letters, str(self.device),
             torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, pixels, dtype=torch.float64),

@@ -28,6 +28,7 @@ from numeric.scores.monomials import MonomialSet
 from numeric.scores.passes import tensor_hash
 from numeric.scores.patterns import FirstMoments, contractions, linear_noise
 from numeric.scores.wiener import LevelSolution, WienerScore
+from numeric.wavelets import WaveletTransform
 
 CHUNK_BYTES = 2**25
 """Gathered features of one step over targets."""

@@ -220,7 +220,7 @@ def test_weights_round_trip_and_listing(tmp_path, images):
     (tmp_path / "other.json").write_text("{}")
     found = trained(8, folder=tmp_path)
     assert list(found) == ["U-Net 2blocks_noattn, in training (3,000 images)"]
-    with pytest.raises(ValueError, match="networks of 8 x 8 pixels are in the folder .* none for 16 x 16"):
+    with pytest.raises(ValueError, match=r"networks of 8 x 8 pixels are in the folder .* none for 16 x 16"):
         trained(16, folder=tmp_path)
     assert trained(16, [], tmp_path) == {}
     several = trained_at([8, 16], folder=tmp_path)  # one size is enough
