@@ -380,6 +380,23 @@ def test_a_recorded_command_makes_the_same_numbers(tmp_path):
     assert {r["degree"] for r in again["records"] if r["method"] == "band, own readout"} == {1, 2}
 
 
+def test_a_parameter_that_no_notebook_has_is_in_the_command_too(tmp_path, monkeypatch):
+    """The size of a batch decides which noise an image sees: the record's command sets it, in Python."""
+    few = {"size": 8, "n_train": 30, "n_eval": 10, "n_optimal": 0, "n_trained": 0, "sigmas": 0.5, "degrees": 1, "families": "independent"}
+    monkeypatch.chdir(tmp_path)
+    records = {}
+    for batch in (4, 1000):
+        config = SweepConfig(**few, shared=[], seeds=2, batch_size=batch)
+        _, records[batch], _ = make_fig5(config, tmp_path / str(batch), progress=False)
+    assert records[4]["records"] != records[1000]["records"] and records[1000]["command"].startswith("papermill")
+    words = shlex.split(records[4]["command"])
+    assert words[:2] == ["python", "-c"]
+    shutil.rmtree(tmp_path / "runs")
+    exec(words[2], {})
+    again = read_json(tmp_path / "runs" / "figures" / "fig5.json")
+    assert again["records"] == read_json(tmp_path / "4" / "fig5.json")["records"] and again["command"] == records[4]["command"]
+
+
 def test_a_finished_sweep_fits_nothing(tmp_path, monkeypatch):
     """The second run of Figure 5 takes errors and expected errors from its cache; another ridge measures again."""
     config = {"size": 8, "n_train": 60, "n_eval": 20, "n_optimal": 5, "n_trained": 0, "sigmas": 0.5, "degrees": [1, 2], "seeds": 2}
