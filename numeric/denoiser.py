@@ -18,7 +18,7 @@ from torch import Tensor
 
 from numeric.derivatives import inside_vmap
 from numeric.divergence import EXACT_PIXELS, exact_trace, probed_trace, signs
-from numeric.noise import NoiseLevel, as_levels
+from numeric.noise import NoiseLevel, as_levels, ve
 from numeric.pixels import native_tensor, picture_array
 
 UNIT_RANGE = (0.0, 1.0)
@@ -169,7 +169,9 @@ class Denoiser:
         check_images(y, self.shape_)
         work = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y  # half precision is computed in float32
         levels = as_levels(noise, len(y))
-        if isinstance(levels, NoiseLevel):
+        if len(y) == 0:  # what a blank image gives, without it: of the right shape whatever ``use`` returns
+            out = use(work.new_zeros(1, *y.shape[1:]), levels if isinstance(levels, NoiseLevel) else ve(1.0)).narrow(axis, 0, 0)
+        elif isinstance(levels, NoiseLevel):
             out = use(work, levels)
         else:
             groups: dict[NoiseLevel, list[int]] = {}

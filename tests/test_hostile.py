@@ -26,13 +26,14 @@ from numeric.data import DataError, as_image_set, pixels_to_idx, read_idx
 from numeric.results import FileError, atomic_path, load_tensors, read_json, save_tensors, write_json
 from numeric.scores.levels import NoImagesError
 from numeric.scores.own import WaveletScore
+from numeric.scores.refined import RefinedScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
 from numeric.scores.wiener_own import WienerOwnScore
 from numeric.shards import as_shards
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ["own.safetensors", "shared.safetensors", "wiener.safetensors", "wiener-own.safetensors", "network.safetensors"]
+MODELS = ["own.safetensors", "shared.safetensors", "wiener.safetensors", "wiener-own.safetensors", "refined.safetensors", "network.safetensors"]
 NAMED = (ValueError, OSError, MemoryError)
 PROMISE = "the model that was read says why it cannot be used"
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
@@ -104,6 +105,14 @@ def wiener_own(path):
     return lambda: used(WienerOwnScore.load(path))
 
 
+def refined(path):
+    """Two components and a level of two stages; no labels, so that every tensor is read."""
+    settings = {"degree": 2, "coordinates": "pixel", "components": 2, "directions": 4, "experts": (1, 2), "pixels": 60}
+    model = RefinedScore(**settings, side=3, dims=2).fit(IMAGES)
+    model.prepare_levels([0.5]).save(path)
+    return lambda: used(RefinedScore.load(path))
+
+
 def network(path):
     """The smallest weights; its settings are strings, so that each is a JSON value for itself."""
     config = get_config("cnn").with_base_channels(4)
@@ -114,7 +123,7 @@ def network(path):
 READERS = {
     "x-ubyte": idx, "x-ubyte.gz": packed_idx, "x.npy": npy, "x.npz": npz, "x.png": picture, "x.safetensors": tensors,
     "x.json": record, "own.safetensors": own, "shared.safetensors": shared, "wiener.safetensors": wiener,
-    "wiener-own.safetensors": wiener_own, "network.safetensors": network,
+    "wiener-own.safetensors": wiener_own, "refined.safetensors": refined, "network.safetensors": network,
 }  # fmt: skip
 
 

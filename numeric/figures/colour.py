@@ -6,6 +6,7 @@ beside a mean its range over the held-out photographs is shown, which a standard
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -42,6 +43,8 @@ SET_COLOUR = dict(zip(SETS, (COLOURS["vermilion"], COLOURS["black"], COLOURS["bl
 SET_MARKER = dict(zip(SETS, "so^"))
 OVERLAP = 32
 """Pixels between neighbouring patches that are larger than this."""
+BATCH_PIXELS = 2**22
+"""Pixels that a pass of an own readout holds at a time."""
 
 
 @dataclass(kw_only=True)
@@ -56,7 +59,8 @@ class ColourConfig(Parameters):
             variance is spread evenly).
         sigmas: VE noise levels.
         neighbour_size: side at which neighbours are compared, on all three sets of images; 0 leaves it out.
-        grey_sizes: sides of the grey patches, on which the families are held against linear as the size grows.
+        grey_sizes: sides of the grey patches, on which the families are held against linear as the size grows; linear is fitted
+            through the ``n_train`` patches' own Gram matrix where they are fewer than pixels (1.6 GiB for 1,500 of 256 x 256).
     """
 
     name: str = "colour"
@@ -70,7 +74,7 @@ class ColourConfig(Parameters):
     rank: int = 40
     sigmas: Sequence[float] = (0.1, 0.25, 0.5)
     neighbour_size: int = 32
-    grey_sizes: Sequence[int] = (32, 64, 128)
+    grey_sizes: Sequence[int] = (32, 64, 128, 256)
 
     notebook: ClassVar[str] = "colour"
     lists: ClassVar[dict[str, Any]] = {**Parameters.lists, "grey_sizes": int}
@@ -86,9 +90,7 @@ class ColourConfig(Parameters):
     def work(self, train: int) -> list[Work]:
         levels, images, out = len(self.sigmas), 2 * self.n_eval, []
         for size in [round(size * 3**0.5) for size in self.sizes] + list(self.grey_sizes):  # as many values as a colour patch has
-            values = min(self.n_train, size**2)  # linear works in the smaller of images and pixels
-            linear = linear_work(round(values**0.5), max(self.n_train, size**2), levels, images)
-            out += [linear, own_work(size, train, 2 * len(self.families) + 3, levels, images)]
+            out += [linear_work(size, self.n_train, levels, images), own_work(size, train, 2 * len(self.families) + 3, levels, images)]
         return out
 
     def photographs(self, split: str, size: int, channels: int) -> ImageSet:
@@ -101,16 +103,19 @@ class ColourConfig(Parameters):
 
 
 def compared(
-    models: Mapping[str, Denoiser], reference: str, splits: Mapping[str, ImageSet], config: ColourConfig, bar: Any
+    models: Mapping[str, Denoiser], reference: str, splits: Mapping[str, ImageSet], config: ColourConfig, bar: Any, twins: Mapping[str, str] = {}
 ) -> list[dict[str, Any]]:
     """Fit every model on the ``train`` split; rows of the MSE on each split, and its paired ratio to the reference model's.
 
-    ``per_source`` of a row are the ratios on each photograph by itself (where the images say which they come from).
+    ``per_source`` of a row are the ratios on each photograph by itself (where the images say which they come from); ``to_twin``
+    the paired ratio to the model that ``twins`` names for it, an earlier one.
     """
     found: dict[tuple[str, str, float], np.ndarray] = {}
     rows = []
     for label, model in models.items():
-        if hasattr(model, "fit"):
+        if isinstance(model, WaveletScore):
+            model.fit(splits["train"], batch_size=max(1, BATCH_PIXELS // math.prod(splits["train"].shape)))
+        elif hasattr(model, "fit"):
             model.fit(splits["train"])
         for split, images in splits.items():
             part = images.take(config.n_eval)
@@ -120,6 +125,8 @@ def compared(
                 errors, base = found[label, split, sigma], found[reference, split, sigma]
                 row = {"method": label, "split": split, "sigma": sigma, "mse": float(errors.mean()), "n": errors.shape[1]}
                 row["ratio"] = paired_ratio(errors, base)
+                if label in twins:
+                    row["to_twin"] = paired_ratio(errors, found[twins[label], split, sigma])
                 if part.labels is not None and "patches" in part.source:
                     sources = np.asarray(part.labels)
                     each = [float(errors[:, sources == s].mean() / base[:, sources == s].mean()) for s in np.unique(sources)]
@@ -132,7 +139,7 @@ def compared(
 def measure(config: ColourConfig, progress: bool = True) -> dict[str, Any]:
     """Three tables: colour against linear, neighbours against independent, and size."""
     colour, neighbours, sizes, data = [], [], [], {}
-    steps = len(config.sizes) * (3 + 2 * len(config.families)) + 4 * len(config.grey_sizes)
+    steps = len(config.sizes) * (3 + 2 * len(config.families)) + 5 * len(config.grey_sizes)
     steps += (1 + len(NEIGHBOURS)) * len(SETS) * bool(config.neighbour_size)
     with progress_bar(steps, "colour", progress, "model") as bar:
         for size in config.sizes:
@@ -165,9 +172,11 @@ def measure(config: ColourConfig, progress: bool = True) -> dict[str, Any]:
                 "linear": LinearDenoiser(),
                 "diagonal linear": config.readout("independent", degree=1),
                 "independent": config.readout("independent"),
+                "local linear": config.readout("local", degree=1),
                 "local": config.readout("local"),
             }
-            sizes += [{"size": size, **row} for row in compared(models, "linear", splits, config, bar)]
+            twins = {"independent": "diagonal linear", "local": "local linear"}
+            sizes += [{"size": size, **row} for row in compared(models, "linear", splits, config, bar, twins)]
     return {"data": data, "colour": colour, "neighbours": neighbours, "sizes": sizes}
 
 
@@ -175,6 +184,14 @@ def percent(ratio: dict[str, Any]) -> str:
     """A ratio as a change: ``-3.1 ± 0.4 %``."""
     sign = "+" if ratio["ratio"] > 1 else ""
     return f"{sign}{plus_minus(100 * (ratio['ratio'] - 1), 100 * ratio['se'])} %"
+
+
+def along(rows: Sequence[dict[str, Any]], key: str, sizes: Sequence[int]) -> str:
+    """Ratios as the size grows, and whether each lies two standard errors below the one before."""
+    path = [r[key]["ratio"] for r in rows]
+    grows = all(b + 2 * r[key]["se"] < a for a, b, r in zip(path, path[1:], rows[1:]))
+    values = ", ".join(f"{v:.2f} at {s}" for v, s in zip(path, sizes))
+    return f"{values}: {'the advantage grows with size' if grows else 'no steady growth with size'}"
 
 
 def findings(record: dict[str, Any]) -> list[str]:
@@ -202,12 +219,11 @@ def findings(record: dict[str, Any]) -> list[str]:
     for sigma in p["sigmas"]:
         for split in ("train", "test"):
             rows = [next(iter(select(record["sizes"], size=s, sigma=sigma, split=split, method="local"))) for s in p["grey_sizes"]]
-            path = [r["ratio"]["ratio"] for r in rows]
-            grows = all(b + 2 * r["ratio"]["se"] < a for a, b, r in zip(path, path[1:], rows[1:]))
-            values = ", ".join(f"{v:.2f} at {s}" for v, s in zip(path, p["grey_sizes"]))
             word = "training" if split == "train" else "held-out"
-            verdict = "the advantage over linear grows with size" if grows else "no steady growth with size"
-            out.append(f"grey photographs, sigma {sigma:g}, {word} patches: local over linear {values}: {verdict}")
+            start = f"grey photographs, sigma {sigma:g}, {word} patches: local over"
+            out.append(f"{start} linear {along(rows, 'ratio', p['grey_sizes'])}")
+            if all("to_twin" in r for r in rows):
+                out.append(f"{start} its own linear features, which overfit as little, {along(rows, 'to_twin', p['grey_sizes'])}")
     memorised = [
         (size, select(record["sizes"], size=size, method="linear", sigma=sigma, split="test")[0]["mse"]
          / select(record["sizes"], size=size, method="linear", sigma=sigma, split="train")[0]["mse"])
@@ -280,10 +296,12 @@ def draw(record: dict[str, Any]) -> Any:
                     [r["size"] for r in rows], [r["ratio"]["ratio"] for r in rows], yerr=[r["ratio"]["se"] for r in rows], color=colours[sigma],
                     linestyle=line, marker=marker, markersize=4.5, capsize=2, markerfacecolor="white" if split == "test" else None,
                 )  # fmt: skip
+            rows = [r for r in select(record["sizes"], sigma=sigma, split="test", method="local") if "to_twin" in r]
+            right.plot([r["size"] for r in rows], [r["to_twin"]["ratio"] for r in rows], ":", color=colours[sigma], marker="^", markersize=4)
         right.axhline(1.0, color="0.4", linewidth=0.8)
         right.set_xscale("log", base=2)
         right.set_xticks(p["grey_sizes"], [str(s) for s in p["grey_sizes"]])
-        right.set_xlabel("side of a grey patch (solid: training, dashed: held out)")
+        right.set_xlabel("side of a grey patch (solid: training, dashed: held out,\ndotted: held out, over local linear)")
         right.set_ylabel("MSE over linear's")
         right.set_title(f"({'abcdef'[columns + 1]}) local, degree {p['degree']}: does size help?")
         figure.suptitle(

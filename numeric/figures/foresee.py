@@ -50,8 +50,10 @@ def shared_work(family: str, degrees: Sequence[int], size: int, fit: int, levels
 
 
 def linear_work(size: int, fit: int, levels: int = 0, images: int = 0) -> Work:
-    """The linear denoiser: covariance, eigenvectors, and its estimates."""
+    """The linear denoiser: covariance, eigenvectors, and its estimates (:func:`numeric.baselines.linear.eigenpairs`)."""
     d = size**2
+    if fit < d:  # the images' own Gram matrix
+        return Work("linear", 3.0 * fit**2 * d + 9.0 * fit**3 + 4.0 * levels * images * fit * d, 8.0 * (2 * fit * d + 5 * fit**2))
     return Work("linear", 1.0 * fit * d**2 + 9.0 * d**3 + 4.0 * levels * images * d**2, 8.0 * 4 * d**2)
 
 

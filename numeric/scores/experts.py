@@ -121,13 +121,14 @@ def fit_stage(
     draw = torch.randperm(total, generator=generator)[:pixels]
     sample = window(maps[-1], side, draw[: 2**16])
     mean = sample.mean(0)
-    _, vectors = torch.linalg.eigh(torch.cov(sample.T.double()))
+    _, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov(sample.T.double(), correction=0)))
     basis = vectors[:, -dims:].to(sample).contiguous()
     z = (sample - mean) @ basis
     seed = int(torch.randint(2**31, (1,), generator=generator))
     clusters = KMeans(experts, n_init=1, init="random", max_iter=30, random_state=seed).fit(z.numpy())
     centres = torch.from_numpy(clusters.cluster_centers_).to(z)
-    weights = torch.from_numpy(np.bincount(clusters.labels_, minlength=experts)).to(z) / len(z)
+    # A centre that no pixel is near (fewer distinct windows than experts) keeps a finite, negligible share.
+    weights = (torch.from_numpy(np.bincount(clusters.labels_, minlength=experts)).to(z) / len(z)).clamp_min(1e-30)
     tau = torch.as_tensor(max(softness * clusters.inertia_ / len(z) / z.shape[1], 1e-12)).to(z)
     empty = z.new_zeros(experts, 1, clean.shape[1])
     stage = Stage(tuple(sides), side, mean, basis, centres, weights.log(), tau, empty)

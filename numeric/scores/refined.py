@@ -15,6 +15,7 @@ lower ``softness``.
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,14 +30,15 @@ from numeric.denoiser import Denoiser
 from numeric.derivatives import outside_transforms
 from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
-from numeric.results import FileError
+from numeric.results import reading, stored
 from numeric.scores.base import plain
 from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
 from numeric.scores.gaussians import Component, PrincipalMixture
 from numeric.scores.levels import LinearMoments, NoImagesError
 from numeric.scores.moments import MomentError
-from numeric.scores.stored import pixel_range
+from numeric.scores.stored import pixel_range, whole
 from numeric.scores.wiener import WienerScore
+from numeric.shards import Shards
 
 
 class RefinedScore(Denoiser, BaseEstimator):
@@ -102,14 +104,14 @@ class RefinedScore(Denoiser, BaseEstimator):
 
     def check_settings(self) -> None:
         """Raise ValueError for parameters that cannot be used, before any work."""
-        least = {"degree": 1, "components": 1, "directions": 1, "pixels": 1, "dims": 1, "side": 1}
-        for name, low in least.items():
-            if int(getattr(self, name)) < low:
-                raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+        for name in ("degree", "components", "directions", "pixels", "dims", "side"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be >= 1 and whole, got {value!r}: use one such as {name}=3")
         if self.side % 2 == 0:
             raise ValueError(f"side must be odd, got {self.side}: windows are centred at a pixel")
-        if any(int(k) < 1 for k in self.experts):
-            raise ValueError(f"every stage needs at least one expert, got {tuple(self.experts)}")
+        if not all(isinstance(k, numbers.Integral) and k >= 1 for k in self.experts):
+            raise ValueError(f"every stage needs at least one expert, got {tuple(self.experts)}: use whole numbers such as (1, 256)")
         for name in ("pooling", "softness", "ridge"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a finite number > 0, got {getattr(self, name)}")
@@ -118,13 +120,20 @@ class RefinedScore(Denoiser, BaseEstimator):
 
     # ----- fit -----------------------------------------------------------------------------------------------------------
 
-    def fit(self, images: Any, y: None = None, *, batch_size: int = 1000, progress: bool = False) -> Self:
+    def fit(self, images: Any, y: None = None, *, batch_size: int = 1000, progress: bool = False, client: Any = None) -> Self:
         """Covariance and mixture of one part of the images; the stages follow when a level is prepared.
 
         Raises:
-            ValueError: settings that cannot be used, or too few images for them.
+            ValueError: settings that cannot be used, or too few images for them; shards or a client (k-means and the stages
+                read the images many times, and in this process).
         """
         self.check_settings()
+        if client is not None or isinstance(images, Shards):
+            raise ValueError(
+                f"{type(self).__name__} reads its images many times (k-means, and the windows of those held out), which shards on a "
+                "cluster do not give: fit it in this process on a sample, such as as_image_set(path).take(60000) without client=, or use "
+                "WienerScore, whose passes run over shards"
+            )
         data = as_image_set(images)
         part, held = self._parts(data)
         if len(part) < self.components or len(held) < 1:
@@ -132,7 +141,7 @@ class RefinedScore(Denoiser, BaseEstimator):
                 f"{len(data)} images are {len(part)} to make estimates of {self.components} components from and {len(held)} for the "
                 "stages: give more images, or fewer components"
             )
-        self.base_ = WienerScore(degree=int(self.degree), coordinates=str(self.coordinates))
+        self.base_ = self._new_base()
         self.base_.fit(part, batch_size=batch_size, progress=progress)
         self.mixture_: PrincipalMixture | None = None
         if self.components > 1:
@@ -145,6 +154,9 @@ class RefinedScore(Denoiser, BaseEstimator):
         self.seconds_: dict[float, float] = {}
         self.remember(data)
         return self
+
+    def _new_base(self) -> WienerScore:
+        return WienerScore(degree=int(self.degree), coordinates=str(self.coordinates))
 
     def _parts(self, data: ImageSet) -> tuple[ImageSet, ImageSet]:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(int(self.seed)))
@@ -193,7 +205,7 @@ class RefinedScore(Denoiser, BaseEstimator):
         maps, stages = [torch.cat(part) for part in zip(*parts)], []
         for experts in self.experts:
             stage = fit_stage(
-                maps, clean, self._sides(len(maps)), int(self.side), int(experts), min(int(self.dims), maps[0].shape[1] * self.side**2),
+                maps, clean, self._sides(len(maps)), int(self.side), int(experts), self._key_dims(maps[0].shape[1]),
                 float(self.softness), float(self.ridge), int(self.pixels), generator,
             )  # fmt: skip
             stages.append(stage)
@@ -209,6 +221,10 @@ class RefinedScore(Denoiser, BaseEstimator):
     def _sides(self, count: int) -> tuple[int, ...]:
         """Window side of each map: noisy, linear, others, last."""
         return (int(self.side), min(3, int(self.side)), *[max(1, int(self.side) - 2)] * (count - 3), int(self.side))[-count:]
+
+    def _key_dims(self, channels: int) -> int:
+        """Principal coordinates of the last map's window that the partition sees."""
+        return min(int(self.dims), channels * int(self.side) ** 2)
 
     def _next(self, maps: list[Tensor], estimate: Tensor) -> list[Tensor]:
         """The maps of the following stage: its estimate in the place of the last stage's."""
@@ -260,9 +276,8 @@ class RefinedScore(Denoiser, BaseEstimator):
         """Write settings, estimates and the prepared levels, atomically; not the images."""
         base: WienerScore = self.learned("base_")
         rows, tensors = base.level_state()
-        levels = []
-        for number, (key, stages) in enumerate(self.stages_.items()):
-            levels.append([key, self.seconds_[key], [[list(stage.sides), stage.side] for stage in stages]])
+        levels = [[key, self.seconds_[key]] for key in self.stages_]
+        for number, stages in enumerate(self.stages_.values()):
             for place, stage in enumerate(stages):
                 tensors |= {f"stage{number}.{place}.{name}": getattr(stage, name) for name in TENSORS}
         if self.mixture_ is not None:
@@ -272,10 +287,7 @@ class RefinedScore(Denoiser, BaseEstimator):
                 **{f"mixture.{name}": torch.stack([getattr(c, name) for c in parts]) for name in ("mean", "vectors", "eigenvalues")},
             }  # fmt: skip
         params = {name: list(value) if name == "experts" else plain(value) for name, value in self.get_params().items()}
-        extra = {
-            "readout": self.readout, "params": params, "base": base.plain_params(), "levels": rows, "stages": levels,
-            "pixel_range": list(self.pixel_range_),
-        }  # fmt: skip
+        extra = {"readout": self.readout, "params": params, "levels": rows, "stages": levels, "pixel_range": list(self.pixel_range_)}
         base.moments_.save(path, extra, tensors)
 
     @classmethod
@@ -283,33 +295,59 @@ class RefinedScore(Denoiser, BaseEstimator):
         """Read what :meth:`save` wrote; other levels than the saved ones need another fit.
 
         Raises:
-            MomentError: the file is of another readout; FileError: it is damaged.
+            MomentError: the file is of another readout. FileError: it is damaged: settings that cannot be, a tensor that is missing,
+                of another shape than they ask for, of no floating numbers, or not finite.
         """
         moments, extra, tensors = LinearMoments.load(path)
         if extra.get("readout") != cls.readout:
             raise MomentError(f"{path} is of the {extra.get('readout')} readout, not of {cls.readout}: load it with its own class")
-        try:
+        with reading(path, "model file"):
             model = cls(**{**extra["params"], "experts": tuple(extra["params"]["experts"])})
             model.check_settings()
             moments.pixel_range = pixel_range(extra["pixel_range"])
-            model.base_ = WienerScore(**extra["base"]).fit_moments(moments)
+            model.base_ = model._new_base()
+            model.base_.check_settings()
+            model.base_.fit_moments(moments)
             model.base_.take_levels(extra["levels"], tensors)
-            model.mixture_ = None
-            if model.components > 1:
-                parts = zip(tensors["mixture.weights"].tolist(), *(tensors[f"mixture.{n}"] for n in ("mean", "vectors", "eigenvalues")))
-                model.mixture_ = PrincipalMixture(moments.mean, tensors["mixture.basis"], [Component(*part) for part in parts])
+            model.mixture_ = model._stored_mixture(moments, tensors, path) if model.components > 1 else None
             model.stages_, model.seconds_, model.held_ = {}, {}, None
-            for number, (key, seconds, stages) in enumerate(extra["stages"]):
-                model.seconds_[key] = seconds
-                model.stages_[key] = [
-                    Stage(tuple(sides), side, *(tensors[f"stage{number}.{place}.{name}"] for name in TENSORS))
-                    for place, (sides, side) in enumerate(stages)
-                ]
-        except KeyError as error:
-            raise FileError(f"{path} is damaged: it lacks {error}; delete it and make it again") from error
+            for number, (key, seconds) in enumerate(extra["stages"]):
+                if not all(isinstance(v, float | int) and math.isfinite(v) for v in (key, seconds)) or key <= 0:
+                    raise ValueError(f"its level {number} has the numbers {(key, seconds)}")
+                model.stages_[float(key)] = model._stored_stages(moments.channels, f"stage{number}", tensors, path)
+                model.seconds_[float(key)] = float(seconds)
         model.pixel_range_ = moments.pixel_range
         model.shape_ = (moments.channels, *moments.transform.shape)
         return model
+
+    def _stored_mixture(self, moments: LinearMoments, tensors: dict[str, Tensor], path: str | Path) -> PrincipalMixture:
+        """The mixture in a file, as large as settings and mean allow."""
+        count = tensors["mixture.weights"].numel()
+        whole(count, "number of components", 1, int(self.components))
+        pixels = len(moments.mean)
+        rank = min(int(self.directions), pixels)
+        shapes = {"weights": (count,), "mean": (count, rank), "vectors": (count, rank, rank), "eigenvalues": (count, rank)}
+        weights, *parts = (stored(tensors, f"mixture.{name}", shape, path) for name, shape in shapes.items())
+        if float(weights.min()) <= 0 or float(parts[2].min()) < 0:
+            raise ValueError("its mixture has weights or variances below zero")
+        basis = stored(tensors, "mixture.basis", (pixels, rank), path)
+        return PrincipalMixture(moments.mean, basis, [Component(*part) for part in zip(weights.tolist(), *parts)])
+
+    def _stored_stages(self, channels: int, name: str, tensors: dict[str, Tensor], path: str | Path) -> list[Stage]:
+        """The stages of one level in a file; their windows follow from the settings."""
+        out, dims, window = [], self._key_dims(channels), channels * int(self.side) ** 2
+        for place, experts in enumerate(map(int, self.experts)):
+            sides = self._sides(self._starts + (place > 0))
+            shapes = {
+                "mean": (window,), "basis": (window, dims), "centres": (experts, dims), "log_weights": (experts,), "tau": (),
+                "weights": (experts, 1 + channels * sum(side**2 for side in sides), channels),
+            }  # fmt: skip
+            found = {key: stored(tensors, f"{name}.{place}.{key}", shapes[key], path) for key in TENSORS}
+            if float(found["tau"]) <= 0:
+                raise ValueError(f"the width of its {name}.{place} is {float(found['tau'])}")
+            kept = (found[key].to(tensors[f"{name}.{place}.{key}"].dtype) for key in TENSORS)
+            out.append(Stage(sides, int(self.side), *kept))
+        return out
 
     def _adopt(self, path: Path) -> None:
         """Take over the levels of a checkpoint of the same images and settings."""

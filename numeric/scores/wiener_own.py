@@ -392,6 +392,18 @@ class WienerOwnScore(WienerScore):
 
     # ----- use -----------------------------------------------------------------------------------------------------------
 
+    def _places(self, found: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """Monomial and target of every entry of the blocks' weights ``(g, F)``, one after the other."""
+        first = 1 + self.monomials_.variables
+        rows = [b.numbers[:, : t.shape[1]] + first for b, t in zip(self.blocks_, found)]
+        columns = [np.broadcast_to(b.targets[:, None], r.shape) for b, r in zip(self.blocks_, rows)]
+        return np.concatenate([r.ravel() for r in rows]), np.concatenate([c.ravel() for c in columns])
+
+    def _by_monomial(self, found: Sequence[Tensor], size: int) -> sp.csr_matrix:
+        """The blocks' weights as a sparse ``(size, T)``: monomials by targets."""
+        values = torch.cat([t.flatten() for t in found]).double().cpu().numpy()
+        return sp.csr_matrix((values, self._places(found)), shape=(size, len(self.moments_.mean)))
+
     def own_readout(self, noise: NoiseLevel | float, degree: int, like: Tensor) -> OwnReadout:
         """The readout in plain monomials, in the type and on the device of a tensor; kept."""
         solution, key = self.solve(noise, degree), self._key(noise, degree)
@@ -401,20 +413,17 @@ class WienerOwnScore(WienerScore):
             kind = torch.empty(0, dtype=dtype, device=device)
             level, mean, letters = self.coordinates_at(key[0]), self.moments_.mean, self.monomials_.variables
             head, found = self._parts(solution.theta)
-            size, pixels = self.monomials_.count(degree), len(mean)
-            rows = [b.numbers[:, : t.shape[1]] + 1 + letters for b, t in zip(self.blocks_, found)]
-            columns = [np.broadcast_to(b.targets[:, None], r.shape) for b, r in zip(self.blocks_, rows)]
-            row, column = (np.concatenate([v.ravel() for v in part]) for part in (rows, columns))
-            values = torch.cat([t.flatten() for t in found]).cpu().numpy()
-            wick = sp.csr_matrix((values, (row, column)), shape=(size, pixels))
+            size = self.monomials_.count(degree)
+            row, column = self._places(found)
+            wick = self._by_monomial(found, size)
             unit = (level.letters @ level.letters.T).cpu().numpy()
             # Columns of the inverse Wick map: theta . :phi: = theta . M^-1 phi; a target's monomials are closed under it.
             plain = (wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T @ wick).tocsr()
             straight = level.whiten.T @ head[1:] + level.letters.T @ torch.from_numpy(plain[1 : 1 + letters].toarray()).to(mean)
             constant = self._targets @ mean + head[0] + torch.from_numpy(plain[0].toarray()[0]).to(mean)
             every = sp.csr_matrix(plain[row, column]).toarray()[0] if len(row) else np.zeros(0)
-            parts = torch.from_numpy(every).to(kind).split([r.size for r in rows])
-            weights = tuple(part.reshape(r.shape) for part, r in zip(parts, rows))
+            parts = torch.from_numpy(every).to(kind).split([t.numel() for t in found])
+            weights = tuple(part.reshape(t.shape) for part, t in zip(parts, found))
             return OwnReadout(mean.to(kind), constant.to(kind), straight.to(kind), level.letters.T.to(kind), weights)
 
         return self.kept(("plain", key, like.dtype, like.device), make, lambda made: made.nbytes)
@@ -442,3 +451,31 @@ class WienerOwnScore(WienerScore):
                 values = self.moments_.transform.inverse(values.reshape(len(y), self.moments_.channels, -1))
             out.append(values.reshape(y.shape))
         return torch.stack(out)
+
+    def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+        """``tr dD/dy`` in closed form.
+
+        Target T is a direction of the image, so the trace takes its derivative along that direction only: of its linear part,
+        and of each of its monomials by every letter, times what the letter changes by along T.
+        """
+        degree, letters = int(self.degree), self.monomials_.variables
+        size, readout = self.monomials_.count(degree), self.own_readout(noise, degree, y.detach().new_zeros(0))
+
+        def make() -> Tensor:
+            targets = self._targets.to(readout.mean)
+            along = (targets @ readout.letters).T.double().cpu().numpy()  # (q, T)
+            weights, step = self._by_monomial(readout.weights, size), max(1, CHUNK_BYTES // (8 * len(targets)))
+
+            def weight(monomial: np.ndarray, letter: np.ndarray) -> np.ndarray:
+                runs = [slice(start, start + step) for start in range(0, len(monomial), step)]
+                parts = [np.asarray(weights[monomial[run]].multiply(along[letter[run]]).sum(1)).ravel() for run in runs]
+                return np.concatenate([*parts, np.zeros(0)])
+
+            coefficients = torch.from_numpy(self.monomials_.derivative_sum(weight, 1 + letters, size)).double()
+            coefficients[0] += float((targets * readout.linear.T).sum())
+            return coefficients
+
+        key = ("trace", self._key(noise, degree), y.dtype, y.device)
+        coefficients = self.kept(key, make, lambda made: made.nbytes)
+        features = self.monomials_.features((y.flatten(1) / noise.alpha - readout.mean) @ readout.letters, size)
+        return (coefficients.to(y) @ features) / noise.alpha

@@ -154,3 +154,11 @@ def test_vp_is_ve_at_the_effective_sigma(model):
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_no_images_give_none(model):
+    """An empty batch, at one level or a level for each of its no images: nothing, of the right shape."""
+    none = noisy()[:0]
+    for noise in (0.3, vp(0.7), torch.zeros(0), []):
+        assert model.denoise(none, noise).shape == model.score(none, noise).shape == none.shape
+        assert model.divergence(none, noise).shape == (0,)

@@ -18,6 +18,7 @@ from numeric.noise import ve, vp
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
+from numeric.scores.wiener_own import WienerOwnScore
 
 
 def pictures(count: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
@@ -77,6 +78,26 @@ def test_divergence_of_the_wiener_readout(options, degree):
     )
     trace = exact_trace(lambda part: model.estimate(part, level), y)
     assert torch.allclose(model.jacobian_trace(y, level), trace, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((1, 6, 6), {"family": "band"}),
+        ((1, 6, 6), {"coordinates": "pixel", "of": "noisy"}),
+        ((2, 4, 4), {"family": "local", "channels_coupled": True}),
+    ],
+)
+@pytest.mark.parametrize("degree", [1, 3])
+def test_divergence_of_the_own_wiener_readout(shape, options, degree):
+    """Each target reads all that is linear and its own monomials of the Wiener estimate; a fit to degree 3 is asked for less too."""
+    x = pictures(40, shape)
+    model = WienerOwnScore(degree=3, levels=1, ridge=1e-3, **options).fit(x).set_params(degree=degree)
+    level = vp(0.7)
+    y = level.alpha * x[:3] + level.sigma * torch.randn(3, *shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    trace = exact_trace(lambda part: model.estimate(part, level), y)
+    assert torch.allclose(model.jacobian_trace(y, level), trace, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(model.divergence(y, level), (level.alpha * trace - y[0].numel()) / level.sigma**2, rtol=1e-9)
 
 
 def test_lower_degrees_have_their_own_divergence():

@@ -10,8 +10,9 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.data import ImageSet
 from numeric.evaluation.likelihood import Flow, bits_per_dimension, log_likelihood
 from numeric.evaluation.sweep import noise_like
-from numeric.figures import likelihood
-from numeric.figures.colour import ColourConfig, compared
+from numeric.figures import colour, likelihood
+from numeric.figures.colour import ColourConfig, along, compared
+from numeric.figures.foresee import linear_work
 from numeric.figures.likelihood import LikelihoodConfig, bits_of
 from numeric.noise import ve
 from numeric.pictures import load_natural
@@ -33,8 +34,9 @@ def test_ratios_over_photographs_are_those_of_their_patches():
     splits = {split: load_natural(split, size=8, channels=3, count=60) for split in ("train", "test")}
     models = {"linear": LinearDenoiser(), "independent": WaveletScore(degree=1, levels=1, ridge=1e-6)}
     bar = Counter()
-    rows = compared(models, "linear", splits, config, bar)
-    assert bar.count == 2 and len(rows) == 4
+    models["degree 2"] = WaveletScore(degree=2, levels=1, ridge=1e-6)
+    rows = compared(models, "linear", splits, config, bar, {"degree 2": "independent"})
+    assert bar.count == 3 and len(rows) == 6
     part = splits["test"].take(30)
     clean = part[:]
     y = clean + 0.2 * noise_like(clean, config.seed, 0, 0, 0)
@@ -46,6 +48,43 @@ def test_ratios_over_photographs_are_those_of_their_patches():
     each = [errors["independent"][labels == s].mean() / errors["linear"][labels == s].mean() for s in np.unique(labels)]
     assert row["per_source"] == pytest.approx(each, rel=1e-5) and len(each) > 1
     assert all(r["ratio"]["ratio"] == 1.0 for r in rows if r["method"] == "linear")
+    twin = next(r for r in rows if r["method"] == "degree 2" and r["split"] == "test")["to_twin"]
+    assert twin["ratio"] == pytest.approx(errors["degree 2"].mean() / errors["independent"].mean(), rel=1e-5)
+    assert all(("to_twin" in r) == (r["method"] == "degree 2") for r in rows)
+
+
+@pytest.mark.parametrize(("count", "size"), [(40, 8), (40, 4)])
+def test_linears_memory_is_foreseen_as_the_denoiser_asks_for_it(count, size, monkeypatch):
+    """Fewer images than pixels and more: what the figure says beforehand is what the fit makes sure of, within a quarter."""
+    asked = []
+    monkeypatch.setattr("numeric.baselines.linear.need", lambda needed, what, advice: asked.append(needed))
+    LinearDenoiser().fit(torch.rand(count, 1, size, size, generator=torch.Generator().manual_seed(0)))
+    assert linear_work(size, count).memory == pytest.approx(asked[0], rel=0.25)
+
+
+def test_growth_is_said_of_what_grows():
+    """Two standard errors at each step."""
+    falling = [{"ratio": {"ratio": r, "se": 0.01}} for r in (0.9, 0.8, 0.7)]
+    assert along(falling, "ratio", [8, 16, 32]) == "0.90 at 8, 0.80 at 16, 0.70 at 32: the advantage grows with size"
+    falling[1]["ratio"]["se"] = 0.06
+    assert along(falling, "ratio", [8, 16, 32]).endswith("no steady growth with size")
+
+
+def test_growing_patches_tell_nonlinearity_from_overfitting():
+    """What local is worth over its own linear features is in the record, and said, at every size; old records are drawn too."""
+    config = ColourConfig(sizes=[8], n_train=60, n_eval=10, sigmas=[0.2], neighbour_size=0, grey_sizes=[8, 16], families=["independent:1"], components=2)
+    record = {**colour.measure(config, progress=False), "parameters": config.settings}
+    rows = {(r["size"], r["method"]): r for r in record["sizes"] if r["split"] == "test"}
+    for size in (8, 16):
+        expected = rows[size, "local"]["mse"] / rows[size, "local linear"]["mse"]
+        assert rows[size, "local"]["to_twin"]["ratio"] == pytest.approx(expected, rel=1e-6)
+    lines = colour.findings(record)
+    assert sum("over its own linear features" in line for line in lines) == 2
+    colour.draw(record)
+    for row in record["sizes"]:
+        row.pop("to_twin", None)
+    assert not any("over its own linear features" in line for line in colour.findings(record))
+    colour.draw(record)
 
 
 def test_coupled_channels_find_what_channels_share():

@@ -18,6 +18,7 @@ from numeric.scores.levels import NoImagesError
 from numeric.scores.moments import MomentError
 from numeric.scores.refined import RefinedScore
 from numeric.scores.wiener import WienerScore
+from numeric.shards import as_shards
 
 SMALL = {"components": 3, "directions": 20, "experts": (1, 4), "pixels": 6000, "side": 3, "dims": 4, "held": 0.4}
 
@@ -203,10 +204,24 @@ def test_a_checkpoint_saves_the_levels_that_are_made(model, images, tmp_path):
         RefinedScore(**{**SMALL, "ridge": 3.0}).fit(images).prepare_levels([0.4], checkpoint=path)
 
 
+def test_shards_and_clusters_are_refused_with_what_to_do_instead(images):
+    for given in ({"images": images, "client": "local:0"}, {"images": as_shards(images, shard_size=100)}):
+        with pytest.raises(ValueError, match=r"many times .* fit it in this process on a sample"):
+            RefinedScore(**SMALL).fit(**given)
+
+
+def test_fewer_distinct_windows_than_experts_have_finite_shares():
+    """Centres without pixels have finite shares: what a file may hold."""
+    x = torch.ones(6, 1, 4, 4) * torch.tensor([0.0, 1.0]).repeat(3).reshape(-1, 1, 1, 1)
+    maps = [x, x.flip(0)]
+    stage = fit_stage(maps, x, (1, 1), 1, 5, 1, 1.0, 1.0, 96, torch.Generator().manual_seed(0))
+    assert bool(stage.log_weights.isfinite().all()) and bool(apply_stage(stage, maps).isfinite().all())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"side": 4}, "side must be odd, got 4"), ({"components": 0}, "components must be >= 1"),
+        ({"side": 4}, "side must be odd, got 4"), ({"components": 0}, "components must be >= 1"), ({"dims": 2.5}, "whole, got 2.5"),
         ({"experts": (2, 0)}, "at least one expert"), ({"held": 1.0}, "held must lie strictly between 0 and 1"),
         ({"ridge": -1.0}, "ridge must be a finite number > 0"), ({"components": 900}, "fewer components"),
     ],
