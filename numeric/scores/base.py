@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from numeric.cluster import check_client
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
+from numeric.derivatives import outside_transforms
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
@@ -64,14 +64,6 @@ def usable_device(device: Any) -> str:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device {str(device)!r} cannot be used here: use 'cpu' ({str(error).splitlines()[0]})") from error
     return str(device)
-
-
-def outside_transforms() -> Any:
-    """What is solved for a noise level is no part of a derivative by the image: ``torch.func``'s transforms do not see it.
-
-    So a first call inside ``jacrev`` or ``jvp`` solves with plain numbers, and keeps plain numbers.
-    """
-    return temporarily_clear_interpreter_stack()
 
 
 def read_by(images: Any, client: Any = None) -> ImageSet | Shards:

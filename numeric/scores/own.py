@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from numeric.data import ImageSet
+from numeric.derivatives import tracked
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
@@ -269,7 +270,7 @@ class WaveletScore(WaveletEstimator):
         moments = self.fitted()
         solutions = [self.solve(noise, degree) for degree in degrees]
         v = self.transform_.forward(y).flatten(1).T.contiguous()
-        differentiable = v.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(v)
+        differentiable = tracked(v)
         out = None if differentiable else torch.empty(len(degrees), *v.shape, dtype=v.dtype, device=v.device)
         pieces, targets = [], []
         for index, block in enumerate(moments.blocks):

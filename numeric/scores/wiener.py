@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from numeric.derivatives import outside_transforms
 from numeric.memory import free_memory, need
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
-from numeric.scores.base import WaveletEstimator, outside_transforms, plain
+from numeric.scores.base import WaveletEstimator, plain
 from numeric.scores.contraction import CROSS_BYTES, wick_map
 from numeric.scores.coordinates import LevelCoordinates, check_coordinates, letter_monomials
 from numeric.scores.crossval import GCV_GRID, gcv_scores
