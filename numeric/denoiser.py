@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from numeric.derivatives import inside_vmap
 from numeric.divergence import EXACT_PIXELS, exact_trace, probed_trace, signs
 from numeric.noise import NoiseLevel, as_levels, ve
 from numeric.pixels import native_tensor, picture_array
@@ -208,13 +209,3 @@ def check_images(y: Tensor, shape: tuple[int, int, int] | None = None) -> None:
     # Inside torch.func.vmap a test of the values is not possible (and not needed: it has been made outside).
     if not inside_vmap(y) and not bool(torch.isfinite(y).all()):
         raise ValueError("the noisy images contain NaN or infinite pixels: remove or replace them")
-
-
-def inside_vmap(y: Tensor) -> bool:
-    """Whether a tensor is a batch of ``torch.func.vmap`` under any number of other transforms."""
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(y):
-        if functorch.is_batchedtensor(y):
-            return True
-        y = functorch.get_unwrapped(y)
-    return False

@@ -191,6 +191,38 @@ def read_json(path: str | Path) -> Any:
         raise FileError(f"{path} is truncated or not JSON ({error}): delete it and run again") from error
 
 
+def keep_larger(path: str | Path, images: int, **sizes: int) -> None:
+    """Refuse, before the work, to replace a results file made from more images by one made from fewer.
+
+    Args:
+        path: of the JSON file to be written. images: that the new one will be made from, at most.
+        sizes: ``claims=3``: neither may the file hold a longer list of that name.
+
+    Raises:
+        FileError: what is there was made from more, or is damaged.
+    """
+    if not Path(path).is_file():
+        return
+    there = read_json(path)
+    there = there if isinstance(there, dict) else {}
+    pairs = [("images", _most_images(there.get("data")), images)]
+    pairs += [(name, len(there.get(name) or ()), count) for name, count in sizes.items()]
+    for what, old, new in pairs:
+        if old > new:
+            raise FileError(
+                f"{path} was made from {old:,} {what}, this run has {new:,}: nothing larger is replaced; give another output folder or "
+                "name, or delete it first"
+            )
+
+
+def _most_images(data: Any) -> int:
+    """The largest ``count`` among descriptions of images (:attr:`numeric.data.ImageSet.provenance`), however nested."""
+    if not isinstance(data, dict):
+        return 0
+    own = data["count"] if isinstance(data.get("count"), int) and "sha256" in data else 0
+    return max([own, *map(_most_images, data.values())])
+
+
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write tensors atomically as safetensors with string metadata."""
     with atomic_path(path) as temporary:

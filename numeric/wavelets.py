@@ -145,6 +145,8 @@ class WaveletTransform:
         >>> x = torch.rand(2, 3, 45, 67, dtype=torch.float64)
         >>> torch.allclose(transform.inverse(transform.forward(x)), x)
         True
+        >>> transform.kind, transform.to_orthonormal
+        ('over-complete', "an orthonormal basis (mode='periodization', sides divisible by 2^levels)")
         >>> basis = WaveletTransform(8, levels=1)
         >>> basis.matrix.shape, basis.noise_covariance, basis.projection, float(basis.covariance(0, 0)), basis.config['levels']
         ((64, 64), None, None, 1.0, 1)
@@ -390,6 +392,20 @@ class WaveletTransform:
             yield from columns.steps([h, d], [high[:, ::2], high[:, 1::2]], axis=1)
             approximation = empty(height, width, n) if level else target.view(height, width, n)
             yield from rows.steps([low, high], [approximation[::2], approximation[1::2]], axis=0)
+
+    @property
+    def kind(self) -> str:
+        """``orthonormal``, ``non-orthogonal`` (square: a biorthogonal wavelet, periodized) or ``over-complete``."""
+        if self.is_orthonormal:
+            return "orthonormal"
+        return "non-orthogonal" if self.n_coefficients == self.shape[0] * self.shape[1] else "over-complete"
+
+    @property
+    def to_orthonormal(self) -> str:
+        """What to ask for instead, in messages: an orthonormal basis of these images."""
+        wavelet = "" if pywt.Wavelet(self.wavelet).orthogonal else " of an orthogonal wavelet, such as 'db2'"
+        sizes = "" if self.kind == "non-orthogonal" else " (mode='periodization', sides divisible by 2^levels)"
+        return f"an orthonormal basis{wavelet}{sizes}"
 
     @cached_property
     def atoms(self) -> SeparableAtoms:

@@ -127,6 +127,9 @@ def test_biorthogonal_periodized_basis_is_square():
     """Invertible, neither orthonormal nor over-complete: one synthesis, W^-1."""
     transform = WaveletTransform(16, "bior2.2", 2)
     assert transform.redundancy == 1.0 and not transform.is_orthonormal and transform.per_level_is_exact
+    assert transform.kind == "non-orthogonal" and transform.to_orthonormal == "an orthonormal basis of an orthogonal wavelet, such as 'db2'"
+    assert WaveletTransform(16, "db2", 2).kind == "orthonormal" and WaveletTransform(15, "db2", 2).kind == "over-complete"
+    assert WaveletTransform(16, "db2", 2, "symmetric").to_orthonormal.endswith("(mode='periodization', sides divisible by 2^levels)")
     inverse = transform.inverse(torch.eye(256, dtype=torch.float64)[:, None]).flatten(1).numpy().T
     assert np.abs(inverse - np.linalg.inv(transform.matrix)).max() < 1e-10
 

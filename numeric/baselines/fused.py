@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from numeric.data import default_root
+from numeric.derivatives import transformed
 from numeric.results import atomic_path
 
 SOURCE = Path(__file__).with_name("fused.c")
@@ -64,16 +65,11 @@ def kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
     return None
 
 
-def _transformed(x: Tensor) -> bool:
-    """Whether ``x`` is inside a ``torch.func`` transform or carries a forward derivative."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(x) or torch.autograd.forward_ad._current_level >= 0
-
-
 def suits(x: Tensor) -> bool:
     """Whether the compiled functions take ``x`` ``(n, c, h, w)``: on a CPU, channels last, a multiple of 16 channels."""
     return (
         x.device.type == "cpu"
-        and not _transformed(x)
+        and not transformed(x)
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.ndim == 4
         and x.shape[1] % LANES == 0
@@ -185,7 +181,7 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None) -> Ten
         table = torch.zeros(x.shape[:2]) if shift is None else shift.float()
         return _NormSiLU.apply(x, table.contiguous(), norm.weight, norm.bias, norm.num_groups, norm.eps)
     x = x if shift is None else x + shift[:, :, None, None].to(x.dtype)
-    return F.silu(norm(x.contiguous() if ours and _transformed(x) else x))  # its forward derivative knows one layout only
+    return F.silu(norm(x.contiguous() if ours and transformed(x) else x))  # its forward derivative knows one layout only
 
 
 def affine_silu(x: Tensor, scale: Tensor, shift: Tensor, training: bool) -> Tensor:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from numeric.baselines.estimator import FittedDenoiser
 from numeric.data import ImageSet, as_image_set
-from numeric.denoiser import Denoiser
 from numeric.memory import need
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 
 
-class LinearDenoiser(Denoiser):
+class LinearDenoiser(FittedDenoiser):
     """Wiener denoiser of the data's mean and covariance; one eigendecomposition serves every noise level.
 
     The covariance of n images has rank below n.  With at least as many images as pixels it is summed in one streaming pass and
@@ -35,6 +35,8 @@ class LinearDenoiser(Denoiser):
         (torch.Size([2, 1, 8, 8]), torch.Size([2, 1, 8, 8]), torch.Size([2]))
         >>> 0.0 < linear.expected_mse(level) < 0.25, linear.jacobian_trace(images[:2], level).shape
         (True, torch.Size([2]))
+        >>> abs(linear.held_out_mse(images, level) - linear.expected_mse(level)) < 1e-12
+        True
         >>> linear.gaussian_state(torch.randn(2, 1, 8, 8), level).shape
         torch.Size([2, 1, 8, 8])
     """
@@ -80,6 +82,20 @@ class LinearDenoiser(Denoiser):
         """Exact expected MSE per pixel on the fitted data, before clamping: ``sum_i l_i s^2 / (l_i + s^2) / pixels``."""
         eigenvalues, s2 = self.learned("eigenvalues_"), as_noise(noise).effective_sigma ** 2
         return float((eigenvalues * s2 / (eigenvalues + s2)).sum()) / len(self.mean_)
+
+    def held_out_mse(self, images: Any, noise: NoiseLevel | float) -> float:
+        """MSE per pixel on clean images, before clamping: exact, no noise is drawn.
+
+        With the gains ``g_i = l_i / (l_i + s^2)`` the error is ``(1 - g_i) c_i`` of every clean eigencoordinate ``c_i``, the whole of
+        what lies outside the eigenvectors' span, and ``s^2 sum_i g_i^2`` from the noise.
+        """
+        eigenvalues, s2 = self.learned("eigenvalues_"), as_noise(noise).effective_sigma ** 2
+        gain, data, total = eigenvalues / (eigenvalues + s2), as_image_set(images), 0.0
+        for batch in data.batches(500):
+            centred = batch.double().flatten(1) - self.mean_
+            inside = (centred @ self.eigenvectors_).square()
+            total += float(centred.square().sum() - inside.sum() + (inside * (1 - gain).square()).sum())
+        return (total / len(data) + s2 * float(gain.square().sum())) / len(self.mean_)
 
     def gaussian_state(self, e: Tensor, noise: NoiseLevel) -> Tensor:
         """The noisy state ``N(alpha mu, alpha^2 C + s^2 I)`` that the flow of Gaussian data brings white noise ``e`` to.

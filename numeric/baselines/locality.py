@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from numeric.baselines.estimator import FittedDenoiser
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.softmax import RunningSoftmax, resident
 from numeric.data import ImageSet, as_image_set
-from numeric.denoiser import Denoiser
+from numeric.derivatives import tracked
 from numeric.noise import NoiseLevel
 
 SPARSE = 0.15
@@ -27,7 +28,7 @@ QUIET = 1e-6
 """The authors divide a row of the Wiener matrix by its diagonal entry only above this."""
 
 
-class LocalityDenoiser(Denoiser):
+class LocalityDenoiser(FittedDenoiser):
     """Empirical posterior under a mask per output pixel that is read off the data's Wiener filter.
 
     Lukoianov et al. (arXiv 2509.09672).  The optimal linear denoiser has the matrix ``A = U diag(l / (l + sigma^2)) U^T``:
@@ -121,7 +122,7 @@ class LocalityDenoiser(Denoiser):
         data, query, precision = self.learned("data_"), (y / noise.alpha).flatten(1), 1.0 / noise.effective_sigma**2
         mask = self.mask(noise.effective_sigma).to(y)
         # A mask keeps few pixels where the noise is small; torch's gradients do not go through its sparse products.
-        if not _tracked(y) and y.device.type == "cpu" and float(mask.mean()) < SPARSE:
+        if not tracked(y) and y.device.type == "cpu" and float(mask.mean()) < SPARSE:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
                 mask = mask.to_sparse_csr()
@@ -133,11 +134,6 @@ class LocalityDenoiser(Denoiser):
                 logits = (mask @ (x - image[:, None]).square()).mul_(-0.5 * precision)
                 state.add(logits, 1, partial(_pixelwise, x))
         return torch.stack([state.mean for state in states]).reshape(y.shape)
-
-
-def _tracked(y: Tensor) -> bool:
-    """Whether a gradient is asked for, by autograd or torch.func."""
-    return y.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(y)
 
 
 def _pixelwise(values: Tensor, p: Tensor) -> Tensor:

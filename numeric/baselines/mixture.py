@@ -21,16 +21,16 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from numeric.baselines.estimator import FittedDenoiser
 from numeric.baselines.linear import eigenpairs
 from numeric.data import ImageSet, as_image_set
-from numeric.denoiser import Denoiser
 from numeric.memory import need
 from numeric.noise import NoiseLevel
 from numeric.progress import progress_bar
 from numeric.scores.gaussians import Component, component_mean, log_joint, mixture_mean, responsibilities
 
 
-class GaussianMixtureDenoiser(Denoiser):
+class GaussianMixtureDenoiser(FittedDenoiser):
     """Exact posterior mean of a Gaussian mixture fitted to images in one assignment: by their labels, or by k-means.
 
     Args:

@@ -185,7 +185,8 @@ def trained(
         names: which to take (None: all), by the one rule of :func:`choose`. folder: where to look (None: inside the package).
 
     Raises:
-        ValueError: a name that no network there has (the message lists those there are), or no such folder.
+        ValueError: a name that no network there has (the message lists those there are), no such folder, or a folder that was
+            given and holds none of this size.
 
     Example:
         >>> from numeric import trained
@@ -198,13 +199,39 @@ def trained(
     out: dict[str, NetworkDenoiser] = {}
     order = list(CONFIGS)
     records = [(read_json(p), p.with_suffix(".safetensors")) for p in sorted(place.glob("*.json"))]
-    records = [(r, p) for r, p in records if "config" in r and r.get("size") == size and p.is_file()]
+    records = [(r, p) for r, p in records if "config" in r and p.is_file()]
+    sizes = sorted({r["size"] for r, _ in records if r.get("size") is not None})
+    records = [(r, p) for r, p in records if r.get("size") == size]
+    if folder is not None and not records and names != []:
+        there = f"networks of {', '.join(f'{s} x {s}' for s in sizes)} pixels are" if sizes else "no networks are"
+        raise ValueError(f"{there} in the folder of weights {str(place)!r}, none for {size} x {size} images: give another folder or size")
     for record, path in sorted(records, key=lambda item: order.index(item[0]["config"]["name"])):
         label = trained_label(get_config(record["config"]["name"]), record)
         if label in out:  # another width or seed
             label = f"{label} [{path.stem}]"
         out[label] = NetworkDenoiser(None, None, label, record, path)
     return choose(out, names, f"networks for {size} x {size} images")
+
+
+def trained_at(
+    sizes: Sequence[int], names: str | Sequence[str] | None = None, folder: str | Path | None = None
+) -> dict[int, dict[str, NetworkDenoiser]]:
+    """:func:`trained` at several sizes, size -> label -> denoiser; a name or folder must match at one of them at least.
+
+    Raises:
+        ValueError: as :func:`trained` at the first size, where it matches at none.
+    """
+    out: dict[int, dict[str, NetworkDenoiser]] = {size: {} for size in sizes}
+    for wanted in [None] if names is None else [[name] for name in ([names] if isinstance(names, str) else names)]:
+        errors = []
+        for size in sizes:
+            try:
+                out[size] |= trained(size, wanted, folder)
+            except ValueError as error:
+                errors.append(error)
+        if errors and len(errors) == len(sizes):
+            raise errors[0]
+    return out
 
 
 def choose(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from numeric.baselines.estimator import FittedDenoiser
 from numeric.baselines.softmax import RunningSoftmax, resident
 from numeric.data import ImageSet, as_image_set
-from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel
 
 SKETCH = 128
@@ -21,7 +21,7 @@ WORTHWHILE = 2000
 """Training images from which on the coarse distance is used."""
 
 
-class OptimalDenoiser(Denoiser):
+class OptimalDenoiser(FittedDenoiser):
     """``D(y) = sum_i softmax_i(-|y / a - x_i|^2 / (2 sigma^2)) x_i`` over all training images.
 
     This is the minimiser of the denoising loss on the training set (it memorises; Li et al., 2024): a lower bound on its

@@ -23,7 +23,10 @@ from numeric.baselines.plateau import SIGMAS, images_seen
 from numeric.baselines.schedule import Schedule, options
 from numeric.baselines.train import Trainer, measure, train
 from numeric.data import ImageSet
-from numeric.results import load_tensors, provenance, read_json, write_json
+from numeric.results import atomic_path, load_tensors, provenance, read_json, write_json
+
+N_EVAL, N_CURVE = 2000, 1000
+"""Images per split of the errors of a finished run, and held-out images that are followed in training."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,12 @@ class Run:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self.checkpoint.with_suffix(".lock"), blocking=False)
 
-    def command(self, images: int, phases: Sequence[dict[str, Any]]) -> str:
-        """The command that makes the same run from its start to so many images; one for every schedule it had."""
+    def command(self, images: int, phases: Sequence[dict[str, Any]], more: str = "") -> str:
+        """The command that makes the same run from its start to so many images; one for every schedule it had.
+
+        Args:
+            more: options that every one of them had, such as ``" --n-curve 100"``.
+        """
         usual = CONFIGS[self.config.name]
         width = f" --base-channels {self.config.base_channels}" if self.config.base_channels != usual.base_channels else ""
         count = f" --n-train {self.n_train}" if self.n_train is not None else ""
@@ -78,7 +85,7 @@ class Run:
             until = phases[i + 1]["from_images"] if i + 1 < len(phases) else images
             steps = -(-until // phase["schedule"]["batch_size"])
             text = f"python -m numeric train --config {self.config.name} --size {self.size} --steps {steps} "
-            parts.append(text + options(phase["schedule"]) + width + count + (" --resume --reschedule" if i else ""))
+            parts.append(text + options(phase["schedule"]) + width + count + more + (" --resume --reschedule" if i else ""))
         return " && ".join(parts)
 
     def prepare(self, resume: bool, overwrite: bool) -> None:
@@ -124,13 +131,17 @@ def publish(
         )
     network = run.config.build(record["data"]["shape"][0])
     network.load_state_dict({k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")})
-    save_network(target.weights, network, run.config, EDM(**record["edm"]), record["data"]["shape"][0])
-    shipped = load_network(target.weights)
-    errors = {
-        name: measure(shipped, part, SIGMAS, device=run.schedule.device) for name, part in (("train", images), ("test", test))
-    }
+    counts = {"--n-eval": (max(len(images), len(test)), N_EVAL), "--n-curve": (record["held_out_curve_images"], N_CURVE)}
+    more = "".join(f" {option} {count}" for option, (count, usual) in counts.items() if count not in (0, usual))
+    command = command or run.command(record["images"], record["phases"], more)
+    with atomic_path(target.weights) as temporary:  # the weights that are there stay until the errors of the new ones are known
+        save_network(temporary, network, run.config, EDM(**record["edm"]), record["data"]["shape"][0])
+        shipped = load_network(temporary)
+        errors = {
+            name: measure(shipped, part, SIGMAS, device=run.schedule.device) for name, part in (("train", images), ("test", test))
+        }
     record = {
-        **provenance(command or run.command(record["images"], record["phases"]), run.schedule.seed),
+        **provenance(command, run.schedule.seed),
         "device": torch.cuda.get_device_name() if run.schedule.device.startswith("cuda") else "CPU",
         **record,
         "errors": errors,
@@ -194,8 +205,8 @@ def train_all(
     data: Callable[[int], tuple[ImageSet, ImageSet]],
     *,
     rounds: Sequence[float] = (),
-    n_eval: int = 2000,
-    n_curve: int = 1000,
+    n_eval: int = N_EVAL,
+    n_curve: int = N_CURVE,
     checkpoint_seconds: float = 60.0,
     reschedule: bool = False,
     progress: bool = True,

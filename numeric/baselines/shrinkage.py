@@ -15,8 +15,8 @@ import pywt
 import torch
 from torch import Tensor
 
+from numeric.baselines.estimator import FittedDenoiser
 from numeric.data import as_image_set
-from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel
 from numeric.wavelets import WaveletError, analysis_matrix
 
@@ -45,7 +45,7 @@ def bayes_threshold(w: Tensor, variance: float) -> Tensor:
     return variance / signal.clamp_min(torch.finfo(w.dtype).eps).sqrt()
 
 
-class WaveletShrinkage(Denoiser):
+class WaveletShrinkage(FittedDenoiser):
     """Shrink detail coefficients of each noisy image; nothing is learnt from data, sigma is known.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from numeric.baselines.estimator import FittedDenoiser
 from numeric.baselines.softmax import resident
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import Denoiser
@@ -20,7 +21,7 @@ PATIENCE = 2
 """The search for a side goes up from the smallest and stops after so many sides in a row that are worse."""
 
 
-class PatchDenoiser(Denoiser):
+class PatchDenoiser(FittedDenoiser):
     """Base of the patch machines: a subclass gives :meth:`with_side`, and :attr:`sides`, those that calibration tries.
 
     Args (of the subclasses):

@@ -305,7 +305,12 @@ def train(
         held_out: images on which the error is followed (a thousand are enough).
         checkpoint: file for the state, written every ``checkpoint_seconds`` and at the end. resume: take it up if it is there.
         reschedule: take it up with another schedule. stop_at: images after which to pause.
+
+    Raises:
+        ValueError: the checkpoint is there and ``resume`` was not said, or is of other settings (:meth:`Trainer.restore`).
     """
+    if checkpoint is not None and checkpoint.exists() and not resume:
+        raise ValueError(f"{checkpoint} holds an earlier run: resume=True goes on with it; to start anew, delete it first")
     trainer = Trainer(config, images, schedule)
     curves = Curves()
     if resume and checkpoint is not None and checkpoint.exists():

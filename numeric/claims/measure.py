@@ -279,22 +279,8 @@ class Measurements:
     def _find_networks(self) -> dict[int, dict[str, Denoiser]]:
         """Networks of every size by the one rule of names; a name must match at one size at least."""
         config = self.config
-        out: dict[int, dict[str, Denoiser]] = {}
-        errors: dict[str, list[ValueError]] = {}
-        for size in config.sizes:
-            if not config.networks:
-                out[size] = dict(numeric.baselines.trained(size, None, config.weights))
-                continue
-            out[size] = {}
-            for name in config.networks:
-                try:
-                    out[size] |= numeric.baselines.trained(size, [name], config.weights)
-                except ValueError as error:
-                    errors.setdefault(name, []).append(error)
-        for found in errors.values():
-            if len(found) == len(config.sizes):
-                raise found[0]
-        return out
+        found = numeric.baselines.trained_at(config.sizes, config.networks or None, config.weights)
+        return {size: dict(networks) for size, networks in found.items()}
 
     def trained_networks(self, size: int) -> dict[str, Denoiser]:
         """Those networks of a size whose records say that they are trained."""

@@ -21,9 +21,10 @@ from numeric.claims.measure import NOT_YET, Measurements
 from numeric.claims.page import findings, markdown
 from numeric.claims.sentences import CLAIMS
 from numeric.claims.simulation import error_rates
+from numeric.data import load_mnist
 from numeric.fingerprint import code_hash
 from numeric.progress import progress_bar
-from numeric.results import atomic_path, provenance, save_figure
+from numeric.results import atomic_path, keep_larger, provenance, save_figure
 
 SIMULATIONS = 300
 """Replicates of each scenario of :mod:`numeric.claims.simulation` whose error rates the page shows."""
@@ -104,7 +105,15 @@ def make_figure(
     progress: bool = True,
     finished_only: bool = False,
 ) -> tuple[Any, dict[str, Any], list[Path]]:
-    """Test the claims and write ``output/<name>.{png,pdf,json,md}``; returns the figure, its record and the paths."""
+    """Test the claims and write ``output/<name>.{png,pdf,json,md}``; returns the figure, its record and the paths.
+
+    Raises:
+        FileError: what is there was made from more images, or holds more claims.
+    """
+    there = Path(output) / f"{config.name}.json"
+    if there.is_file():
+        images = config.n_train if config.n_train is not None else len(load_mnist("train", size=config.sizes[0], root=config.data_root))
+        keep_larger(there, images, claims=len(names or CLAIMS))
     result = run_claims(config, names, progress, finished_only)
     record = {**provenance(command(config, names), config.seed), **result}
     record["findings"] = findings(record)

@@ -14,29 +14,14 @@ from torch import Tensor
 
 from numeric.data import ImageSet
 from numeric.denoiser import Denoiser
+from numeric.evaluation.identity import identity
 from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError
 from numeric.evaluation.sweep import FittedLater
-from numeric.fingerprint import code_hash, weights_hash
+from numeric.fingerprint import code_hash
 from numeric.results import load_tensors, save_tensors
 
 WILD = 10.0
 """Grey levels beyond which a sample of images in [0, 1] is said to have left the data's range."""
-
-
-def identity(denoiser: Denoiser) -> dict[str, Any]:
-    """What tells a denoiser from others in a cache: class and settings, or the hash of its weights; and its code.
-
-    Raises:
-        ValueError: a denoiser that says neither.
-    """
-    path = getattr(denoiser, "path", None)
-    if path is not None:
-        about = {"class": f"{type(denoiser).__module__}.{type(denoiser).__qualname__}", "weights": weights_hash(path)}
-    elif isinstance(denoiser, FittedLater) and denoiser.about is not None:
-        about = denoiser.about
-    else:
-        raise ValueError(f"{type(denoiser).__name__} cannot be kept in a cache: wrap it in FittedLater(label, fit, about)")
-    return {**about, "code": code_hash(__name__, about["class"].rpartition(".")[0])}
 
 
 def kept_samples(
@@ -44,7 +29,7 @@ def kept_samples(
 ) -> tuple[Tensor, float, dict[str, Any]]:
     """Samples, from ``cache/samples`` if they are there: a file for each key of what made them, so that none erases another.
 
-    The key holds the sampler, the seeds, the images fitted on, and the denoiser's :func:`identity`.
+    The key holds the sampler, the seeds, the images fitted on, the code, and the denoiser's :func:`~numeric.evaluation.identity.identity`.
 
     Args:
         shown: the first so many seeds are run without clipping too.
@@ -58,6 +43,7 @@ def kept_samples(
         "seeds": list(seeds),
         "shown": shown,
         "fit": train.provenance,
+        "code": code_hash(__name__),
     }
     text = json.dumps(about, sort_keys=True)
     path = Path(cache) / "samples" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"

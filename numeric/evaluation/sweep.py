@@ -21,6 +21,8 @@ from torch import Tensor
 from numeric.arguments import as_list
 from numeric.data import ImageSet
 from numeric.denoiser import Denoiser
+from numeric.evaluation.identity import identity
+from numeric.fingerprint import code_hash
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import read_json, write_json
@@ -201,6 +203,13 @@ def evaluate(
     return records_of(measure(methods, images, noise, **more), reference)
 
 
+def _made_by(denoiser: Any, settings: Any) -> Any:
+    """What a method's numbers are made from; None where only ``settings`` say it."""
+    if settings is not None and isinstance(denoiser, FittedLater) and denoiser.about is None:
+        return None
+    return identity(denoiser)
+
+
 def sweep(
     methods: Methods,
     splits: Mapping[str, ImageSet],
@@ -224,11 +233,13 @@ def sweep(
         reference: method that every other one is compared with, image by image.
         checkpoint: ``folder/name.json`` stands for one file ``folder/name-KEY.json`` for each key of settings, data and
             methods, which receives every finished (split, sigma); a run with the same key takes up from it, and no run
-            touches another's.
-        settings: anything JSON can hold that identifies the methods (family parameters, ...), part of the checkpoint's key.
+            touches another's.  Methods count by what they hold (:func:`numeric.evaluation.identity.identity`), not by label.
+        settings: anything JSON can hold, part of the checkpoint's key.  It must identify those methods that are fitted later
+            and do not say what they are (``FittedLater(label, fit)`` without ``about``).
 
     Raises:
-        ValueError: no seeds, sigmas that are no numbers > 0, or a file in the cache that is truncated.
+        ValueError: no seeds, sigmas that are no numbers > 0, a file in the cache that is truncated, or a checkpoint for a method
+            that cannot be told from others.
     """
     sigmas = as_list(sigmas, float, "sigmas")
     if seeds < 1:
@@ -247,6 +258,8 @@ def sweep(
     }
     done: dict[str, list[dict[str, Any]]] = {}
     if checkpoint is not None:
+        key["made_by"] = {label: _made_by(denoiser, settings) for label, (denoiser, _) in methods.items()}
+        key["code"] = code_hash(__name__)
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         checkpoint = Path(checkpoint).with_name(f"{Path(checkpoint).stem}-{digest}.json")
         done = read_json(checkpoint)["done"] if checkpoint.exists() else {}

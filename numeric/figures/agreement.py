@@ -21,7 +21,7 @@ from torch import Tensor
 from numeric.arguments import as_list
 from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.network import data_source, overlap_caution
-from numeric.evaluation.kept import identity
+from numeric.evaluation.identity import identity
 from numeric.evaluation.metrics import image_agreement
 from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, Trajectory
 from numeric.evaluation.sweep import FittedLater

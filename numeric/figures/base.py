@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import shlex
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from numeric.arguments import as_list
 from numeric.data import ImageSet, load_mnist
 from numeric.figures.foresee import Work, foresee
 from numeric.fingerprint import code_hash
-from numeric.results import provenance, read_json, save_figure
+from numeric.results import keep_larger, provenance, read_json, save_figure
 from numeric.scores.coordinates import COORDINATES
 from numeric.scores.families import FAMILIES
 
@@ -92,9 +93,20 @@ class Parameters:
         return load_mnist(split, size=size, count=count, root=self.data_root)
 
     @property
+    def _notebook(self) -> str:
+        return self.name if (NOTEBOOKS / f"{self.name}.ipynb").is_file() else self.notebook
+
+    @property
+    def only_in_python(self) -> list[str]:
+        """Parameters that the notebook does not have and that are not at their defaults: no command of the notebook sets them."""
+        known = notebook_defaults(NOTEBOOKS / f"{self._notebook}.ipynb")
+        usual = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(self)}
+        return [k for k, v in self.settings.items() if k not in known and k != "name" and not _same(v, usual[k])]
+
+    @property
     def command(self) -> str:
         """The command that makes this figure again: every parameter that differs from the notebook's default."""
-        name = self.name if (NOTEBOOKS / f"{self.name}.ipynb").is_file() else self.notebook
+        name = self._notebook
         defaults = notebook_defaults(NOTEBOOKS / f"{name}.ipynb")
         given = {k: v for k, v in self.settings.items() if k in defaults and not _same(v, defaults[k])}
         text = yaml.safe_dump(given, default_flow_style=True, width=10**9, sort_keys=False).strip()
@@ -171,18 +183,37 @@ class FigureMaker:
     findings: Callable[[dict[str, Any]], list[str]]
 
     def __call__(self, config: Any, output: str | Path, progress: bool = True) -> Made:
-        """Make the figure; with ``progress``, say first how long it will take."""
+        """Make the figure; with ``progress``, say first how long it will take.
+
+        Raises:
+            FileError: what is there was made from more images (:func:`numeric.results.keep_larger`).
+        """
         count = getattr(config, "n_train", 0)
+        there = Path(output) / f"{config.name}.json"
+        if count is None and (progress or there.is_file()):
+            count = len(config.images("train", 32))
+        if hasattr(config, "n_train") and there.is_file():
+            keep_larger(there, count)
         if progress:
-            foresee(config.work(count if count is not None else len(config.images("train", 32))))
+            foresee(config.work(count))
         with torch.random.fork_rng(devices=[]):  # nothing here depends on, or moves, the global generator
             measured = self.measure(config, progress)
         record, *pictures = measured if isinstance(measured, tuple) else (measured,)
-        about = provenance(config.command, config.seed, code=code_hash(self.measure.__module__))
+        about = provenance(self.command(config), config.seed, code=code_hash(self.measure.__module__))
         record = {**about, "parameters": config.settings, **record}
         record["findings"] = self.findings(record)
         figure = self.draw(record, *pictures)
         return figure, record, save_figure(figure, Path(output) / config.name, record)
+
+    def command(self, config: Any) -> str:
+        """The notebook's command; in Python, where a parameter is not at its default that the notebook does not have."""
+        if not config.only_in_python:
+            return config.command
+        module, kind = self.measure.__module__, type(config)
+        name = next(name for name, value in vars(sys.modules[module]).items() if value is self)
+        text = f"from {kind.__module__} import {kind.__name__}; from {module} import {name}; "
+        text += f"{name}({kind.__name__}(**{config.settings!r}), 'runs/figures')"
+        return f"python -c {shlex.quote(text)}"
 
     def redraw(self, path: str | Path) -> Made:
         """Draw a results file again, without measuring: its numbers and where they came from stay as they are."""

@@ -78,6 +78,7 @@ class Table1Config(Parameters):
                 raise ValueError(f"a mixture is a number of components or 'class', got {text!r}")
         for name in self.networks or ():
             get_config(name)
+        trained(self.size, None, self.weights)
         for text in [*self.families, *self.shared]:
             required_degree(text)
 
@@ -153,7 +154,8 @@ def _closed_forms(config: Table1Config, images: Any, progress: bool) -> Rows:
 
 
 def _networks(config: Table1Config, images: Any, progress: bool) -> Rows:
-    there = {d.record["config"]["name"]: d for d in trained(config.size, None, config.weights).values()}
+    found = sorted(trained(config.size, None, config.weights).values(), key=lambda d: len(d.path.stem) if d.path else 0, reverse=True)
+    there = {d.record["config"]["name"]: d for d in found}  # of several seeds or widths the usual one, with the shortest file name
     models: dict[str, Denoiser] = {}
     facts: dict[str, dict[str, Any]] = {}
     for name in config.networks or CONFIGS:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 from numeric.baselines.configs import get_config
 from numeric.baselines.linear import LinearDenoiser
-from numeric.baselines.network import trained
+from numeric.baselines.network import trained_at
 from numeric.baselines.plateau import LEAST_IMAGES, SIGMAS, TOLERANCE, images_seen, last_doubling, mean_mse, state
 from numeric.baselines.train import measure as held_out_errors
 from numeric.figures.base import FigureMaker, Parameters
@@ -35,8 +35,7 @@ class TrainingConfig(Parameters):
     notebook: ClassVar[str] = "training"
 
     def check(self) -> None:
-        for size in self.sizes:
-            trained(size, self.networks, self.weights)
+        trained_at(self.sizes, self.networks, self.weights)
 
 
 def _curve(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -48,8 +47,7 @@ def _curve(record: dict[str, Any]) -> list[dict[str, Any]]:
 def measure(config: TrainingConfig, progress: bool = True) -> dict[str, Any]:
     """Curves from the networks' records, and the linear denoiser's error on the same images and noise."""
     rows, linear, data = [], {}, {}
-    for size in config.sizes:
-        networks = trained(size, config.networks, config.weights)
+    for size, networks in trained_at(config.sizes, config.networks, config.weights).items():
         for label, network in networks.items():
             record = network.record
             rows.append(

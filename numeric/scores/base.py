@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from numeric.cluster import check_client
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
+from numeric.derivatives import outside_transforms
+from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import reading
@@ -65,14 +66,6 @@ def usable_device(device: Any) -> str:
     return str(device)
 
 
-def outside_transforms() -> Any:
-    """What is solved for a noise level is no part of a derivative by the image: ``torch.func``'s transforms do not see it.
-
-    So a first call inside ``jacrev`` or ``jvp`` solves with plain numbers, and keeps plain numbers.
-    """
-    return temporarily_clear_interpreter_stack()
-
-
 def read_by(images: Any, client: Any = None) -> ImageSet | Shards:
     """Images as a set that this process reads, or with a client (and of shards) as shards that it reads."""
     if client is None and not isinstance(images, Shards):
@@ -82,9 +75,14 @@ def read_by(images: Any, client: Any = None) -> ImageSet | Shards:
 
 
 class SolutionCache:
-    """Keeps what is expensive to make, up to a number of bytes; the oldest goes first."""
+    """Keeps what is expensive to make, up to a number of bytes; the oldest goes first.
 
-    def __init__(self, limit: int = KEPT_BYTES) -> None:
+    Args:
+        limit: bytes. None: a quarter of what is free or held here, and :data:`KEPT_BYTES` at least, so that a loop over twenty
+            noise levels of a large readout solves each of them once.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
         self.limit, self._kept = limit, dict[Hashable, tuple[Any, int]]()
 
     def __contains__(self, key: Hashable) -> bool:
@@ -95,8 +93,12 @@ class SolutionCache:
 
     def put(self, key: Hashable, value: Any, size: int) -> Any:
         """Keep ``value`` of ``size`` bytes, and return it."""
-        while self._kept and sum(kept for _, kept in self._kept.values()) > self.limit - size:
-            self._kept.pop(next(iter(self._kept)))
+        held = sum(kept for _, kept in self._kept.values())
+        limit = self.limit
+        if limit is None:
+            limit = max(KEPT_BYTES, ((free_memory() or 0) + held) // 4)
+        while self._kept and held > limit - size:
+            held -= self._kept.pop(next(iter(self._kept)))[1]
         self._kept[key] = (value, size)
         return value
 
@@ -374,7 +376,7 @@ class WaveletEstimator(Denoiser, BaseEstimator):
                 "set basis='monomial' (no other fit is needed)"
             )
         if not self.transform_.is_orthonormal:
-            raise ValueError(f"standard errors need an orthonormal basis, {self.transform_} is not: use mode='periodization'")
+            raise ValueError(f"standard errors need an orthonormal basis, {self.transform_} is not: use {self.transform_.to_orthonormal}")
         data = as_image_set(images)
         if data.shape != self.shape_:
             raise ValueError(f"the images are {data.shape}, the model was fitted on {self.shape_}: give images of that shape")

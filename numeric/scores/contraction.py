@@ -195,7 +195,7 @@ class CorrelatedNoise:
         ways = incidence_counts(monomials.degrees)
         if sum(n * n for n in ways) > CROSS_LIMIT:
             raise MemoryError(
-                f"{len(monomials):,} shared features in the over-complete {what} have {max(ways):,} contractions; "
+                f"{len(monomials):,} shared features in the {what} have {max(ways):,} contractions; "
                 "integrating correlated noise over all pairs of them would take too long: use smaller images, a lower "
                 "degree, mode='periodization' or the 'own' readout"
             )

@@ -14,7 +14,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from numeric.denoiser import inside_vmap
+from numeric.derivatives import inside_vmap
 from numeric.noise import NoiseLevel
 
 NEGLIGIBLE = 1e-9

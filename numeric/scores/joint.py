@@ -228,7 +228,7 @@ class JointMoments:
             self._noise = (
                 WhiteNoise(self.monomials)
                 if covariance is None
-                else CorrelatedNoise(self.monomials, covariance, f"basis {self.transform}")
+                else CorrelatedNoise(self.monomials, covariance, f"{self.transform.kind} basis {self.transform}")
             )
         return self._noise
 

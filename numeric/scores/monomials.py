@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from numeric.derivatives import tracked
 from numeric.scores.families import Family, FamilyError, closure
 from numeric.wavelets import WaveletTransform
 
@@ -105,7 +106,7 @@ class MonomialSet:
             first = int((index[:, position] < 0).sum())
             if first < len(index):
                 more = padded[index[first:, position]]
-                if out.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(out):
+                if tracked(out):
                     out = torch.cat([out[:first], out[first:] * more])
                 else:
                     out[first:] *= more

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from numeric.data import ImageSet
+from numeric.derivatives import tracked
 from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
@@ -269,7 +270,7 @@ class WaveletScore(WaveletEstimator):
         moments = self.fitted()
         solutions = [self.solve(noise, degree) for degree in degrees]
         v = self.transform_.forward(y).flatten(1).T.contiguous()
-        differentiable = v.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(v)
+        differentiable = tracked(v)
         out = None if differentiable else torch.empty(len(degrees), *v.shape, dtype=v.dtype, device=v.device)
         pieces, targets = [], []
         for index, block in enumerate(moments.blocks):
@@ -391,16 +392,17 @@ class WaveletScore(WaveletEstimator):
         try:
             return SharedWaveletScore(**settings).fit(images, **options)
         except MemoryError as error:
+            amount = str(error).partition(": use ")[0]  # what follows is advice for users of the shared readout
             raise MemoryError(
-                f"the exact pixel error in the over-complete basis {self.transform_} needs the moments of all coefficients "
-                f"together: {error}, an orthonormal basis (mode='periodization', sides divisible by 2^levels), or the error "
-                "measured on noisy images"
+                f"the exact pixel error in the {self.transform_.kind} basis {self.transform_} needs the moments of all coefficients "
+                f"together: {amount}: use a lower degree, a smaller family, {self.transform_.to_orthonormal}, or the error measured on "
+                "noisy images (numeric.evaluate)"
             ) from error
 
     def _joint_of_fitted(self, held_out: Any) -> SharedWaveletScore:
         if held_out is not None or self._images is None:
             raise ValueError(
-                f"in the over-complete basis {self.transform_} the pixel error needs the moments of all coefficients "
+                f"in the {self.transform_.kind} basis {self.transform_} the pixel error needs the moments of all coefficients "
                 "together, of images that are not at hand: pass joint=model.joint(images)"
             )
         if self._joint is None:

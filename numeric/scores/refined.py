@@ -27,10 +27,11 @@ from torch import Tensor
 
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import Denoiser
+from numeric.derivatives import outside_transforms
 from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
-from numeric.scores.base import outside_transforms, plain
+from numeric.scores.base import plain
 from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
 from numeric.scores.gaussians import Component, PrincipalMixture
 from numeric.scores.levels import LinearMoments, NoImagesError

@@ -18,8 +18,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from numeric.derivatives import outside_transforms
 from numeric.noise import NoiseLevel, as_noise
-from numeric.scores.base import WaveletEstimator, outside_transforms
+from numeric.scores.base import WaveletEstimator
 from numeric.scores.contraction import CROSS_BYTES, conjugate, rescaled, translation, wick_map
 from numeric.scores.crossval import GCV_GRID, gcv_scores
 from numeric.scores.dense import add_penalty_, backward_solve, cholesky_, forward_solve, mirror, root_mean_squares

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from numeric.derivatives import tracked
 from numeric.scores.families import MonomialPlan
 
 
@@ -30,7 +31,7 @@ def monomial_steps(x: Tensor, out: Tensor, plan: MonomialPlan) -> list[Callable[
 
 def monomials(x: Tensor, plan: MonomialPlan, count: int | None = None) -> Tensor:
     """Basis monomials ``(groups, B, n)`` of the variables ``x`` of shape ``(groups, q, n)``; differentiable."""
-    if x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):  # nothing may be written in place
+    if tracked(x):  # nothing may be written in place
         columns = [torch.ones_like(x[:, 0])]
         for parent, variable in zip(*plan.recursion):
             if len(columns) == (len(plan.basis) if count is None else count):

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.memory import free_memory
+from numeric.derivatives import outside_transforms
+from numeric.memory import free_memory, need
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
-from numeric.scores.base import WaveletEstimator, outside_transforms, plain
+from numeric.scores.base import WaveletEstimator, plain
 from numeric.scores.contraction import CROSS_BYTES, wick_map
 from numeric.scores.coordinates import LevelCoordinates, check_coordinates, letter_monomials
 from numeric.scores.crossval import GCV_GRID, gcv_scores
@@ -170,6 +171,8 @@ class WienerScore(WaveletEstimator):
     def new_moments(self, shape: tuple[int, int, int], memory_limit: int | None = None) -> LinearMoments:
         self.check_settings()
         transform, pixels = self.new_transform(shape), shape[0] * shape[1] * shape[2]
+        self._check_transform(transform)
+        need(16 * pixels**2, f"the covariance of {pixels:,} pixels and its eigenvectors", "use smaller images, or WaveletScore")
         out = LinearMoments(
             transform, self.family_, int(self.degree), shape[0], self._letters, str(self.device),
             torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, pixels, dtype=torch.float64),
@@ -177,6 +180,9 @@ class WienerScore(WaveletEstimator):
         monomials = self._new_monomials(transform, shape[0])
         self._check_memory(out, monomials)
         return out
+
+    def _check_transform(self, transform: WaveletTransform) -> None:
+        """Refuse a basis that the readout cannot have, before the pass over the images."""
 
     def _check_memory(self, moments: LinearMoments, monomials: MonomialSet) -> None:
         squares = 8 if isinstance(self.ridge, str) else 1

@@ -28,6 +28,7 @@ from numeric.scores.monomials import MonomialSet
 from numeric.scores.passes import tensor_hash
 from numeric.scores.patterns import FirstMoments, contractions, linear_noise
 from numeric.scores.wiener import LevelSolution, WienerScore
+from numeric.wavelets import WaveletTransform
 
 CHUNK_BYTES = 2**25
 """Gathered features of one step over targets."""
@@ -218,6 +219,10 @@ class WienerOwnScore(WienerScore):
         if self.mode != "periodization":
             raise ValueError(f"mode={self.mode!r} is over-complete: coefficients' errors add up in mode='periodization' only")
 
+    def _check_transform(self, transform: WaveletTransform) -> None:
+        if not transform.is_orthonormal:
+            raise FamilyError(f"{transform} is {transform.kind}: coefficients' errors add up in {transform.to_orthonormal} only")
+
     def _check_memory(self, moments: LinearMoments, monomials: MonomialSet) -> None:
         needed, free = 3 * 8 * len(moments.mean) * (len(monomials) + 2 * len(moments.mean)), free_memory()
         if free is not None and needed > free:
@@ -233,8 +238,7 @@ class WienerOwnScore(WienerScore):
     def prepare(self) -> None:
         super().prepare()
         moments, shape = self.moments_, (self.moments_.channels, *self.moments_.transform.shape)
-        if not moments.transform.is_orthonormal:
-            raise FamilyError(f"{moments.transform} is not orthonormal: use sizes that its levels divide")
+        self._check_transform(moments.transform)
         if self.coordinates == "pixel":
             pairs = pixel_variables(shape, self.pixel_family_)
         else:

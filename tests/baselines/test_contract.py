@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.locality import LocalityDenoiser
@@ -17,6 +19,7 @@ from numeric.baselines.pspc import PSPCDenoiser
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.denoiser import Denoiser, NotFittedError
 from numeric.noise import NoiseLevel, ve, vp
+from numeric.scores.base import SCORE_SIGMAS
 
 MAKE: dict[str, Callable[[], Denoiser]] = {
     "linear": LinearDenoiser,
@@ -47,6 +50,42 @@ def model(request) -> Denoiser:
 def noisy(count: int = 3, sigma: float = 0.3) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return TRAIN[:count].double() + sigma * torch.randn(count, *TRAIN.shape[1:], generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_grid_search_needs_no_scoring(name):
+    """Parameters, ``clone`` and a score of held-out images; ``score(y, noise)`` stays Tweedie's."""
+    model = MAKE[name]()
+    assert clone(model).get_params() == model.get_params() and "score_request" not in repr(model)
+    search = GridSearchCV(model, {}, cv=2, error_score="raise").fit(TRAIN.numpy())
+    assert search.best_score_ < 0 and isinstance(search.best_estimator_, type(model))
+    fitted = MAKE[name]().fit(TRAIN)
+    assert fitted.score(noisy(), 0.3).shape == noisy().shape
+    assert fitted.score(TRAIN) == -np.mean([fitted.held_out_mse(TRAIN, sigma) for sigma in SCORE_SIGMAS])
+
+
+def test_grid_search_chooses_the_better_mixture():
+    """Two clusters far apart: two components have less held-out error than one, and the score is the error measured by hand."""
+    x = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(3)) * 0.1 + (torch.arange(60) % 2 * 0.9)[:, None, None, None]
+    search = GridSearchCV(GaussianMixtureDenoiser(), {"components": [1, 2]}, cv=3).fit(x.numpy())
+    assert search.best_params_ == {"components": 2} and len(set(search.cv_results_["mean_test_score"])) == 2
+    model = GaussianMixtureDenoiser(2).fit(x)
+    y = x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    assert model.held_out_mse(x, 0.5) == pytest.approx(float((model.denoise(y, 0.5, clamp=False) - x).square().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [12, 80])
+def test_linear_held_out_error_is_exact(count):
+    """Of fewer images than pixels and of more, on images never fitted: against Monte Carlo, and on the fitted ones the closed form."""
+    x, other = (torch.rand(n, 2, 4, 6, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (count, 50))
+    model, generator = LinearDenoiser().fit(x), torch.Generator().manual_seed(9)
+    assert model.held_out_mse(x, 0.3) == pytest.approx(model.expected_mse(0.3), rel=1e-9)
+    for level in (ve(0.3), vp(0.8)):
+        parts = []
+        for _ in range(200):
+            y = level.alpha * other + level.sigma * torch.randn(other.shape, generator=generator, dtype=torch.float64)
+            parts.append(float((model.denoise(y, level, clamp=False) - other).square().mean()))
+        assert abs(model.held_out_mse(other, level) - np.mean(parts)) < 4 * np.std(parts) / 200**0.5
 
 
 @pytest.mark.parametrize("noise", [ve(0.3), vp(0.8)])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from numeric.baselines import trained
+from numeric.baselines import trained, trained_at
 from numeric.baselines.cnn import CNN
 from numeric.baselines.configs import CONFIGS, parameter_count
 from numeric.baselines.edm import EDM
@@ -220,7 +220,15 @@ def test_weights_round_trip_and_listing(tmp_path, images):
     (tmp_path / "other.json").write_text("{}")
     found = trained(8, folder=tmp_path)
     assert list(found) == ["U-Net 2blocks_noattn, in training (3,000 images)"]
-    assert trained(16, folder=tmp_path) == {}
+    with pytest.raises(ValueError, match=r"networks of 8 x 8 pixels are in the folder .* none for 16 x 16"):
+        trained(16, folder=tmp_path)
+    assert trained(16, [], tmp_path) == {}
+    several = trained_at([8, 16], folder=tmp_path)  # one size is enough
+    assert list(several[8]) == list(found) and several[16] == {}
+    (tmp_path / "empty").mkdir()
+    for sizes, names, message in (([8, 16], ["cnn"], "no network is called 'cnn'"), ([8, 16], None, "no networks are in the folder")):
+        with pytest.raises(ValueError, match=message):
+            trained_at(sizes, names, tmp_path if names else tmp_path / "empty")
     y = torch.rand(2, 1, 8, 8)
     expected = NetworkDenoiser(network, edm).estimate(y, NoiseLevel(0.8, 0.3))
     assert torch.allclose(next(iter(found.values())).estimate(y, NoiseLevel(0.8, 0.3)), expected, atol=1e-6)

@@ -78,6 +78,40 @@ def test_a_finished_run_can_go_further(images, tmp_path):
     assert same(further, whole)
 
 
+def test_an_earlier_run_is_not_replaced(images, tmp_path):
+    """``train`` without ``resume`` leaves a checkpoint as it is and says what to do."""
+    path = tmp_path / "c.safetensors"
+    train(SMALL, images, dataclasses.replace(SCHEDULE, steps=2), checkpoint=path, progress=False)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="holds an earlier run: resume=True"):
+        train(SMALL, images, dataclasses.replace(SCHEDULE, steps=1), checkpoint=path, progress=False)
+    assert path.read_bytes() == before
+
+
+def test_weights_and_record_are_replaced_together(images, tmp_path, monkeypatch):
+    """Killed while the errors of new weights are measured: the old weights stay beside the old record."""
+    run = Run(get_config("cnn"), 8, Schedule(1, 4, 1e-3), tmp_path)
+
+    def advance(steps):
+        longer = dataclasses.replace(run, schedule=Schedule(steps, 4, 1e-3))
+        train(run.config, images, longer.schedule, held_out=images.take(3), checkpoint=run.checkpoint, resume=True, progress=False)
+        return longer
+
+    publish(advance(1), images.take(4), images.take(4))
+    before = run.weights.read_bytes(), run.record.read_bytes()
+    longer = advance(2)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numeric.baselines.runs.measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(longer, images.take(4), images.take(4))
+    assert (run.weights.read_bytes(), run.record.read_bytes()) == before and len(list(tmp_path.glob("*cnn*"))) == 2
+    assert publish(longer, images.take(4), images.take(4))["images"] == 8 and run.weights.read_bytes() != before[0]
+
+
 def test_curves_do_not_depend_on_where_a_run_was_cut(images, tmp_path):
     """Loss and held-out curves of 70 steps in one go and of 30, then 70: the same numbers at the same image counts."""
     path, held_out = tmp_path / "c.safetensors", images.take(5)
@@ -399,12 +433,14 @@ def test_the_recorded_command_makes_the_same_weights(tmp_path, monkeypatch, imag
     assert record["images"] == 20 and record["command"].count("python -m numeric train ") == 2
     for command in record["command"].split(" && "):
         options = command.removeprefix("python -m numeric train ").split()
-        result = run_cli(*options, *few, "--output", str(tmp_path / "b"))
+        result = run_cli(*options, "--threads", "1", "--output", str(tmp_path / "b"))
         assert result.exit_code == 0, result.output
     a, b = (load_tensors(tmp_path / x / "cnn_8_seed2.safetensors")[0] for x in "ab")
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     again = json.loads((tmp_path / "b" / "cnn_8_seed2.json").read_text())
     assert again["images"] == record["images"] and again["loss"] == record["loss"] and again["command"] == record["command"]
+    assert again["errors"] == record["errors"]
+    assert [point["mse"] for point in again["held_out_curve"]] == [point["mse"] for point in record["held_out_curve"]]
 
 
 def test_training_all_from_the_command_line(tmp_path, monkeypatch, images):

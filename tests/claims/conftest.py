@@ -23,6 +23,6 @@ def small_run(tmp_path_factory):
     config = ClaimsConfig(**SMALL, cache=str(cache))
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
-        patch.setattr("numeric.baselines.trained", lambda size, names=None, folder=None: {})
+        patch.setattr("numeric.baselines.network.trained", lambda size, names=None, folder=None: {})
         patch.setattr("numeric.claims.report.SIMULATIONS", 5)
         return config, report.run_claims(config, progress=False)

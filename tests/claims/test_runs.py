@@ -41,7 +41,7 @@ class Half(Denoiser):
 
 @pytest.fixture(autouse=True)
 def no_networks(monkeypatch):
-    monkeypatch.setattr("numeric.baselines.trained", lambda size, names=None, folder=None: {})
+    monkeypatch.setattr("numeric.baselines.network.trained", lambda size, names=None, folder=None: {})
     monkeypatch.setattr("numeric.claims.report.SIMULATIONS", 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -186,7 +186,7 @@ def test_weights_are_in_the_key(small_run, monkeypatch, tmp_path):
         (tmp_path / "w").write_bytes(content)
         net = Half(True)
         net.path = tmp_path / "w"
-        monkeypatch.setattr("numeric.baselines.trained", lambda size, names=None, folder=None, net=net: {"half": net})
+        monkeypatch.setattr("numeric.baselines.network.trained", lambda size, names=None, folder=None, net=net: {"half": net})
         keys.append(Measurements(small_run[0], progress=False).path("networks", 8))
     assert keys[0] != keys[1]
 
@@ -208,13 +208,13 @@ def test_finished_only_measures_nothing_and_says_what_is_left(small_run, tmp_pat
 def test_claims_on_networks_wait_for_training(small_run, monkeypatch):
     """A network whose record says in training (or nothing) makes the claim "not testable yet"; a trained one makes it testable."""
     names = ["networks better", "gap narrows", "gap at high noise"]
-    monkeypatch.setattr("numeric.baselines.trained", lambda size, names=None, folder=None: {"half": Half(False)})
+    monkeypatch.setattr("numeric.baselines.network.trained", lambda size, names=None, folder=None: {"half": Half(False)})
     waiting = report.run_claims(small_run[0], names, progress=False)
     for claim in waiting["claims"]:
         assert claim["verdict"] == UNTESTABLE and claim["text"].startswith("not testable yet") and "half at 8" in claim["text"]
     assert waiting["networks"]["half, 8x8"]["trained"] is False
     monkeypatch.setattr(
-        "numeric.baselines.trained", lambda size, names=None, folder=None: {"half": Half(True)} if size == 8 else {}
+        "numeric.baselines.network.trained", lambda size, names=None, folder=None: {"half": Half(True)} if size == 8 else {}
     )
     tested = report.run_claims(small_run[0], names, progress=False)
     better = tested["claims"][0]
@@ -232,7 +232,7 @@ def test_a_name_that_no_network_has_ends_the_run_at_once(small_run, monkeypatch)
             raise ValueError(f"no network {missing[0]!r}: there are {', '.join(nets) or 'none'}")
         return nets
 
-    monkeypatch.setattr("numeric.baselines.trained", trained)
+    monkeypatch.setattr("numeric.baselines.network.trained", trained)
     found = Measurements(dataclasses.replace(small_run[0], networks="half"), progress=False)
     assert list(found.trained_networks(8)) == ["half"] and found.trained_networks(16) == {}
     with pytest.raises(ValueError, match="no network 'CNNN': there are half"):

@@ -490,7 +490,11 @@ def test_finished_samples_are_kept(tmp_path, mnist16):
     assert len(list(tmp_path.rglob("*.safetensors"))) == 5
     assert torch.equal(kept(never)[0], first)
     with pytest.raises(ValueError, match="cannot be kept in a cache"):
-        kept(LinearDenoiser().fit(train))
+        kept(FittedLater("linear", lambda: LinearDenoiser().fit(train)))
+    kept(LinearDenoiser().fit(train))  # a fitted one is known by what it holds
+    kept(LinearDenoiser().fit(train.take(40)))
+    kept(LinearDenoiser().fit(train))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 7
 
 
 def test_a_network_with_other_weights_is_sampled_anew(tmp_path, mnist16):

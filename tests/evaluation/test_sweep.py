@@ -15,6 +15,7 @@ import numeric.evaluation.sweep as sweep_module
 from numeric._torchvision import import_torchvision
 from numeric.baselines.linear import LinearDenoiser
 from numeric.data import ImageSet
+from numeric.evaluation.identity import identity, state_hash
 from numeric.evaluation.metrics import SampleQuality
 from numeric.evaluation.sample import Sampler
 from numeric.evaluation.sweep import FittedLater, evaluate, measure, noise_like, records_of, sweep
@@ -104,6 +105,36 @@ def test_one_run_does_not_erase_anothers(images, tmp_path, monkeypatch):
     assert run("A") == (first, 0) and len(list((tmp_path / "runs").glob("c-*.json"))) == 5
 
 
+def test_a_label_is_no_key(images, tmp_path):
+    """Methods of one label count by what they hold: each is measured; the same again, used in the meantime or loaded, costs nothing."""
+    from numeric.baselines.optimal import OptimalDenoiser
+
+    def run(model):
+        rows = sweep({"mine": (model, None)}, {"train": images}, 0.5, checkpoint=tmp_path / "c.json", progress=False)
+        return next(row["mse"] for row in rows if row["method"] == "mine")
+
+    makes = [
+        lambda: WaveletScore("independent", 1, levels=1).fit(images), lambda: WaveletScore("independent", 3, levels=1).fit(images),
+        lambda: LinearDenoiser().fit(images), lambda: LinearDenoiser().fit(images.take(20)), lambda: OptimalDenoiser().fit(images),
+        lambda: OptimalDenoiser().fit(images.take(20)), lambda: FittedLater("x", lambda: None, {"class": "numeric.noise.x", "a": 1}),
+    ]  # fmt: skip
+    models = [make() for make in makes[:-1]]
+    found = [run(model) for model in models]
+    assert len(set(found)) == len(models) == len(list(tmp_path.glob("c-*.json")))
+    models[0].save(tmp_path / "model")
+    models[0] = WaveletScore.load(tmp_path / "model")
+    assert [run(model) for model in models] == found and [run(pickle.loads(pickle.dumps(m))) for m in models] == found
+    assert len(list(tmp_path.glob("c-*.json"))) == len(models)
+    with pytest.raises(ValueError, match="say what it is"):
+        run(FittedLater("mine", lambda: LinearDenoiser().fit(images)))
+    assert identity(makes[-1]())["a"] == 1
+    states = [1, 1.0, "1", [1], (1,), {1: 2}, {2: 1}, {1}, torch.ones(2), torch.ones(2, dtype=torch.float64), torch.ones(1, 2), np.ones(2), None]
+    states += [lambda: 1, lambda: 2, float, torch.bfloat16, torch.ones(2, dtype=torch.bfloat16), torch.nn.Linear(1, 1), Path("a")]
+    assert len({state_hash(state) for state in states}) == len(states)
+    with pytest.raises(ValueError, match="cannot be told from others"):
+        state_hash(iter([1]))
+
+
 def test_what_is_finished_is_not_even_fitted(images, tmp_path):
     fits = []
     arguments = {"splits": {"train": images}, "sigmas": 0.5, "checkpoint": tmp_path / "c.json", "progress": False}
@@ -112,8 +143,9 @@ def test_what_is_finished_is_not_even_fitted(images, tmp_path):
         fits.append(1)
         return LinearDenoiser().fit(images)
 
-    first = sweep({"linear": (FittedLater("linear", fit), None)}, **arguments)
-    later = FittedLater("linear", fit)
+    about = {"class": "numeric.baselines.linear.LinearDenoiser", "fit": images.provenance}
+    first = sweep({"linear": (FittedLater("linear", fit, about), None)}, **arguments)
+    later = FittedLater("linear", fit, about)
     assert sweep({"linear": (later, None)}, **arguments) == first and len(fits) == 1 and later.seconds is None
     y = images[:3]
     assert torch.equal(later.denoise(y, 0.5), LinearDenoiser().fit(images).denoise(y, 0.5)) and len(fits) == 2

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import pywt
@@ -30,7 +31,7 @@ from numeric.data import ImageSet
 from numeric.daubechies import cascade, unit_sum, vanishing_moments
 from numeric.evaluation.sweep import noise_like
 from numeric.figures.against_linear import LinearConfig
-from numeric.figures.base import notebook_defaults
+from numeric.figures.base import FigureMaker, notebook_defaults
 from numeric.figures.conditioning import HermiteConfig
 from numeric.figures.denoised import DenoisedConfig
 from numeric.figures.diagnostics import DiagnosticsConfig
@@ -53,7 +54,7 @@ from numeric.figures.style import plus_minus
 from numeric.figures.table1 import Table1Config
 from numeric.fingerprint import code_hash, imports, meaning, modules_behind
 from numeric.noise import ve
-from numeric.results import read_json, write_json
+from numeric.results import keep_larger, read_json, write_json
 from numeric.scores.conditioning import gram_conditions
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
@@ -379,6 +380,23 @@ def test_a_recorded_command_makes_the_same_numbers(tmp_path):
     assert {r["degree"] for r in again["records"] if r["method"] == "band, own readout"} == {1, 2}
 
 
+def test_a_parameter_that_no_notebook_has_is_in_the_command_too(tmp_path, monkeypatch):
+    """The size of a batch decides which noise an image sees: the record's command sets it, in Python."""
+    few = {"size": 8, "n_train": 30, "n_eval": 10, "n_optimal": 0, "n_trained": 0, "sigmas": 0.5, "degrees": 1, "families": "independent"}
+    monkeypatch.chdir(tmp_path)
+    records = {}
+    for batch in (4, 1000):
+        config = SweepConfig(**few, shared=[], seeds=2, batch_size=batch)
+        _, records[batch], _ = make_fig5(config, tmp_path / str(batch), progress=False)
+    assert records[4]["records"] != records[1000]["records"] and records[1000]["command"].startswith("papermill")
+    words = shlex.split(records[4]["command"])
+    assert words[:2] == ["python", "-c"]
+    shutil.rmtree(tmp_path / "runs")
+    exec(words[2], {})
+    again = read_json(tmp_path / "runs" / "figures" / "fig5.json")
+    assert again["records"] == read_json(tmp_path / "4" / "fig5.json")["records"] and again["command"] == records[4]["command"]
+
+
 def test_a_finished_sweep_fits_nothing(tmp_path, monkeypatch):
     """The second run of Figure 5 takes errors and expected errors from its cache; another ridge measures again."""
     config = {"size": 8, "n_train": 60, "n_eval": 20, "n_optimal": 5, "n_trained": 0, "sigmas": 0.5, "degrees": [1, 2], "seeds": 2}
@@ -399,6 +417,27 @@ def test_results_hold_no_nan(tmp_path):
     assert read_json(tmp_path / "a.json") == {"x": [None, None, 1.5], "t": [None], "n": [1, None]}
     for path in (ROOT / "paper_figures").glob("*.json"):
         assert not re.search(r"\b(NaN|Infinity)\b", path.read_text()), path.name
+
+
+def test_nothing_larger_is_replaced(tmp_path):
+    """A figure of more images, and a page of more claims, stay: the error comes before the work and says what to do."""
+    make = FigureMaker(lambda c, _: {"data": {"fit": {"count": c.n_train, "sha256": "x"}}}, lambda _: plt.figure(figsize=(1, 1)), lambda _: [])
+    make(NoiseConfig(n_train=60), tmp_path, progress=False)
+    before = (tmp_path / "fig4.json").read_bytes()
+    with pytest.raises(ValueError, match=r"fig4.json was made from 60 images, this run has 50: nothing larger is replaced"):
+        make(NoiseConfig(n_train=50), tmp_path, progress=False)
+    assert (tmp_path / "fig4.json").read_bytes() == before
+    make(NoiseConfig(n_train=50), tmp_path / "other", progress=False)
+    make(NoiseConfig(n_train=50, name="fig4.small"), tmp_path, progress=False)
+    make(NoiseConfig(n_train=70, seed=1), tmp_path, progress=False)
+    assert read_json(tmp_path / "fig4.json")["data"]["fit"]["count"] == 70
+    write_json(tmp_path / "claims.json", {"claims": [1, 2, 3], "data": {"train": {"count": 10, "sha256": "x"}}})
+    keep_larger(tmp_path / "claims.json", 10, claims=3)
+    with pytest.raises(ValueError, match="from 3 claims, this run has 2"):
+        keep_larger(tmp_path / "claims.json", 10, claims=2)
+    (tmp_path / "claims.json").write_text("{")
+    with pytest.raises(ValueError, match="truncated or not JSON"):
+        keep_larger(tmp_path / "claims.json", 10)
 
 
 def test_errors_are_printed_with_the_digits_they_have():

@@ -281,6 +281,18 @@ def test_solutions_are_kept_by_bytes():
     assert [k for k in range(10) if k in cache] == [7, 8, 9]
 
 
+def test_twenty_levels_of_a_large_readout_are_kept_where_memory_allows(monkeypatch):
+    """A shared local readout of degree 3 at 32 x 32 is 120 MiB a level: all of 20 with 16 GiB free; 8 where little is."""
+    size = 15_361 * 1024 * 8
+    for free, kept in ((16 * 2**30, 20), (2**30, 8), (None, 8)):
+        cache = SolutionCache()
+        for k in range(20):
+            held = min(k, kept) * size
+            monkeypatch.setattr("numeric.scores.base.free_memory", lambda free=free, held=held: free and free - held)
+            cache.put(k, k, size)
+        assert sum(k in cache for k in range(20)) == kept
+
+
 def test_shared_fit_takes_up_a_checkpoint(tmp_path, monkeypatch):
     """Killed after some batches and taken up: the same bits; other data are refused."""
     x, path = draw(100), tmp_path / "c"

@@ -85,6 +85,10 @@ def test_joint_moments_are_foreseen(monkeypatch):
     monkeypatch.setattr("numeric.scores.joint.free_memory", lambda: 1000)
     with pytest.raises(MemoryError, match=r"exact pixel error in the over-complete basis .* sides divisible"):
         model.expected_mse(0.5)
+    model = WaveletScore("independent", 2, wavelet="bior2.2", levels=1).fit(pictures(5, (8, 8), 0))
+    with pytest.raises(MemoryError, match=r"in the non-orthogonal basis .* GiB are free: use a lower degree, .* orthogonal wavelet") as caught:
+        model.expected_mse(0.5)
+    assert "'own'" not in str(caught.value)
 
 
 def test_synthesis_is_named_in_files_and_kept(tmp_path):

@@ -15,6 +15,7 @@ from numeric.scores.moments import MomentError
 from numeric.scores.patterns import contractions
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
+from numeric.scores.wiener_own import WienerOwnScore
 
 
 @pytest.fixture
@@ -228,9 +229,14 @@ def test_bad_input(images, monkeypatch):
         model.prepare_levels([0.5], [3])
     with pytest.raises(SettingsError, match="of is 'noisy' but was 'wiener'"):
         model.set_params(of="noisy").expected_mse(0.5)
-    monkeypatch.setattr("numeric.scores.levels.free_memory", lambda: 10**6)
-    with pytest.raises(MemoryError, match="features need about"):
-        WienerScore(levels=1).fit(images)
+    with monkeypatch.context() as patch:
+        patch.setattr("numeric.scores.levels.free_memory", lambda: 10**6)
+        with pytest.raises(MemoryError, match="features need about"):
+            WienerScore(levels=1).fit(images)
+    monkeypatch.setattr("numeric.memory.free_memory", lambda: 8 * 2**30)  # 576 GiB are asked for: said before they are
+    for kind in (WienerScore, WienerOwnScore):
+        with pytest.raises(MemoryError, match=r"covariance of 196,608 pixels and its eigenvectors need about 576.0 GiB"):
+            kind(coordinates="pixel").fit(torch.zeros(1, 1, 1, 1).expand(4, 3, 256, 256))
 
 
 def test_coordinates_of_no_variance(images):

@@ -91,6 +91,7 @@ def test_bad_input(images):
         ({"coordinates": "both"}, "no own form"),
         ({"ridge": "gcv"}, "not of the own Wiener form"),
         ({"mode": "symmetric"}, "over-complete"),
+        ({"wavelet": "bior2.2"}, "non-orthogonal: coefficients' errors add up in an orthonormal basis of an orthogonal wavelet"),
     ):
         with pytest.raises(ValueError, match=message):
             WienerOwnScore(**options, levels=1).fit(images)

@@ -1,0 +1,51 @@
+"""Denoisers that are fitted to images, as scikit-learn takes them: parameters, ``clone``, and a score of held-out images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+
+from numeric.data import as_image_set
+from numeric.denoiser import Denoiser
+from numeric.noise import NoiseLevel, ve
+from numeric.scores.base import SCORE_SIGMAS
+
+
+class FittedDenoiser(Denoiser, BaseEstimator):
+    """A :class:`~numeric.denoiser.Denoiser` whose constructor keeps its arguments under their names.
+
+    ``GridSearchCV`` needs no ``scoring``: :meth:`score` of images without a noise level is what it maximises.
+
+    Example:
+        >>> import torch
+        >>> from sklearn.model_selection import GridSearchCV
+        >>> from numeric import GaussianMixtureDenoiser
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
+        >>> search = GridSearchCV(GaussianMixtureDenoiser(rank=2), {'components': [1, 20]}, cv=2).fit(images)
+        >>> search.best_params_, search.best_estimator_.score(images) < 0
+        ({'components': 1}, True)
+        >>> search.best_estimator_.held_out_mse(torch.from_numpy(images), 0.5) > 0
+        True
+    """
+
+    def score(self, y: Any, noise: Any = None) -> Any:
+        """Score ``(alpha D(y) - y) / sigma^2`` in the shape of ``y`` (Tweedie's formula).
+
+        Without a noise level ``y`` are clean images, and the result is what scikit-learn's model selection maximises: minus the
+        MSE per pixel on them before clamping, the mean over the VE levels :data:`numeric.scores.base.SCORE_SIGMAS`.
+        """
+        if noise is not None:
+            return super().score(y, noise)
+        return -float(np.mean([self.held_out_mse(y, sigma) for sigma in SCORE_SIGMAS]))
+
+    def held_out_mse(self, images: Any, noise: NoiseLevel | float) -> float:
+        """MSE per pixel on clean images, before clamping: of one draw of noise an image, the same draw for every denoiser."""
+        data, level = as_image_set(images), noise if isinstance(noise, NoiseLevel) else ve(noise)
+        generator, total = torch.Generator().manual_seed(0), 0.0
+        for clean in data.batches(500):
+            y = level.alpha * clean + level.sigma * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+            total += float((self.denoise(y, level, clamp=False) - clean).double().square().flatten(1).mean(1).sum())
+        return total / len(data)
