@@ -22,6 +22,7 @@ from numeric.figures.base import coordinates_degree, required_degree
 from numeric.fingerprint import code_hash
 from numeric.noise import ve
 from numeric.scores.own import WaveletScore
+from numeric.scores.potential import PotentialScore
 from numeric.scores.refined import RefinedScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
@@ -132,6 +133,19 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
                 lambda m=wiener, p=path: _prepared(m, images, sigmas, p, lambda m: sum(m.solve(s).seconds for s in sigmas)),  # type: ignore[misc]
                 lambda m: m.solve(first).theta.numel(), lambda m: m.sums_bytes, ["numeric.scores.wiener"],
                 config.n_eval,
+            )
+        )  # fmt: skip
+    key = code_hash("numeric.scores.potential")[:12]
+    for text in config.potential:
+        coordinates, degree = coordinates_degree(text)
+        potential = PotentialScore(degree=degree, coordinates=coordinates)
+        path = Path(config.cache) / "beyond" / f"potential-{coordinates}{degree}-{config.size}-{len(images)}-{key}.safetensors"
+        rows.append(
+            Row(
+                f"{potential.label}, degree {degree}", "beyond",
+                lambda m=potential, p=path: _prepared(m, images, sigmas, p, lambda m: sum(m.solve(s).seconds for s in sigmas)),  # type: ignore[misc]
+                lambda m: m.solve(first).theta.numel() + pixels * (pixels + 3) // 2, lambda m: m.sums_bytes,
+                ["numeric.scores.potential"], config.n_eval,
             )
         )  # fmt: skip
     key = code_hash("numeric.scores.refined")[:12]
