@@ -76,7 +76,7 @@ def test_normal_equations_are_those_of_monte_carlo_least_squares(family, pixel_f
 
     The gradients are automatic ones of Wick-ordered monomials; the targets are ``-s^-2 grad m . (linear - x)``.
     """
-    x, sigma, draws = images[:10, :, :4, :4], 0.5, 60
+    x, sigma, draws = images[:10, :, :4, :4], 0.5, 240
     model = PotentialScore(family, 2, coordinates, pixel_family=pixel_family, levels=1).fit(x)
     level, monomials = model.coordinates_at(sigma), model.potential_.monomials
     (gram,) = model.moments_.grams([level], model.monomials_, model.moments_.mean)
@@ -101,8 +101,8 @@ def test_normal_equations_are_those_of_monte_carlo_least_squares(family, pixel_f
     for drawn, exact in ((b, rhs), (a.tril(), system.tril())):
         error = drawn.std(0) / draws**0.5
         scaled = ((drawn.mean(0) - exact).abs() / error)[error > 1e-9]
-        # A half-normal's mean is 0.80; standard errors from 60 draws of skewed products leave a few entries far out.
-        assert len(scaled) > 20 and scaled.quantile(0.999) < 5 and 0.5 < scaled.mean() < 1.1
+        # A half-normal's mean is 0.80; fewer draws of products this skewed underrate some standard errors.
+        assert len(scaled) > 20 and scaled.max() < 7 and 0.6 < scaled.mean() < 1.0
 
 
 def test_a_potential_of_degree_two_is_the_linear_denoiser(images, generator):
