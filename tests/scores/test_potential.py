@@ -101,8 +101,8 @@ def test_normal_equations_are_those_of_monte_carlo_least_squares(family, pixel_f
     for drawn, exact in ((b, rhs), (a.tril(), system.tril())):
         error = drawn.std(0) / draws**0.5
         scaled = ((drawn.mean(0) - exact).abs() / error)[error > 1e-9]
-        # A half-normal's mean is 0.80; fewer draws of products this skewed underrate some standard errors.
-        assert len(scaled) > 20 and scaled.max() < 7 and 0.6 < scaled.mean() < 1.0
+        # A half-normal's mean is 0.80 (of b, of correlated entries); fewer draws of products this skewed underrate some errors.
+        assert len(scaled) > 20 and scaled.max() < 7 and 0.5 < scaled.mean() < 1.3
 
 
 def test_a_potential_of_degree_two_is_the_linear_denoiser(images, generator):
