@@ -27,7 +27,7 @@ class FittedDenoiser(Denoiser, BaseEstimator):
         >>> search = GridSearchCV(GaussianMixtureDenoiser(rank=2), {'components': [1, 20]}, cv=2).fit(images)
         >>> search.best_params_, search.best_estimator_.score(images) < 0
         ({'components': 1}, True)
-        >>> search.best_estimator_.held_out_mse(torch.from_numpy(images), 0.5) > 0
+        >>> search.best_estimator_.unclamped_mse(torch.from_numpy(images), 0.5) > 0
         True
     """
 
@@ -39,9 +39,9 @@ class FittedDenoiser(Denoiser, BaseEstimator):
         """
         if noise is not None:
             return super().score(y, noise)
-        return -float(np.mean([self.held_out_mse(y, sigma) for sigma in SCORE_SIGMAS]))
+        return -float(np.mean([self.unclamped_mse(y, sigma) for sigma in SCORE_SIGMAS]))
 
-    def held_out_mse(self, images: Any, noise: NoiseLevel | float) -> float:
+    def unclamped_mse(self, images: Any, noise: NoiseLevel | float) -> float:
         """MSE per pixel on clean images, before clamping: of one draw of noise an image, the same draw for every denoiser."""
         data, level = as_image_set(images), noise if isinstance(noise, NoiseLevel) else ve(noise)
         generator, total = torch.Generator().manual_seed(0), 0.0

@@ -121,7 +121,8 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
                 lambda m: 16 * len(m.monomials_) ** 2, "numeric.scores.shared",
             )
         )  # fmt: skip
-    key = code_hash("numeric.scores.wiener")[:12]
+    of = images.sha256[:8]
+    key = f"{code_hash('numeric.scores.wiener')[:12]}-{of}"
     for text in config.wiener:
         coordinates, degree = coordinates_degree(text)
         wiener = WienerScore(degree=degree, coordinates=coordinates)
@@ -134,7 +135,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
                 config.n_eval,
             )
         )  # fmt: skip
-    key = code_hash("numeric.scores.refined")[:12]
+    key = f"{code_hash('numeric.scores.refined')[:12]}-{of}"
     for components in config.refined:
         refined = RefinedScore(components=int(components))
         path = Path(config.cache) / "beyond" / f"refined{components}-{config.size}-{len(images)}-{key}.safetensors"

@@ -61,7 +61,7 @@ def test_grid_search_needs_no_scoring(name):
     assert search.best_score_ < 0 and isinstance(search.best_estimator_, type(model))
     fitted = MAKE[name]().fit(TRAIN)
     assert fitted.score(noisy(), 0.3).shape == noisy().shape
-    assert fitted.score(TRAIN) == -np.mean([fitted.held_out_mse(TRAIN, sigma) for sigma in SCORE_SIGMAS])
+    assert fitted.score(TRAIN) == -np.mean([fitted.unclamped_mse(TRAIN, sigma) for sigma in SCORE_SIGMAS])
 
 
 def test_grid_search_chooses_the_better_mixture():
@@ -71,7 +71,7 @@ def test_grid_search_chooses_the_better_mixture():
     assert search.best_params_ == {"components": 2} and len(set(search.cv_results_["mean_test_score"])) == 2
     model = GaussianMixtureDenoiser(2).fit(x)
     y = x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    assert model.held_out_mse(x, 0.5) == pytest.approx(float((model.denoise(y, 0.5, clamp=False) - x).square().mean()), rel=1e-5)
+    assert model.unclamped_mse(x, 0.5) == pytest.approx(float((model.denoise(y, 0.5, clamp=False) - x).square().mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("count", [12, 80])
@@ -79,13 +79,13 @@ def test_linear_held_out_error_is_exact(count):
     """Of fewer images than pixels and of more, on images never fitted: against Monte Carlo, and on the fitted ones the closed form."""
     x, other = (torch.rand(n, 2, 4, 6, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (count, 50))
     model, generator = LinearDenoiser().fit(x), torch.Generator().manual_seed(9)
-    assert model.held_out_mse(x, 0.3) == pytest.approx(model.expected_mse(0.3), rel=1e-9)
+    assert model.unclamped_mse(x, 0.3) == pytest.approx(model.expected_mse(0.3), rel=1e-9)
     for level in (ve(0.3), vp(0.8)):
         parts = []
         for _ in range(200):
             y = level.alpha * other + level.sigma * torch.randn(other.shape, generator=generator, dtype=torch.float64)
             parts.append(float((model.denoise(y, level, clamp=False) - other).square().mean()))
-        assert abs(model.held_out_mse(other, level) - np.mean(parts)) < 4 * np.std(parts) / 200**0.5
+        assert abs(model.unclamped_mse(other, level) - np.mean(parts)) < 4 * np.std(parts) / 200**0.5
 
 
 @pytest.mark.parametrize("noise", [ve(0.3), vp(0.8)])
