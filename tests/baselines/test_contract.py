@@ -19,7 +19,7 @@ from numeric.baselines.pspc import PSPCDenoiser
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.denoiser import Denoiser, NotFittedError
 from numeric.noise import NoiseLevel, ve, vp
-from numeric.scores.base import SCORE_SIGMAS
+from numeric.scores.base import SCORE_SIGMAS, SettingsError
 
 MAKE: dict[str, Callable[[], Denoiser]] = {
     "linear": LinearDenoiser,
@@ -62,6 +62,29 @@ def test_grid_search_needs_no_scoring(name):
     fitted = MAKE[name]().fit(TRAIN)
     assert fitted.score(noisy(), 0.3).shape == noisy().shape
     assert fitted.score(TRAIN) == -np.mean([fitted.unclamped_mse(TRAIN, sigma) for sigma in SCORE_SIGMAS])
+
+
+def test_parameters_changed_after_the_fit():
+    """Checked as the constructor checks them; those that only a fit can change are named when the denoiser is used."""
+    y = noisy()
+    for make, change in (
+        (GaussianMixtureDenoiser(3), {"rank": 1}), (LocalityDenoiser(n_train=9), {"n_train": 3}), (LocalScoreMachine(3, n_train=9), {"n_train": 3}),
+        (PSPCDenoiser(3, n_train=9), {"n_train": 3}),
+    ):  # fmt: skip
+        model = make.fit(TRAIN)
+        before, (name, value) = model.denoise(y, 0.3), next(iter(change.items()))
+        old = getattr(model, name)
+        with pytest.raises(SettingsError, match=f"{name} is {value} but was {old} in the fit: fit again"):
+            model.set_params(**change).denoise(y, 0.3)
+        assert torch.equal(model.set_params(**{name: old}).denoise(y, 0.3), before)
+        assert not torch.equal(model.set_params(**change).fit(TRAIN).denoise(y, 0.3), before)
+    for model, change, message in (
+        (LocalityDenoiser(), {"rule": "wrong"}, "unknown rule 'wrong'"), (OptimalDenoiser(), {"chunk": 0}, "chunk must be"),
+        (LinearDenoiser(), {"ridge": 1}, "no parameter 'ridge': it has none"), (WaveletShrinkage(), {"wavelet": "db"}, "unknown wavelet"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            model.set_params(**change)
+    assert not torch.equal(LocalityDenoiser().fit(TRAIN).set_params(threshold=0.9).denoise(y, 0.3), LocalityDenoiser().fit(TRAIN).denoise(y, 0.3))
 
 
 def test_grid_search_chooses_the_better_mixture():
