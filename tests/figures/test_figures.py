@@ -447,17 +447,18 @@ def test_results_hold_no_nan(tmp_path):
 
 def test_nothing_larger_is_replaced(tmp_path):
     """A figure of more images, and a page of more claims, stay: the error comes before the work and says what to do."""
-    make = FigureMaker(lambda c, _: {"data": {"fit": {"count": c.n_train, "sha256": "x"}}}, lambda _: plt.figure(figsize=(1, 1)), lambda _: [])
+    make = FigureMaker(lambda c, _: {"data": {"fit": {"count": c.n_train, "split": "train"}, "test": {"count": 999, "split": "test"}}}, lambda _: plt.figure(figsize=(1, 1)), lambda _: [])
     make(NoiseConfig(n_train=60), tmp_path, progress=False)
     before = (tmp_path / "fig4.json").read_bytes()
     with pytest.raises(ValueError, match=r"fig4.json was made from 60 images, this run has 50: nothing larger is replaced"):
         make(NoiseConfig(n_train=50), tmp_path, progress=False)
     assert (tmp_path / "fig4.json").read_bytes() == before
+    make(NoiseConfig(n_train=60), tmp_path, progress=False)  # as many: held-out images are not counted
     make(NoiseConfig(n_train=50), tmp_path / "other", progress=False)
     make(NoiseConfig(n_train=50, name="fig4.small"), tmp_path, progress=False)
     make(NoiseConfig(n_train=70, seed=1), tmp_path, progress=False)
     assert read_json(tmp_path / "fig4.json")["data"]["fit"]["count"] == 70
-    write_json(tmp_path / "claims.json", {"claims": [1, 2, 3], "data": {"train": {"count": 10, "sha256": "x"}}})
+    write_json(tmp_path / "claims.json", {"claims": [1, 2, 3], "data": {"train": {"count": 10, "split": "train"}}})
     keep_larger(tmp_path / "claims.json", 10, claims=3)
     with pytest.raises(ValueError, match="from 3 claims, this run has 2"):
         keep_larger(tmp_path / "claims.json", 10, claims=2)
