@@ -195,6 +195,11 @@ def _folder(folder: Path, split: str, size: int | None, channels: int | None) ->
     return ImageSet(LazyImages(PictureFiles(paths, size, channels)), source=f"pictures in {folder.name}", split=split)
 
 
+def _letters(name: str) -> str:
+    """A name without case and signs, so that ``CIFAR-10``, ``cifar_10`` and torchvision's ``CIFAR10`` are one."""
+    return "".join(filter(str.isalnum, name.lower()))
+
+
 def load_images(
     name: str | os.PathLike[str],
     split: str = "train",
@@ -226,7 +231,7 @@ def load_images(
         >>> load_images('natural', 'test', size=32, channels=1, count=2).shape
         (1, 32, 32)
     """
-    key = os.fspath(name).lower().replace("_", "-")
+    key = {_letters(known): known for known in ("mnist", "natural", *NAMES)}.get(_letters(os.fspath(name)), "")
     if split not in ("train", "test", "all"):
         raise DataError(f"unknown split {split!r}: use 'train', 'test', or 'all' of a folder")
     if channels not in (None, 1, 3):

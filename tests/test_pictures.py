@@ -95,9 +95,13 @@ def test_bad_requests_are_named(call, message):
         call()
 
 
-@pytest.mark.parametrize("name", ["cifar10", "fashion-mnist", "svhn", "celeba"])
-def test_what_cannot_be_had_is_named(name, tmp_path):
-    with pytest.raises(DataError, match=rf"{pictures.NAMES[name]} is not in .*downloading was not allowed"):
+@pytest.mark.parametrize(
+    ("name", "of_torchvision"),
+    [("cifar10", "CIFAR10"), ("CIFAR-10", "CIFAR10"), ("fashion_mnist", "FashionMNIST"), ("FashionMNIST", "FashionMNIST"), ("svhn", "SVHN"), ("CelebA", "CelebA")],
+)
+def test_what_cannot_be_had_is_named(name, of_torchvision, tmp_path):
+    """However the set's name is written."""
+    with pytest.raises(DataError, match=rf"{of_torchvision} is not in .*downloading was not allowed"):
         load_images(name, root=tmp_path, download=False)
 
 

@@ -1,8 +1,8 @@
 """Any denoiser here in the form in which other programs call one: ``model(x, sigma)``.
 
 :class:`PlugAndPlay` is a ``torch.nn.Module`` with deepinv's contract (``forward(x, sigma)``: VE noise, sigma a number or one an
-image, differentiable) and k-diffusion's (``model(x, sigma)``).  deepinv itself is not imported: its algorithms and samplers
-ask for nothing else.
+image, differentiable) and k-diffusion's (``model(x, sigma)``).  A scheduler of diffusers wants the noise in place of the clean
+image: ``(x - model(x, sigma)) / sigma``.  None of them is imported: their algorithms and samplers ask for nothing else.
 """
 
 from __future__ import annotations

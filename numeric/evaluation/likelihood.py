@@ -71,10 +71,10 @@ def gaussian_at(denoiser: Denoiser, y: Tensor, sigma: float, prior: Any = None) 
     if prior is not None:
         out: Tensor = prior.log_density(y, ve(sigma))
         return out
-    mean = torch.zeros_like(y[:1])
+    mean = y.new_zeros(1, *y.shape[1:])
     for _ in range(3):
         mean = denoiser.denoise(mean, sigma, clamp=False)
-    pixels = y[0].numel()
+    pixels = mean.numel()
     probes = None if type(denoiser).jacobian_trace is not Denoiser.jacobian_trace else 16
     trace = float(denoiser.divergence(mean, sigma, probes)[0]) * sigma**2 + pixels
     share = min(max(trace / pixels, 0.0), 0.5)
@@ -169,4 +169,6 @@ def bits_per_dimension(log_density: Tensor, pixels: int, levels: int = 256, widt
         >>> round(bits_per_dimension(-100.0, pixels=64), 4)
         10.2542
     """
+    if pixels < 1 or levels < 1 or not width > 0:
+        raise ValueError(f"pixels and levels must be >= 1 and width > 0, got {pixels}, {levels} and {width}")
     return -log_density / (pixels * math.log(2)) + math.log2(levels / width)

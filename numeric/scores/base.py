@@ -380,6 +380,8 @@ class WaveletEstimator(Denoiser, BaseEstimator):
         data = as_image_set(images)
         if data.shape != self.shape_:
             raise ValueError(f"the images are {data.shape}, the model was fitted on {self.shape_}: give images of that shape")
+        if len(data) < 2:
+            raise ValueError("standard errors are read off the spread between images, got one image: give two or more")
         if method == "delta":
             with progress_bar(len(data), f"standard errors {fitted.family.label}", progress) as bar:
                 return self.delta_errors(data, level, degree, outputs, bar)

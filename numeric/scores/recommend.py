@@ -10,6 +10,7 @@ of :meth:`~numeric.scores.base.WaveletEstimator.standard_errors` (its ``optimism
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from numeric.noise import NoiseLevel, as_noise
 from numeric.scores.groups import all_but_one, grouped_moments
 from numeric.scores.readouts import READOUTS
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.totals import one_thread
 
 GROUPS = 5
 MOST_FEATURES = 4000
@@ -142,7 +144,16 @@ def features_of(model: Any, degree: int) -> int:
 
 
 def judged(candidate: Candidate, parts: Sequence[Any], merged: Any, noise: NoiseLevel) -> list[Judged]:
-    """All degrees and ridges of a candidate, from the moments of all groups and of all together."""
+    """All degrees and ridges of a candidate, from the moments of all groups and of all together.
+
+    The own readout is solved on one thread: its systems are thousands of short steps, at each of which threads would wait for
+    each other, by spinning, which takes minutes where other programs hold the cores.
+    """
+    with one_thread() if candidate.readout == "own" else nullcontext():
+        return _judged(candidate, parts, merged, noise)
+
+
+def _judged(candidate: Candidate, parts: Sequence[Any], merged: Any, noise: NoiseLevel) -> list[Judged]:
     out, k = [], len(parts)
     rest = list(all_but_one(parts))
     for ridge in candidate.ridges:
@@ -187,6 +198,9 @@ def recommend(
     wanted, left_out = list(GRID if candidates is None else candidates), []
     if not wanted:
         raise ValueError("there is nothing to choose from: give candidates")
+    for one in wanted:
+        if not isinstance(one, Candidate):
+            raise ValueError(f"a candidate is a Candidate such as Candidate('own', 'local', 3), got {one!r}")
     for one in list(wanted) if candidates is None else ():
         size = 1 + one.degree * int(np.prod(data.shape))
         if one.readout == "shared" and size > MOST_FEATURES:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from numeric.baselines.linear import LinearDenoiser
 from numeric.evaluation.adapters import PlugAndPlay
+from numeric.noise import ve
 from numeric.scores.own import WaveletScore
 
 TRAIN = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float().cumsum(3) / 8
@@ -35,6 +38,43 @@ def test_other_pixel_values():
     y = TRAIN[:3] + 0.2
     ours = PlugAndPlay(denoiser, width=0.5, shift=0.5)(2 * y - 1, 0.6)
     assert torch.allclose(ours, 2 * denoiser.denoise(y, 0.3, clamp=False) - 1, atol=1e-5)
+
+
+def sample_heun(model, x, sigmas, extra_args=None):
+    """k-diffusion's sampler of that name without churn (Karras et al. 2022, algorithm 2), as it calls its models."""
+    extra_args, s_in = extra_args or {}, x.new_ones([x.shape[0]])
+    for i in range(len(sigmas) - 1):
+        d = (x - model(x, sigmas[i] * s_in, **extra_args)) / sigmas[i]
+        dt = sigmas[i + 1] - sigmas[i]
+        if sigmas[i + 1] == 0:
+            x = x + d * dt
+        else:
+            ahead = x + d * dt
+            x = x + (d + (ahead - model(ahead, sigmas[i + 1] * s_in, **extra_args)) / sigmas[i + 1]) / 2 * dt
+    return x
+
+
+def euler_of_epsilon(model, x, sigmas):
+    """The step of diffusers' EulerDiscreteScheduler, which is given the noise in place of the clean image."""
+    for now, then in itertools.pairwise(sigmas):
+        epsilon = (x - model(x, now)) / now
+        clean = x - now * epsilon
+        x = x + (x - clean) / now * (then - now)
+    return x
+
+
+@pytest.mark.parametrize(("sampler", "error"), [(sample_heun, 0.005), (euler_of_epsilon, 0.03)])
+def test_foreign_samplers_end_where_the_flow_of_gaussian_data_does(sampler, error):
+    """In [-1, 1], from sigma 80 down to 0: the known end is ``mu + C^1/2 e``, up to what the steps leave."""
+    denoiser = LinearDenoiser().fit(TRAIN)
+    model = PlugAndPlay(denoiser, width=0.5, shift=0.5, sigma_data=0.5, digits=6)
+    ramp = torch.linspace(0, 1, 200, dtype=torch.float64)
+    sigmas = torch.cat([(80.0 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7, ramp.new_zeros(1)])
+    e = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with torch.no_grad():
+        found = sampler(model, sigmas[0] * e, sigmas)
+    known = 2 * denoiser.gaussian_state(e, ve(1e-6)) - 1
+    assert float((found - known).abs().max()) < error < 0.1 * float(known.std())
 
 
 def test_deepinv_restores_with_it():

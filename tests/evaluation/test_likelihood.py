@@ -233,6 +233,10 @@ def test_bad_input_is_named():
             Flow(*arguments)
     with pytest.raises(ValueError, match="probes must be >= 1"):
         model.divergence(x, 0.5, probes=0)
+    assert log_likelihood(model, x[:0], Flow(steps=2)).shape == (0,)
+    for arguments in ({"pixels": 0}, {"pixels": 64, "levels": 0}, {"pixels": 64, "width": 0.0}):
+        with pytest.raises(ValueError, match="pixels and levels must be >= 1 and width > 0"):
+            bits_per_dimension(torch.zeros(1), **arguments)
     with pytest.raises(ValueError, match="fitted on 1 channel"):
         log_likelihood(model, torch.zeros(2, 3, 8, 8))
 

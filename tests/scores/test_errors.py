@@ -98,7 +98,8 @@ def test_at_the_size_people_use(mnist32, readout, family, options):
         # more coefficients than images: what lies beyond the first order is left 10 %
         assert abs(gap) < 3 * math.hypot(delta.expected_mse_error, jackknife.expected_mse_error) + 0.1
         assert 0 < delta.excess < delta.optimism < model.expected_mse(0.25)
-        assert all(bool((theta > 0).all()) for theta in delta.theta)
+        for theta in delta.theta:  # coefficients of what is the same in every image (the dark border) have no error
+            assert bool(torch.isfinite(theta).all()) and float(theta.min()) >= 0 and float((theta > 0).double().mean()) > 0.5
     finally:
         torch.set_num_threads(threads)
 
@@ -220,6 +221,8 @@ def test_bad_input_is_named(digits):
         model.standard_errors(0.5, digits, method="bootstrap")
     with pytest.raises(ValueError, match=r"fitted on \(1, 8, 8\)"):
         model.standard_errors(0.5, digits.resized(16))
+    with pytest.raises(ValueError, match="give two or more"):
+        model.standard_errors(0.5, digits.take(1))
     with pytest.raises(ValueError, match="50 images of the fit, got 2,000"):
         model.standard_errors(0.5, digits, method="jackknife")
     with pytest.raises(SettingsError, match="monomial"):

@@ -92,6 +92,26 @@ def test_the_reason_says_what_was_compared(digits):
     assert more > 0 and error > 0 and found.against(found.best) == (0.0, 0.0)
 
 
+def test_small_systems_are_solved_on_one_thread(digits, monkeypatch):
+    """Two threads spin at each of thousands of short steps of an own readout; a shared one's large factor takes all there are."""
+    seen: dict[str, set[int]] = {}
+    for kind in READOUTS.values():
+
+        def noted(self, *arguments, original=kind.solve, **options):
+            seen.setdefault(self.readout, set()).add(torch.get_num_threads())
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(kind, "solve", noted)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        recommend(digits.take(20), 0.5, [Candidate("own", "band", 2), Candidate("shared", "independent", 1)])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == {"own": {1}, "shared": {2}}
+
+
 def test_large_shared_readouts_are_left_out_and_named(digits, monkeypatch):
     monkeypatch.setattr(module, "MOST_FEATURES", 192)
     found = recommend(digits.take(20), 1.0)
@@ -105,6 +125,7 @@ def test_large_shared_readouts_are_left_out_and_named(digits, monkeypatch):
         ({"groups": 1}, "groups must be"),
         ({"groups": 30}, "50 images are too few for 30"),
         ({"candidates": []}, "nothing to choose"),
+        ({"candidates": [("own", "band")]}, r"Candidate\('own', 'local', 3\), got \('own', 'band'\)"),
     ],
 )
 def test_bad_input_is_named(digits, arguments, named):
