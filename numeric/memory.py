@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 def free_memory() -> int | None:
-    """Free system memory in bytes, None where the system does not say."""
+    """Free memory in bytes: of the system, or of the container that this process runs in; None where nothing says."""
+    limits = [limit for limit in (_of_system(), _of_container()) if limit is not None]
+    return min(limits, default=None)
+
+
+def _of_system(path: Path = Path("/proc/meminfo")) -> int | None:
     try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
+        for line in path.read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
         pass
     return None
+
+
+def _of_container(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the memory limits of the process's control groups (version 2) leave; files that the kernel can drop count as free."""
+    left = []
+    try:
+        name = next(line.split(":", 2)[2] for line in groups.read_text().splitlines() if line.startswith("0::"))
+        here = root / name.strip().lstrip("/")
+        for folder in [here, *here.parents]:
+            if (folder / "memory.max").is_file() and (limit := (folder / "memory.max").read_text().strip()) != "max":
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                used = int((folder / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
+                left.append(max(0, int(limit) - used))
+            if folder == root:
+                break
+    except (OSError, ValueError, StopIteration):
+        return None
+    return min(left, default=None)
 
 
 def need(size: float, what: str, advice: str) -> None:

@@ -195,7 +195,7 @@ def keep_larger(path: str | Path, images: int, **sizes: int) -> None:
     """Refuse, before the work, to replace a results file made from more images by one made from fewer.
 
     Args:
-        path: of the JSON file to be written. images: that the new one will be made from, at most.
+        path: of the JSON file to be written. images: training images that the new one will be made from, at most.
         sizes: ``claims=3``: neither may the file hold a longer list of that name.
 
     Raises:
@@ -216,10 +216,10 @@ def keep_larger(path: str | Path, images: int, **sizes: int) -> None:
 
 
 def _most_images(data: Any) -> int:
-    """The largest ``count`` among descriptions of images (:attr:`numeric.data.ImageSet.provenance`), however nested."""
+    """The largest ``count`` among descriptions of training images (:attr:`numeric.data.ImageSet.provenance`), however nested."""
     if not isinstance(data, dict):
         return 0
-    own = data["count"] if isinstance(data.get("count"), int) and "sha256" in data else 0
+    own = data["count"] if isinstance(data.get("count"), int) and data.get("split") == "train" else 0
     return max([own, *map(_most_images, data.values())])
 
 

@@ -122,7 +122,7 @@ def test_pages_fit_a_telephone(site: Path) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": 800})
         faults = []
         for path in site.rglob("*.html"):
-            page.goto(path.as_uri(), timeout=120_000, wait_until="load")
+            page.goto(path.as_uri(), timeout=600_000, wait_until="load")
             for image in page.locator("img").all():
                 image.scroll_into_view_if_needed()
             wide = page.evaluate("document.documentElement.scrollWidth")

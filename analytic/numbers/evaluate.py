@@ -109,11 +109,12 @@ class Evaluator:
                 f"got {len(moments)}"
             )
         has_ridge = self.coefficient.ridge is not None
-        if not has_ridge and any_of(ridge != 0):
+        value = ridge if getattr(ridge, "ndim", 0) else rational(ridge)
+        if not has_ridge and any_of(value != 0):
             raise AnalyticError(
                 f'this coefficient has no ridge, got ridge={ridge}: build it with ridge="unit" or "raw"'
             )
-        if any_of(ridge < 0):
+        if any_of(value < 0):
             raise AnalyticError(f"ridge must be >= 0, got {ridge}")
         return (ridge,) if has_ridge else ()
 
@@ -157,9 +158,9 @@ class Evaluator:
         _check_levels(kind, level)
         numbers: Any
         if self.backend == "numpy":
-            numbers = np.asarray(moments, dtype=np.float64)
-            values: list[Any] = [np.asarray(value, dtype=np.float64) for value in level]
-            tail = tuple(np.asarray(value, dtype=np.float64) for value in tail)
+            numbers = as_floats(moments)
+            values: list[Any] = [as_floats(value) for value in level]
+            tail = tuple(as_floats(value) for value in tail)
         else:
             numbers = moments.double()
             values = [numbers.new_tensor(value) if not hasattr(value, "double") else value.double() for value in level]
@@ -194,7 +195,7 @@ class Evaluator:
 
     def _refuse_no_law(self, moments: Any) -> None:
         moments = moments.detach().double().cpu().numpy() if hasattr(moments, "detach") else moments
-        numbers = np.asarray(moments, dtype=np.float64)
+        numbers = as_floats(moments)
         if np.isnan(numbers).any():
             raise AnalyticError("the moments contain NaN: recompute them from finite data")
         _check_first(numbers[0])
@@ -252,6 +253,19 @@ class Evaluator:
         first, second = (rows.index((power, *(0,) * (width - 1))) for power in (1, 2))
         mean, square = float(moments[first]), float(moments[second])
         return square > 0 and abs(square - mean**2) < 1e-6 * square
+
+
+def as_floats(values: Any) -> np.ndarray:
+    """Numbers as float64, each rounded once, whatever they are written as (``"1/3"``, ``Decimal("0.1")``, mpf).
+
+    Raises:
+        AnalyticError: what is no number.
+    """
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (ValueError, TypeError):
+        objects = np.asarray(values, dtype=object)
+        return np.array([float(rational(value)) for value in objects.ravel()]).reshape(objects.shape)
 
 
 def _check_levels(kind: str, level: Sequence[Any]) -> None:

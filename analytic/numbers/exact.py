@@ -17,7 +17,7 @@ import sympy as sp
 from analytic.algebra.coefficient import LAMBDA, Coefficient
 from analytic.algebra.noise import Noise, check_level
 from analytic.algebra.rational import rational, rational_solve
-from analytic.errors import NumericallySingular
+from analytic.errors import AnalyticError, NumericallySingular
 from analytic.numbers.conditions import clean_values, diagnosed
 
 
@@ -34,9 +34,17 @@ def numeric_system(
     if coefficient.basis != "monomial":
         for name, value in coefficient.standard_moments.items():
             noisy[name] = sp.expand(value.xreplace(noisy))
-    noisy[LAMBDA] = rational(ridge)
+    noisy[LAMBDA] = _strength(ridge)
     noisy.update(levels)
     return coefficient.gram.xreplace(noisy).as_mutable(), coefficient.rhs.xreplace(noisy).as_mutable()
+
+
+def _strength(ridge: Any) -> sp.Expr:
+    """A ridge's exact value; AnalyticError for one below 0."""
+    value = rational(ridge)
+    if value < 0:
+        raise AnalyticError(f"ridge must be >= 0, got {ridge}")
+    return value
 
 
 def exact_theta(coefficient: Coefficient, moments: Sequence[Any], *level: Any, ridge: Any = 0) -> list[sp.Expr]:
@@ -73,7 +81,7 @@ def _exact_vp(coefficient: Coefficient, moments: Sequence[Any], abar: Any, *, ri
         coefficient.family, noise=Noise("general", sp.Integer(1), ratio, ()), basis="monomial", ridge=coefficient.ridge
     )
     table = clean_values(twin, moments)
-    noisy = {name: expr.xreplace(table) for name, expr in twin.noisy_moments.items()} | {LAMBDA: rational(ridge)}
+    noisy = {name: expr.xreplace(table) for name, expr in twin.noisy_moments.items()} | {LAMBDA: _strength(ridge)}
     solution = rational_solve(twin.gram.xreplace(noisy).as_mutable(), twin.rhs.xreplace(noisy).as_mutable())
     if solution is None:
         raise diagnosed(coefficient, moments)

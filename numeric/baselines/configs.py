@@ -104,14 +104,15 @@ TRAINING_ORDER: tuple[tuple[str, int], ...] = (
 
 
 def get_config(name: str) -> NetworkConfig:
-    """A configuration by name.
+    """A configuration by its name or title, in capitals or not.
 
     Raises:
         ValueError: no such name; the message lists them.
     """
-    if name not in CONFIGS:
-        raise ValueError(f"unknown configuration {name!r}: use one of {', '.join(CONFIGS)}")
-    return CONFIGS[name]
+    for config in CONFIGS.values():
+        if str(name).lower() in (config.name.lower(), config.title.lower()):
+            return config
+    raise ValueError(f"unknown configuration {name!r}: use one of {', '.join(CONFIGS)}")
 
 
 def parameter_count(network: nn.Module) -> int:

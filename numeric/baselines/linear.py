@@ -35,7 +35,7 @@ class LinearDenoiser(FittedDenoiser):
         (torch.Size([2, 1, 8, 8]), torch.Size([2, 1, 8, 8]), torch.Size([2]))
         >>> 0.0 < linear.expected_mse(level) < 0.25, linear.jacobian_trace(images[:2], level).shape
         (True, torch.Size([2]))
-        >>> abs(linear.held_out_mse(images, level) - linear.expected_mse(level)) < 1e-12
+        >>> abs(linear.unclamped_mse(images, level) - linear.expected_mse(level)) < 1e-12
         True
         >>> linear.gaussian_state(torch.randn(2, 1, 8, 8), level).shape
         torch.Size([2, 1, 8, 8])
@@ -83,7 +83,7 @@ class LinearDenoiser(FittedDenoiser):
         eigenvalues, s2 = self.learned("eigenvalues_"), as_noise(noise).effective_sigma ** 2
         return float((eigenvalues * s2 / (eigenvalues + s2)).sum()) / len(self.mean_)
 
-    def held_out_mse(self, images: Any, noise: NoiseLevel | float) -> float:
+    def unclamped_mse(self, images: Any, noise: NoiseLevel | float) -> float:
         """MSE per pixel on clean images, before clamping: exact, no noise is drawn.
 
         With the gains ``g_i = l_i / (l_i + s^2)`` the error is ``(1 - g_i) c_i`` of every clean eigencoordinate ``c_i``, the whole of

@@ -63,6 +63,8 @@ class LocalityDenoiser(FittedDenoiser):
         (torch.Size([2, 1, 8, 8]), torch.Size([64, 64]), 'PCA locality')
     """
 
+    of_fit = ("n_train",)
+
     def __init__(
         self,
         threshold: float = 0.02,

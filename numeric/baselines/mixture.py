@@ -58,6 +58,8 @@ class GaussianMixtureDenoiser(FittedDenoiser):
         (torch.Size([2]), True)
     """
 
+    of_fit = ("components", "rank", "seed")
+
     def __init__(self, components: int | str = 100, rank: int | None = None, seed: int = 0) -> None:
         if components != "class" and (isinstance(components, str) or components < 1):
             raise ValueError(f"components must be a number >= 1 or 'class', got {components!r}")

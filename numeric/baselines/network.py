@@ -205,7 +205,7 @@ def trained(
     if folder is not None and not records and names != []:
         there = f"networks of {', '.join(f'{s} x {s}' for s in sizes)} pixels are" if sizes else "no networks are"
         raise ValueError(f"{there} in the folder of weights {str(place)!r}, none for {size} x {size} images: give another folder or size")
-    for record, path in sorted(records, key=lambda item: order.index(item[0]["config"]["name"])):
+    for record, path in sorted(records, key=lambda item: order.index(get_config(item[0]["config"]["name"]).name)):
         label = trained_label(get_config(record["config"]["name"]), record)
         if label in out:  # another width or seed
             label = f"{label} [{path.stem}]"

@@ -35,6 +35,8 @@ class PatchDenoiser(FittedDenoiser):
 
     sides: Sequence[int] = (3, 5, 7, 9, 11, 13, 17, 23, 33)
 
+    of_fit = ("n_train",)
+
     def __init__(self, patch: int | Callable[[float], int], n_train: int | None, chunk: int) -> None:
         if chunk < 1:
             raise ValueError(f"chunk must be >= 1 image, got {chunk}")

@@ -105,11 +105,11 @@ def find_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Notebook]:
     return [Notebook.read(found[name]) for name in sorted(only or found, key=order)]
 
 
-def data_identity() -> str:
-    """Hash of the images that notebooks will find."""
+def data_identity(root: str | None = None) -> str:
+    """Hash of the images that notebooks will find; with ``root`` those that have it as their ``data_root``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackDataWarning)
-        return "-".join(load_mnist(split, size=None).sha256[:16] for split in ("train", "test"))
+        return "-".join(load_mnist(split, size=None, root=root).sha256[:16] for split in ("train", "test"))
 
 
 def run_key(notebook: Notebook, parameters: dict[str, Any], data: str) -> str:
@@ -238,9 +238,10 @@ def run_all(
     if unknown:
         raise GalleryError(f"--parameters names {unknown[0]!r}, which is not among the notebooks to run")
     state, there = read_state(output), read_state(shipped)
-    data = data_identity()
     chosen = {n.name: parameters_for(n, given, full) for n in notebooks}
-    keys = {n.name: run_key(n, chosen[n.name], data) for n in notebooks}
+    roots = {n.name: chosen[n.name].get("data_root") for n in notebooks}
+    data = {root: data_identity(root) for root in set(roots.values())}
+    keys = {n.name: run_key(n, chosen[n.name], data[roots[n.name]]) for n in notebooks}
     waiting = []
     for notebook in notebooks:
         last, other, key = state.get(notebook.name, {}), there.get(notebook.name, {}), keys[notebook.name]

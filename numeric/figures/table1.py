@@ -76,8 +76,8 @@ class Table1Config(Parameters):
         for text in self.mixtures:
             if text != "class" and not (text.isdigit() and int(text) > 0):
                 raise ValueError(f"a mixture is a number of components or 'class', got {text!r}")
-        for name in self.networks or ():
-            get_config(name)
+        if self.networks is not None:
+            self.networks = [get_config(name).name for name in self.networks]
         trained(self.size, None, self.weights)
         for text in [*self.families, *self.shared]:
             required_degree(text)

@@ -31,7 +31,7 @@ from numeric.derivatives import outside_transforms
 from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
-from numeric.scores.base import plain
+from numeric.scores.base import SCORE_SIGMAS, plain
 from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
 from numeric.scores.gaussians import Component, PrincipalMixture
 from numeric.scores.levels import LinearMoments, NoImagesError
@@ -261,6 +261,16 @@ class RefinedScore(Denoiser, BaseEstimator):
             errors.append((self.denoise(y, level) - x).square().flatten(1).mean(1).double())
         each = torch.cat(errors)
         return float(each.mean()), float(each.std() / len(each) ** 0.5) if len(each) > 1 else math.nan
+
+    def score(self, y: Any, noise: Any = None) -> Any:
+        """Score ``(alpha D(y) - y) / sigma^2`` in the shape of ``y`` (Tweedie's formula).
+
+        Without a noise level ``y`` are clean images, and the result is what scikit-learn's model selection maximises: minus
+        :meth:`held_out_mse`, the mean over the VE levels :data:`numeric.scores.base.SCORE_SIGMAS`.
+        """
+        if noise is not None:
+            return super().score(y, noise)
+        return -sum(self.held_out_mse(y, sigma)[0] for sigma in SCORE_SIGMAS) / len(SCORE_SIGMAS)
 
     def parameter_count(self, noise: NoiseLevel | float) -> int:
         """Numbers that an estimate at one noise level reads."""

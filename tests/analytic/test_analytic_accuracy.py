@@ -217,6 +217,20 @@ def test_exact_inputs_stay_exact(number):
         assert abs(found[0] - mpmath.mpf(14450) / 9737) < mpmath.mpf(10) ** -37
 
 
+@pytest.mark.parametrize("precision", ["exact", 30, "double-double", "double"])
+def test_numbers_and_ridges_are_read_alike_in_every_precision(precision):
+    """(G + lambda diag G) theta = b of 1, 1/10, 1/3 at 1/2 with lambda = 1/10 is 24/167, -264/167, however that is written."""
+    for ridge in ("1/10", Decimal("0.1"), Fraction(1, 10), sp.Rational(1, 10)):
+        found = theta_from_moments([1, "1/10", Fraction(1, 3)], "1/2", ridge=ridge, precision=precision)
+        assert [float(value) for value in found] == pytest.approx([24 / 167, -264 / 167], rel=1e-14)
+    for ridge, message in ((-1, "ridge must be >= 0"), ("-1/10", "ridge must be >= 0"), ("x", "finite real"), (float("nan"), "finite real")):
+        with pytest.raises(AnalyticError, match=message):
+            theta_from_moments([1, 0, 3], 1, ridge=ridge, precision=precision)
+    for moments in ([1, "1/0", 3], [1, None, 3], [1, 1j, 3], [1, "a", 3]):
+        with pytest.raises(AnalyticError, match="finite"):
+            theta_from_moments(moments, 1, precision=precision)
+
+
 @pytest.mark.parametrize(
     "value, exact",
     [

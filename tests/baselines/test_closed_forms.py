@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.restoration import denoise_wavelet
 
+from numeric import memory
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.locality import LocalityDenoiser
 from numeric.baselines.optimal import OptimalDenoiser
@@ -86,6 +87,21 @@ def test_linear_foresees_its_memory(monkeypatch):
         LinearDenoiser().fit(Never(wide))
     with pytest.raises(MemoryError, match=r"covariance of 49,152 pixels .* GiB"):
         LinearDenoiser().fit(Never(torch.zeros(1, 1, 1, 1).expand(60_000, 3, 128, 128)))
+
+
+def test_a_containers_limit_counts(tmp_path):
+    """Control groups: the narrowest limit above the process, less what is used and cannot be dropped."""
+    inner = tmp_path / "cgroup" / "outer" / "inner"
+    inner.mkdir(parents=True)
+    groups = tmp_path / "groups"
+    groups.write_text("0::/outer/inner\n")
+    for folder, limit, current, cached in ((inner, "max", 10, 0), (inner.parent, "1000", 700, 200), (inner.parents[1], "2000", 900, 0)):
+        for name, text in (("max", limit), ("current", current), ("stat", f"anon 1\ninactive_file {cached}")):
+            (folder / f"memory.{name}").write_text(f"{text}\n")
+    assert memory._of_container(groups, tmp_path / "cgroup") == 500
+    assert memory._of_container(groups, tmp_path) is None and memory._of_container(tmp_path / "none", tmp_path) is None
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 7 kB\n")
+    assert memory._of_system(tmp_path / "meminfo") == 7 * 1024 and memory._of_system(tmp_path / "none") is None
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from numeric.baselines.pspc import PSPCDenoiser
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.denoiser import Denoiser, NotFittedError
 from numeric.noise import NoiseLevel, ve, vp
-from numeric.scores.base import SCORE_SIGMAS
+from numeric.scores.base import SCORE_SIGMAS, SettingsError
 
 MAKE: dict[str, Callable[[], Denoiser]] = {
     "linear": LinearDenoiser,
@@ -61,7 +61,30 @@ def test_grid_search_needs_no_scoring(name):
     assert search.best_score_ < 0 and isinstance(search.best_estimator_, type(model))
     fitted = MAKE[name]().fit(TRAIN)
     assert fitted.score(noisy(), 0.3).shape == noisy().shape
-    assert fitted.score(TRAIN) == -np.mean([fitted.held_out_mse(TRAIN, sigma) for sigma in SCORE_SIGMAS])
+    assert fitted.score(TRAIN) == -np.mean([fitted.unclamped_mse(TRAIN, sigma) for sigma in SCORE_SIGMAS])
+
+
+def test_parameters_changed_after_the_fit():
+    """Checked as the constructor checks them; those that only a fit can change are named when the denoiser is used."""
+    y = noisy()
+    for make, change in (
+        (GaussianMixtureDenoiser(3), {"rank": 1}), (LocalityDenoiser(n_train=9), {"n_train": 3}), (LocalScoreMachine(3, n_train=9), {"n_train": 3}),
+        (PSPCDenoiser(3, n_train=9), {"n_train": 3}),
+    ):  # fmt: skip
+        model = make.fit(TRAIN)
+        before, (name, value) = model.denoise(y, 0.3), next(iter(change.items()))
+        old = getattr(model, name)
+        with pytest.raises(SettingsError, match=f"{name} is {value} but was {old} in the fit: fit again"):
+            model.set_params(**change).denoise(y, 0.3)
+        assert torch.equal(model.set_params(**{name: old}).denoise(y, 0.3), before)
+        assert not torch.equal(model.set_params(**change).fit(TRAIN).denoise(y, 0.3), before)
+    for model, change, message in (
+        (LocalityDenoiser(), {"rule": "wrong"}, "unknown rule 'wrong'"), (OptimalDenoiser(), {"chunk": 0}, "chunk must be"),
+        (LinearDenoiser(), {"ridge": 1}, "no parameter 'ridge': it has none"), (WaveletShrinkage(), {"wavelet": "db"}, "unknown wavelet"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            model.set_params(**change)
+    assert not torch.equal(LocalityDenoiser().fit(TRAIN).set_params(threshold=0.9).denoise(y, 0.3), LocalityDenoiser().fit(TRAIN).denoise(y, 0.3))
 
 
 def test_grid_search_chooses_the_better_mixture():
@@ -71,7 +94,7 @@ def test_grid_search_chooses_the_better_mixture():
     assert search.best_params_ == {"components": 2} and len(set(search.cv_results_["mean_test_score"])) == 2
     model = GaussianMixtureDenoiser(2).fit(x)
     y = x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    assert model.held_out_mse(x, 0.5) == pytest.approx(float((model.denoise(y, 0.5, clamp=False) - x).square().mean()), rel=1e-5)
+    assert model.unclamped_mse(x, 0.5) == pytest.approx(float((model.denoise(y, 0.5, clamp=False) - x).square().mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("count", [12, 80])
@@ -79,13 +102,13 @@ def test_linear_held_out_error_is_exact(count):
     """Of fewer images than pixels and of more, on images never fitted: against Monte Carlo, and on the fitted ones the closed form."""
     x, other = (torch.rand(n, 2, 4, 6, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (count, 50))
     model, generator = LinearDenoiser().fit(x), torch.Generator().manual_seed(9)
-    assert model.held_out_mse(x, 0.3) == pytest.approx(model.expected_mse(0.3), rel=1e-9)
+    assert model.unclamped_mse(x, 0.3) == pytest.approx(model.expected_mse(0.3), rel=1e-9)
     for level in (ve(0.3), vp(0.8)):
         parts = []
         for _ in range(200):
             y = level.alpha * other + level.sigma * torch.randn(other.shape, generator=generator, dtype=torch.float64)
             parts.append(float((model.denoise(y, level, clamp=False) - other).square().mean()))
-        assert abs(model.held_out_mse(other, level) - np.mean(parts)) < 4 * np.std(parts) / 200**0.5
+        assert abs(model.unclamped_mse(other, level) - np.mean(parts)) < 4 * np.std(parts) / 200**0.5
 
 
 @pytest.mark.parametrize("noise", [ve(0.3), vp(0.8)])

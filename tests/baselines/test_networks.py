@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from numeric.baselines import fused
-from numeric.baselines.configs import CONFIGS
+from numeric.baselines.configs import CONFIGS, get_config
 from numeric.baselines.edm import EDM
 from numeric.baselines.network import NetworkDenoiser, save_network, trained
 from numeric.baselines.plateau import state
+from numeric.figures.table1 import Table1Config
 from numeric.noise import ve, vp
 
 NAMES = ("2blocks_noattn", "cnn")
@@ -93,6 +94,8 @@ def test_one_rule_for_names(tmp_path):
     for names in ("CNNN", ["cnn", "4blocks_noattn"], ["blocks"]):
         with pytest.raises(ValueError, match=r"no network is called .*: 2blocks_noattn, 2blocks_noattn, cnn"):
             trained(8, names, tmp_path)
+    assert get_config("CNN") is get_config("cnn") is CONFIGS["cnn"] and get_config("u-net 2blocks_noattn").name == "2blocks_noattn"
+    assert Table1Config(networks=["CNN", "U-Net 1block_noattn"]).networks == ["cnn", "1block_noattn"]
     with pytest.raises(ValueError, match="no folder of weights"):
         trained(8, folder=tmp_path / "nowhere")
     assert state({"steps": 3, "schedule": {"batch_size": 2}}) == "in training (6 images)"

@@ -233,7 +233,7 @@ def quick(monkeypatch, tmp_path):
         return {"ok": True, "seconds": 0.0, "files": [f"{notebook.name}.json"], "message": ""}
 
     monkeypatch.setattr(gallery, "execute", execute)
-    monkeypatch.setattr(gallery, "data_identity", lambda: "data")
+    monkeypatch.setattr(gallery, "data_identity", lambda root=None: Path(root or "data").name)
     return tmp_path, ran
 
 
@@ -298,6 +298,20 @@ def test_shipped_figures_are_not_made_again(quick, monkeypatch):
     (folder / "out" / "fig10.json").unlink()
     run(folder)
     assert ran[3:] == ["fig10"]
+
+
+def test_other_data_in_the_same_place_are_other_figures(quick, monkeypatch):
+    """``data_root`` is a parameter of a notebook: what lies there is part of the key, not the folder's name alone."""
+    folder, ran = quick
+    for notebook in (folder / "notebooks").glob("*.ipynb"):
+        notebook.write_text(notebook.read_text().replace("value = ", "data_root = None\\nvalue = "))
+    there = {None: "usual", "mine": "first"}
+    monkeypatch.setattr(gallery, "data_identity", lambda root=None: there[root])
+    options = ("--only", "fig2", "--parameters", "fig2: {data_root: mine}")
+    assert run(folder, *options).exit_code == 0 and run(folder, *options).exit_code == 0 and ran == ["fig2"]
+    there["mine"] = "second"
+    run(folder, *options)
+    assert ran == ["fig2", "fig2"]
 
 
 def test_runs_do_not_go_to_the_shipped_folder_by_default():
@@ -380,6 +394,18 @@ def test_a_recorded_command_makes_the_same_numbers(tmp_path):
     assert {r["degree"] for r in again["records"] if r["method"] == "band, own readout"} == {1, 2}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "paper_figures").glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_commands_still_mean_what_they_did(path):
+    """A command names what differs from the notebook's defaults: where those have changed since, it would make another figure."""
+    record = read_json(path)
+    words = shlex.split(record.get("command", "")) if isinstance(record, dict) else []
+    if words[:1] != ["papermill"]:
+        pytest.skip("not a figure's record")
+    run = {**notebook_defaults(ROOT / words[1]), **(yaml.safe_load(words[4]) if len(words) > 4 else {})}
+    both = run.keys() & record["parameters"].keys()
+    assert len(both) > 1 and {k: run[k] for k in both} == {k: record["parameters"][k] for k in both}
+
+
 def test_a_parameter_that_no_notebook_has_is_in_the_command_too(tmp_path, monkeypatch):
     """The size of a batch decides which noise an image sees: the record's command sets it, in Python."""
     few = {"size": 8, "n_train": 30, "n_eval": 10, "n_optimal": 0, "n_trained": 0, "sigmas": 0.5, "degrees": 1, "families": "independent"}
@@ -421,17 +447,18 @@ def test_results_hold_no_nan(tmp_path):
 
 def test_nothing_larger_is_replaced(tmp_path):
     """A figure of more images, and a page of more claims, stay: the error comes before the work and says what to do."""
-    make = FigureMaker(lambda c, _: {"data": {"fit": {"count": c.n_train, "sha256": "x"}}}, lambda _: plt.figure(figsize=(1, 1)), lambda _: [])
+    make = FigureMaker(lambda c, _: {"data": {"fit": {"count": c.n_train, "split": "train"}, "test": {"count": 999, "split": "test"}}}, lambda _: plt.figure(figsize=(1, 1)), lambda _: [])
     make(NoiseConfig(n_train=60), tmp_path, progress=False)
     before = (tmp_path / "fig4.json").read_bytes()
     with pytest.raises(ValueError, match=r"fig4.json was made from 60 images, this run has 50: nothing larger is replaced"):
         make(NoiseConfig(n_train=50), tmp_path, progress=False)
     assert (tmp_path / "fig4.json").read_bytes() == before
+    make(NoiseConfig(n_train=60), tmp_path, progress=False)  # as many: held-out images are not counted
     make(NoiseConfig(n_train=50), tmp_path / "other", progress=False)
     make(NoiseConfig(n_train=50, name="fig4.small"), tmp_path, progress=False)
     make(NoiseConfig(n_train=70, seed=1), tmp_path, progress=False)
     assert read_json(tmp_path / "fig4.json")["data"]["fit"]["count"] == 70
-    write_json(tmp_path / "claims.json", {"claims": [1, 2, 3], "data": {"train": {"count": 10, "sha256": "x"}}})
+    write_json(tmp_path / "claims.json", {"claims": [1, 2, 3], "data": {"train": {"count": 10, "split": "train"}}})
     keep_larger(tmp_path / "claims.json", 10, claims=3)
     with pytest.raises(ValueError, match="from 3 claims, this run has 2"):
         keep_larger(tmp_path / "claims.json", 10, claims=2)

@@ -96,7 +96,7 @@ def reads(log: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def wait_until(condition, seconds: float = 60.0) -> None:
+def wait_until(condition, seconds: float = 600.0) -> None:  # against hanging only: a busy machine is slow
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < seconds

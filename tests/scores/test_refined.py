@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
+from sklearn.model_selection import GridSearchCV
 
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.mixture import GaussianMixtureDenoiser
@@ -202,6 +203,16 @@ def test_a_checkpoint_saves_the_levels_that_are_made(model, images, tmp_path):
     assert sorted(RefinedScore.load(path).stages_) == [0.4, 0.8]
     with pytest.raises(MomentError, match="other images or settings"):
         RefinedScore(**{**SMALL, "ridge": 3.0}).fit(images).prepare_levels([0.4], checkpoint=path)
+
+
+def test_grid_search_needs_no_scoring(images):
+    """Without a noise level the score is minus the held-out error, the mean over the usual levels."""
+    model = RefinedScore(degree=1, components=2, experts=(2,), pixels=500, side=3, dims=2)
+    search = GridSearchCV(model, {"softness": [0.5, 1.0]}, cv=2, error_score="raise").fit(images[:40].numpy())
+    best = search.best_estimator_
+    assert search.best_score_ < 0 and set(search.best_params_) == {"softness"}
+    assert best.score(images[:20]) == pytest.approx(-np.mean([best.held_out_mse(images[:20], s)[0] for s in (0.1, 0.25, 0.5, 1.0)]))
+    assert best.score(images[:2], 0.5).shape == images[:2].shape
 
 
 def test_shards_and_clusters_are_refused_with_what_to_do_instead(images):

@@ -142,13 +142,17 @@ def test_time_is_worth_more_than_space_on_slow_digits():
     """Moving MNIST digits of the size of the figure, half a pixel a frame, two threads: time saves more than space at sigma 0.5."""
     from numeric.figures.video import VideoConfig
 
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     config = VideoConfig(n_train=400)
-    train, test = config.videos("train", 0.5), config.videos("test", 0.5)
-    errors = {}
-    for name, (space, time) in {"space": ("neighbours in space", "nothing in time"), "time": ("one coefficient", "wavelet and neighbours in time")}.items():
-        model = config.readout(space, time).fit(train, batch_size=100)
-        held_out = model.new_moments(test.shape)
-        model.accumulate(held_out, test, 100, None, None, 30.0)
-        errors[name] = model.expected_mse(0.5, moments=held_out)
+    try:
+        train, test = config.videos("train", 0.5), config.videos("test", 0.5)
+        errors = {}
+        for name, (space, time) in {"space": ("neighbours in space", "nothing in time"), "time": ("one coefficient", "wavelet and neighbours in time")}.items():
+            model = config.readout(space, time).fit(train, batch_size=100)
+            held_out = model.new_moments(test.shape)
+            model.accumulate(held_out, test, 100, None, None, 30.0)
+            errors[name] = model.expected_mse(0.5, moments=held_out)
+    finally:
+        torch.set_num_threads(threads)
     assert errors["time"] < 0.95 * errors["space"]
