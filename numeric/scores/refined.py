@@ -28,6 +28,7 @@ from torch import Tensor
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import Denoiser
 from numeric.derivatives import outside_transforms
+from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
@@ -124,6 +125,7 @@ class RefinedScore(Denoiser, BaseEstimator):
         """Covariance and mixture of one part of the images; the stages follow when a level is prepared.
 
         Raises:
+            MemoryError: foreseen; the message names the amount.
             ValueError: settings that cannot be used, or too few images for them; shards or a client (k-means and the stages
                 read the images many times, and in this process).
         """
@@ -141,6 +143,7 @@ class RefinedScore(Denoiser, BaseEstimator):
                 f"{len(data)} images are {len(part)} to make estimates of {self.components} components from and {len(held)} for the "
                 "stages: give more images, or fewer components"
             )
+        self._check_memory(len(part), len(held), math.prod(data.shape))
         self.base_ = self._new_base()
         self.base_.fit(part, batch_size=batch_size, progress=progress)
         self.mixture_: PrincipalMixture | None = None
@@ -154,6 +157,18 @@ class RefinedScore(Denoiser, BaseEstimator):
         self.seconds_: dict[float, float] = {}
         self.remember(data)
         return self
+
+    def _check_memory(self, part: int, held: int, pixels: int) -> None:
+        """Raise MemoryError unless what stands beside the readout of the linear estimate is free: float32, for k-means and the stages."""
+        rank = min(int(self.directions), pixels)
+        mixture = (pixels + rank) * part + 4 * int(self.components) * rank**2 if self.components > 1 else 0
+        maps = (2 * self._starts + 3) * held * pixels  # in parts and put together; clean and noisy images, and a stage's estimate
+        needed, free = 4 * max(mixture, maps), free_memory()
+        if free is not None and needed > free:
+            raise MemoryError(
+                f"{part + held:,} images of {pixels:,} pixels need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
+                "give fewer images, or a smaller share held"
+            )
 
     def _new_base(self) -> WienerScore:
         return WienerScore(degree=int(self.degree), coordinates=str(self.coordinates))

@@ -221,6 +221,12 @@ def test_shards_and_clusters_are_refused_with_what_to_do_instead(images):
             RefinedScore(**SMALL).fit(**given)
 
 
+def test_memory_is_foreseen_before_the_images_are_read(images, monkeypatch):
+    monkeypatch.setattr("numeric.scores.refined.free_memory", lambda: 10**5)
+    with pytest.raises(MemoryError, match=r"600 images of 64 pixels need about 0\.0 GiB"):
+        RefinedScore(**SMALL).fit(images)
+
+
 def test_fewer_distinct_windows_than_experts_have_finite_shares():
     """Centres without pixels have finite shares: what a file may hold."""
     x = torch.ones(6, 1, 4, 4) * torch.tensor([0.0, 1.0]).repeat(3).reshape(-1, 1, 1, 1)
