@@ -25,6 +25,7 @@ _NAMES = {
     "numeric.scores.shared": ("SharedWaveletScore",),
     "numeric.scores.wiener": ("WienerScore",),
     "numeric.scores.wiener_own": ("WienerOwnScore",),
+    "numeric.scores.potential": ("PotentialScore",),
     "numeric.scores.refined": ("RefinedScore",),
     "numeric.evaluation.adapters": ("PlugAndPlay",),
     "numeric.evaluation.likelihood": ("Flow", "bits_per_dimension", "log_likelihood"),

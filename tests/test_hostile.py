@@ -26,6 +26,7 @@ from numeric.data import DataError, as_image_set, pixels_to_idx, read_idx
 from numeric.results import FileError, atomic_path, load_tensors, read_json, save_tensors, write_json
 from numeric.scores.levels import NoImagesError
 from numeric.scores.own import WaveletScore
+from numeric.scores.potential import PotentialScore
 from numeric.scores.refined import RefinedScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
@@ -33,7 +34,7 @@ from numeric.scores.wiener_own import WienerOwnScore
 from numeric.shards import as_shards
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ["own.safetensors", "shared.safetensors", "wiener.safetensors", "wiener-own.safetensors", "refined.safetensors", "network.safetensors"]
+MODELS = [f"{name}.safetensors" for name in ("own", "shared", "wiener", "wiener-own", "potential", "refined", "network")]
 NAMED = (ValueError, OSError, MemoryError)
 PROMISE = "the model that was read says why it cannot be used"
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
@@ -105,6 +106,11 @@ def wiener_own(path):
     return lambda: used(WienerOwnScore.load(path))
 
 
+def potential(path):
+    PotentialScore(degree=2, wavelet="haar", levels=1).fit(IMAGES).prepare_levels([0.5]).save(path)
+    return lambda: used(PotentialScore.load(path))
+
+
 def refined(path):
     """Two components and a level of two stages; no labels, so that every tensor is read."""
     settings = {"degree": 2, "coordinates": "pixel", "components": 2, "directions": 4, "experts": (1, 2), "pixels": 60}
@@ -123,7 +129,7 @@ def network(path):
 READERS = {
     "x-ubyte": idx, "x-ubyte.gz": packed_idx, "x.npy": npy, "x.npz": npz, "x.png": picture, "x.safetensors": tensors,
     "x.json": record, "own.safetensors": own, "shared.safetensors": shared, "wiener.safetensors": wiener,
-    "wiener-own.safetensors": wiener_own, "refined.safetensors": refined, "network.safetensors": network,
+    "wiener-own.safetensors": wiener_own, "potential.safetensors": potential, "refined.safetensors": refined, "network.safetensors": network,
 }  # fmt: skip
 
 

@@ -37,7 +37,8 @@ class BeyondConfig(Parameters):
 
     Attributes:
         size: image side. n_train: images to fit on (None: all). n_eval: held-out images for closed forms; n_network: for networks.
-        sigmas: VE levels. wiener: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore`; families, shared:
+        sigmas: VE levels. wiener, potential: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore` and its conservative
+            twin :class:`numeric.scores.potential.PotentialScore`; families, shared:
             ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``. refined: numbers of
             components of :class:`numeric.scores.refined.RefinedScore`.
         machines: those that hold training images, of ``optimal``, ``LS``, ``ELS``, ``PSPC``; the side of their patches is chosen at
@@ -54,6 +55,7 @@ class BeyondConfig(Parameters):
     n_network: int = 250
     sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
     wiener: Sequence[str] = ("pixel:3", "both:3")
+    potential: Sequence[str] = ()
     families: Sequence[str] = ("local:3",)
     shared: Sequence[str] = ("independent:3",)
     refined: Sequence[int] = (100,)
@@ -69,13 +71,14 @@ class BeyondConfig(Parameters):
 
     def check(self) -> None:
         self.wiener = as_list(self.wiener, str, "wiener")
+        self.potential = as_list(self.potential, str, "potential")
         self.mixtures = as_list(self.mixtures, str, "mixtures")
         self.refined = as_list(self.refined, int, "refined")
         self.machines = as_list(self.machines, str, "machines")
         for name in self.machines:
             if name not in MACHINES:
                 raise ValueError(f"unknown machine {name!r}: use {', '.join(MACHINES)}")
-        for text in self.wiener:
+        for text in [*self.wiener, *self.potential]:
             coordinates_degree(text)
         for text in [*self.families, *self.shared]:
             required_degree(text)

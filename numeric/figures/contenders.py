@@ -22,6 +22,7 @@ from numeric.figures.base import coordinates_degree, required_degree
 from numeric.fingerprint import code_hash
 from numeric.noise import ve
 from numeric.scores.own import WaveletScore
+from numeric.scores.potential import PotentialScore
 from numeric.scores.refined import RefinedScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
@@ -88,14 +89,14 @@ MACHINES: dict[str, Callable[[int], tuple[Any, str]]] = {
 def rows_of(config: Any, images: ImageSet) -> list[Row]:
     """All methods of a :class:`numeric.figures.beyond.BeyondConfig`, none of them fitted yet."""
     sigmas, pixels = config.sigmas, images.shape[0] * images.shape[1] * images.shape[2]
-    first = sigmas[0]
+    first, linear = sigmas[0], pixels * (pixels + 3) // 2  # numbers of the linear denoiser
 
     def closed(label: str, kind: str, model: Any, parameters: Any, memory: Any, code: str) -> Row:
         return Row(label, kind, lambda: _timed(model, images, sigmas), parameters, memory, [code], config.n_eval)
 
     rows = [
         closed(
-            "linear", "paper", LinearDenoiser(), lambda _: pixels * (pixels + 3) // 2, lambda _: 16 * pixels**2,
+            "linear", "paper", LinearDenoiser(), lambda _: linear, lambda _: 16 * pixels**2,
             "numeric.baselines.linear",
         )
     ]  # fmt: skip
@@ -122,19 +123,20 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
             )
         )  # fmt: skip
     of = images.sha256[:8]
-    key = f"{code_hash('numeric.scores.wiener')[:12]}-{of}"
-    for text in config.wiener:
-        coordinates, degree = coordinates_degree(text)
-        wiener = WienerScore(degree=degree, coordinates=coordinates)
-        path = Path(config.cache) / "beyond" / f"{coordinates}{degree}-{config.size}-{len(images)}-{key}.safetensors"
-        rows.append(
-            Row(
-                f"{wiener.label}, degree {degree}", "beyond",
-                lambda m=wiener, p=path: _prepared(m, images, sigmas, p, lambda m: sum(m.solve(s).seconds for s in sigmas)),  # type: ignore[misc]
-                lambda m: m.solve(first).theta.numel(), lambda m: m.sums_bytes, ["numeric.scores.wiener"],
-                config.n_eval,
-            )
-        )  # fmt: skip
+    for readout, texts, beside in ((WienerScore, config.wiener, 0), (PotentialScore, config.potential, linear)):
+        key = f"{code_hash(readout.__module__)[:12]}-{of}"
+        for text in texts:
+            coordinates, degree = coordinates_degree(text)
+            wiener = readout(degree=degree, coordinates=coordinates)
+            path = Path(config.cache) / "beyond" / f"{wiener.readout}-{coordinates}{degree}-{config.size}-{len(images)}-{key}.safetensors"
+            rows.append(
+                Row(
+                    f"{wiener.label}, degree {degree}", "beyond",
+                    lambda m=wiener, p=path: _prepared(m, images, sigmas, p, lambda m: sum(m.solve(s).seconds for s in sigmas)),  # type: ignore[misc]
+                    lambda m, more=beside: m.solve(first).theta.numel() + more, lambda m: m.sums_bytes,  # type: ignore[misc]
+                    [readout.__module__], config.n_eval,
+                )
+            )  # fmt: skip
     key = f"{code_hash('numeric.scores.refined')[:12]}-{of}"
     for components in config.refined:
         refined = RefinedScore(components=int(components))

@@ -51,7 +51,17 @@ class LevelGrams(Pass):
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        return [(len(self.monomials) - self.monomials.variables + len(self.centre),) * 2] * len(self.levels)
+        return [(self.size,) * 2] * len(self.levels)
+
+    @property
+    def size(self) -> int:
+        """Number of features, P."""
+        return len(self.monomials) - self.monomials.variables + len(self.centre)
+
+    @property
+    def fitting_batch(self) -> int:
+        """Images whose features take :data:`BATCH_BYTES`, at most 2,048."""
+        return max(1, min(2048, BATCH_BYTES // (8 * self.size)))
 
     @property
     def config(self) -> Any:
@@ -65,9 +75,12 @@ class LevelGrams(Pass):
 
     def features(self, centred: Tensor, level: LevelCoordinates) -> Tensor:
         """Intercept, linear features and nonlinear monomials of centred images ``(n, N)``, ``(P, n)``."""
-        phi = self.monomials.features(centred @ level.letters.T)
-        head = torch.cat([phi[:1], level.whiten @ centred.T])
-        return torch.cat([head, phi[1 + self.monomials.variables :]])
+        linear = 1 + len(self.centre)
+        phi = centred.new_empty(self.size, len(centred))
+        phi[0] = 1.0
+        torch.mm(level.whiten, centred.T, out=phi[1:linear])
+        self.monomials.products_(phi[linear:], level.letters @ centred.T)
+        return phi
 
     def add(self, sums: Sequence[Tensor], images: Tensor) -> None:
         centred = self.centred(images)
@@ -221,7 +234,7 @@ class LinearMoments:
     ) -> list[Tensor]:  # fmt: skip
         """Whole clean Gram matrices ``E[phi phi^T]`` at several levels in one pass over the images (BLAS-3), centred at ``centre``."""
         work = LevelGrams(levels, monomials, centre, device=self.device)
-        work.batch = max(1, min(2048, BATCH_BYTES // (8 * work.shapes[0][0])))
+        work.batch = work.fitting_batch
         out = self.total(work, bar, checkpoint)
         for gram in out:
             mirror(gram.div_(self.count))

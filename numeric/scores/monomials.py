@@ -21,6 +21,13 @@ from numeric.scores.families import Family, FamilyError, closure
 from numeric.wavelets import WaveletTransform
 
 
+def run_or_index(numbers: np.ndarray, like: Tensor) -> slice | Tensor:
+    """A slice where the numbers follow each other (then nothing is copied), else an index tensor on the device of ``like``."""
+    if len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1 and bool((np.diff(numbers) == 1).all()):
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return torch.as_tensor(numbers, device=like.device)
+
+
 @dataclass(frozen=True)
 class Takings:
     """All ways to take letters out of monomials.
@@ -110,6 +117,34 @@ class MonomialSet:
                     out = torch.cat([out[:first], out[first:] * more])
                 else:
                     out[first:] *= more
+        return out
+
+    @cached_property
+    def _products(self) -> list[tuple[slice, bool, np.ndarray, np.ndarray]]:
+        """Runs of monomials of degree 2 and more of the same exponents, counted from the first of them, with their factors.
+
+        These are a letter and what is left without it: a letter too (True), or an earlier monomial of them.
+        """
+        first = 1 + self.variables
+        if first == len(self):
+            return []
+        exponents = [tuple(np.unique(row[row >= 0], return_counts=True)[1].tolist()) for row in self.rows[first:]]
+        starts = [i for i in range(len(exponents)) if i == 0 or exponents[i] != exponents[i - 1]]
+        out = []
+        for start, stop in zip(starts, [*starts[1:], len(exponents)]):
+            rows, pair = self.rows[first + start : first + stop], sum(exponents[start]) == 2
+            left = self.index(rows[:, :-1]) - (1 if pair else first)
+            out.append((slice(start, stop), pair, left, rows[:, -1]))
+        return out
+
+    def products_(self, out: Tensor, letters: Tensor) -> Tensor:
+        """The monomials of degree 2 and more of letters ``(variables, n)``, in place, ``(P - 1 - variables, n)``.
+
+        Fast where monomials of the same exponents are neighbours (:func:`numeric.scores.patterns.by_pattern`).
+        """
+        for rows, pair, left, last in self._products:
+            one = letters if pair else out
+            torch.mul(one[run_or_index(left, out)], letters[run_or_index(last, out)], out=out[rows])
         return out
 
     # ----- look-up and the table of takings ------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.scores.monomials import MonomialSet
+from numeric.scores.monomials import MonomialSet, run_or_index
 
 STEP = 512
 """Rows of a group handled at a time."""
@@ -147,8 +147,11 @@ class FirstMoments:
         return self._features[torch.as_tensor(self.groups.feature(numbers), device=self._letters.device)]
 
 
-class _Clean:
-    """Reads clean moments: whole letters from their own matrices, all else from the Gram matrix's upper triangle."""
+class GramReader:
+    """Reads moments of the set's monomials off a Gram matrix: whole letters from their own matrices, all else from its upper triangle.
+
+    Args: as :func:`add_noise_`; of a clean Gram matrix ``E[t^alpha t^beta]``, of a noisy one ``E[:u^alpha: :u^beta:]``.
+    """
 
     def __init__(self, groups: Groups, gram: Tensor, letters: Tensor) -> None:
         linear = 1 + groups.linear
@@ -166,21 +169,26 @@ class _Clean:
             return self.means(other)[None]
         if low > count:
             rows, columns = self.groups.feature(one), self.groups.feature(other)
-            return self._gather(self.gram, rows, columns)
+            return self.gather(self.gram, rows, columns)
         if other[0] > count:
-            return self._gather(self.with_letters, one - 1, self.groups.feature(other))
-        return self._gather(self.of_letters, one - 1, other - 1)
+            return self.gather(self.with_letters, one - 1, self.groups.feature(other))
+        return self.gather(self.of_letters, one - 1, other - 1)
+
+    def with_linear(self, numbers: np.ndarray) -> Tensor:
+        """``E[t^alpha e]`` for numbers in the set, ``(m, N)``, or ``(1, N)`` for the constant; reads below the diagonal too."""
+        linear, matrix = slice(1, 1 + self.groups.linear), self.gram
+        if numbers[0] == 0:
+            return matrix[:1, linear]
+        if numbers[0] <= self.groups.letters:
+            matrix, numbers = self.with_letters, numbers - 1
+        else:
+            numbers = self.groups.feature(numbers)
+        return matrix[run_or_index(numbers, matrix)][:, linear]
 
     @staticmethod
-    def _gather(matrix: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
-        return matrix[_index(rows, matrix)][:, _index(columns, matrix)]
-
-
-def _index(numbers: np.ndarray, like: Tensor) -> slice | Tensor:
-    """A slice where the numbers follow each other (then nothing is copied), else an index tensor."""
-    if len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1 and bool((np.diff(numbers) == 1).all()):
-        return slice(int(numbers[0]), int(numbers[-1]) + 1)
-    return torch.as_tensor(numbers, device=like.device)
+    def gather(matrix: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
+        """``(m, n)`` of some rows and columns."""
+        return matrix[run_or_index(rows, matrix)][:, run_or_index(columns, matrix)]
 
 
 def add_noise_(gram: Tensor, groups: Groups, letters: Tensor, covariance: Tensor, cross: Tensor, linear: Tensor) -> Tensor:
@@ -195,21 +203,22 @@ def add_noise_(gram: Tensor, groups: Groups, letters: Tensor, covariance: Tensor
         covariance, cross: ``s^2 K`` among letters ``(q, q)``, and of linear features with letters ``(N, q)``.
         linear: ``(N, N)`` or ``(N,)`` (its diagonal): what noise adds to the linear features' own block.
     """
-    clean = _Clean(groups, gram, letters)
+    clean = GramReader(groups, gram, letters)
     for one, other in groups.pairs():
         ways = contractions(one.exponents, other.exponents)
-        rows, columns = groups.rows(one), groups.rows(other)
+        rows, first = groups.rows(one), groups.rows(other).start
         for start in range(0, len(one), STEP):
             part = slice(start, start + STEP)
+            stop = min(start + STEP, len(one)) if one is other else len(other)  # of a group with itself the lower half is enough
             powers: dict[tuple[int, int, int], Tensor] = {}
             total: Tensor | None = None
             for k, weight, left, right in ways:
-                term = clean.block(groups.part(one, left)[part], groups.part(other, right)) * weight
+                term = clean.block(groups.part(one, left)[part], groups.part(other, right)[:stop]) * weight
                 for i, j in zip(*np.nonzero(k)):
-                    term = term * _power(powers, covariance, one.variables[part, i], other.variables[:, j], (i, j, int(k[i, j])))
+                    term = term * _power(powers, covariance, one.variables[part, i], other.variables[:stop, j], (i, j, int(k[i, j])))
                 total = term if total is None else total.add_(term) if total.shape == term.shape else total + term
             assert total is not None  # two monomials of degree 2 or more have letters to contract
-            gram[rows.start + start : min(rows.start + start + STEP, rows.stop), columns] += total
+            gram[rows.start + start : min(rows.start + start + STEP, rows.stop), first : first + stop] += total
     size = 1 + groups.linear
     gram[size:, 1:size] += linear_noise(clean.means, groups, cross)
     gram[1:size, 1:size] += torch.diag(linear) if linear.ndim == 1 else linear
@@ -222,7 +231,7 @@ def _power(
     """``K_ij^p`` on gathered rows and columns, from the power below it."""
     i, j, p = key
     if key not in kept:
-        one = _Clean._gather(k, rows, columns) if p == 1 else _power(kept, k, rows, columns, (i, j, 1))
+        one = GramReader.gather(k, rows, columns) if p == 1 else _power(kept, k, rows, columns, (i, j, 1))
         kept[key] = one if p == 1 else _power(kept, k, rows, columns, (i, j, p - 1)) * one
     return kept[key]
 

@@ -13,15 +13,16 @@ TOY = {"size": 16, "n_train": 150, "n_eval": 30, "n_network": 5, "n_slow": 6, "s
 
 def test_every_method_sees_the_same_images(tmp_path):
     config = BeyondConfig(
-        **TOY, n_local=20, wiener=("pixel:1",), refined=(2,), mixtures=("class",), networks=(), n_symmetry=0, cache=str(tmp_path)
+        **TOY, n_local=20, wiener=("pixel:1",), potential=("pixel:1",), refined=(2,), mixtures=("class",), networks=(), n_symmetry=0, cache=str(tmp_path)
     )
     record = measure(config, progress=False)
     rows = {row["method"]: row for row in record["rows"]}
-    assert len(rows) == 8 and len(list(tmp_path.rglob("*.json"))) == 8
+    assert len(rows) == 9 and len(list(tmp_path.rglob("*.json"))) == 9
     cell = {name: row["errors"]["0.25"] for name, row in rows.items()}
     assert cell["linear"]["of_linear"]["ratio"] == 1.0 and cell["linear"]["n"] == 30
     # Degree 1 is the linear denoiser up to its ridge, on the same noise.
-    assert cell["Wiener pixels, degree 1"]["of_linear"]["ratio"] == pytest.approx(1.0, abs=1e-3)
+    for name in ("Wiener pixels, degree 1", "potential of Wiener pixels, degree 1"):
+        assert cell[name]["of_linear"]["ratio"] == pytest.approx(1.0, abs=1e-3)
     assert {name for name, c in cell.items() if c["n"] == 6} == {
         "optimal empirical", *(f"{name}, calibrated side" for name in ("LS", "ELS", "PSPC"))
     }  # fmt: skip
@@ -31,7 +32,7 @@ def test_every_method_sees_the_same_images(tmp_path):
     record["parameters"] = {"sigmas": (0.25,)}
     text = "\n".join(findings(record))
     assert "the first 6 or 30 of the same ones" in text and "chosen on training images" in text
-    assert len(frame(record)) == 8
+    assert len(frame(record)) == 9
 
 
 def test_unknown_machines_and_mixtures_are_named():

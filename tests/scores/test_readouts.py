@@ -16,6 +16,7 @@ from numeric.denoiser import Denoiser, NotFittedError
 from numeric.noise import as_levels, ve, vp
 from numeric.scores.base import SettingsError, SolutionCache
 from numeric.scores.own import WaveletScore
+from numeric.scores.potential import PotentialScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
 from numeric.scores.wiener_own import WienerOwnScore
@@ -141,7 +142,7 @@ def test_gradients_of_denoiser_and_score(kind, family):
     assert torch.allclose(model.denoise(y, 0.5).detach(), model.denoise(y.detach(), 0.5), atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [*READOUTS, WienerScore, WienerOwnScore])
+@pytest.mark.parametrize("kind", [*READOUTS, WienerScore, WienerOwnScore, PotentialScore])
 @pytest.mark.parametrize("transform", ["jacrev", "jvp", "vmap"])
 def test_a_first_call_inside_a_transform(kind, transform):
     """Nothing is solved yet: the solution is made of plain numbers, and the next call without a transform is right."""
