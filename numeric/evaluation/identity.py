@@ -53,7 +53,7 @@ def state_hash(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _parts(value: Any, above: set[int]) -> Iterator[bytes]:
+def _parts(value: Any, above: set[int]) -> Iterator[bytes | memoryview]:
     of = type(value)
     yield f"{of.__module__}.{of.__qualname__}".encode()
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | Path | Enum | torch.dtype | torch.device | np.generic):
@@ -61,7 +61,7 @@ def _parts(value: Any, above: set[int]) -> Iterator[bytes]:
     elif isinstance(value, Tensor | np.ndarray):
         array = value.detach().cpu().resolve_conj().resolve_neg() if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
         yield f"{array.dtype} {tuple(array.shape)}".encode()
-        yield array.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        yield array.contiguous().reshape(-1).view(torch.uint8).numpy().data  # not copied: a Gram matrix may fill half the memory
     elif hasattr(value, "sha256"):  # image sets
         yield value.sha256.encode()
     elif isinstance(value, type):
@@ -89,7 +89,7 @@ def _parts(value: Any, above: set[int]) -> Iterator[bytes]:
             yield from _attributes(value, above)
 
 
-def _attributes(value: Any, above: set[int]) -> Iterator[bytes]:
+def _attributes(value: Any, above: set[int]) -> Iterator[bytes | memoryview]:
     of = type(value)
     if not hasattr(value, "__dict__"):
         raise ValueError(f"a {of.__name__} cannot be told from others in a cache: give settings= that name what makes the numbers")

@@ -129,7 +129,7 @@ def test_a_label_is_no_key(images, tmp_path):
         run(FittedLater("mine", lambda: LinearDenoiser().fit(images)))
     assert identity(makes[-1]())["a"] == 1
     states = [1, 1.0, "1", [1], (1,), {1: 2}, {2: 1}, {1}, torch.ones(2), torch.ones(2, dtype=torch.float64), torch.ones(1, 2), np.ones(2), None]
-    states += [lambda: 1, lambda: 2, float, torch.bfloat16, torch.ones(2, dtype=torch.bfloat16), torch.nn.Linear(1, 1), Path("a")]
+    states += [lambda: 1, lambda: 2, float, torch.bfloat16, torch.ones(2, dtype=torch.bfloat16), torch.nn.Linear(1, 1), Path("a"), torch.empty(0), torch.tensor(1.5), torch.tensor(True)]
     assert len({state_hash(state) for state in states}) == len(states)
     with pytest.raises(ValueError, match="cannot be told from others"):
         state_hash(iter([1]))
