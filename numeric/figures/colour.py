@@ -302,6 +302,7 @@ def draw(record: dict[str, Any]) -> Any:
         right.set_xscale("log", base=2)
         right.set_xticks(p["grey_sizes"], [str(s) for s in p["grey_sizes"]])
         right.set_xlabel("side of a grey patch (solid: training, dashed: held out,\ndotted: held out, over local linear)")
+        plain_log(right)
         right.set_ylabel("MSE over linear's")
         right.set_title(f"({'abcdef'[columns + 1]}) local, degree {p['degree']}: does size help?")
         figure.suptitle(
