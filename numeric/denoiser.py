@@ -57,8 +57,8 @@ class Denoiser:
         >>> denoiser.by_level(y, [1.0, 2.0], lambda part, level: part * level.sigma)[:, 0, 0, 0]
         tensor([1., 2.])
         >>> denoiser.remember(as_image_set(y))
-        >>> denoiser.learned('shape_')
-        (1, 4, 4)
+        >>> denoiser.learned('shape_'), denoiser.readable(y.numpy()).shape
+        ((1, 4, 4), torch.Size([2, 1, 4, 4]))
     """
 
     shape_: tuple[int, int, int] | None = None
@@ -158,6 +158,16 @@ class Denoiser:
             raise NotFittedError(f"this {type(self).__name__} has seen no images: call fit(images) first")
         return self.__dict__[name]
 
+    def readable(self, y: Any) -> Tensor:
+        """Noisy images as a tensor of the fitted shape, whatever they come as.
+
+        Raises:
+            ValueError: they are of another shape or type, or not finite.
+        """
+        y = as_noisy_images(y)
+        check_images(y, self.shape_)
+        return y
+
     def by_level(self, y: Any, noise: Any, use: Callable[[Tensor, NoiseLevel], Tensor], axis: int = 0) -> Any:
         """``use(images, level)`` for each distinct noise level once, put together again in the order of the images.
 
@@ -165,8 +175,7 @@ class Denoiser:
             axis: which axis of what ``use`` returns runs over the images.
         """
         given = y
-        y = as_noisy_images(y)
-        check_images(y, self.shape_)
+        y = self.readable(y)
         work = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y  # half precision is computed in float32
         levels = as_levels(noise, len(y))
         if len(y) == 0:  # what a blank image gives, without it: of the right shape whatever ``use`` returns

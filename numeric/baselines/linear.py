@@ -67,9 +67,9 @@ class LinearDenoiser(FittedDenoiser):
         trace = float((eigenvalues / (eigenvalues + noise.effective_sigma**2)).sum()) / noise.alpha
         return torch.full_like(y.flatten(1)[:, 0], trace)
 
-    def log_density(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+    def log_density(self, y: Any, noise: NoiseLevel | float) -> Tensor:
         """Natural logarithm of the Gaussian ``N(alpha mu, alpha^2 C + s^2 I)`` at every image, ``(n,)`` float64."""
-        eigenvalues = self.learned("eigenvalues_")
+        eigenvalues, y, noise = self.learned("eigenvalues_"), self.readable(y), as_noise(noise)
         centred = y.flatten(1).double() - noise.alpha * self.mean_
         variance, least = noise.alpha**2 * eigenvalues + noise.sigma**2, noise.sigma**2
         inside = centred @ self.eigenvectors_

@@ -25,7 +25,7 @@ from numeric.baselines.estimator import FittedDenoiser
 from numeric.baselines.linear import eigenpairs
 from numeric.data import ImageSet, as_image_set
 from numeric.memory import need
-from numeric.noise import NoiseLevel
+from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.scores.gaussians import Component, component_mean, log_joint, mixture_mean, responsibilities
 
@@ -131,9 +131,10 @@ class GaussianMixtureDenoiser(FittedDenoiser):
         self.learned("components_")
         return self.by_level(y, noise, lambda part, level: responsibilities(part.flatten(1), level, self.components_))
 
-    def log_density(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+    def log_density(self, y: Any, noise: NoiseLevel | float) -> Tensor:
         """Natural logarithm of the noisy mixture's density at every image, ``(n,)`` float64."""
-        return log_joint(y.flatten(1).double(), noise, self.learned("components_")).logsumexp(1)
+        components = self.learned("components_")
+        return log_joint(self.readable(y).flatten(1).double(), as_noise(noise), components).logsumexp(1)
 
     def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         """``tr dD/dy = sum_k r_k tr J_k + (s^2 / a) (sum_k r_k |g_k|^2 - |sum_k r_k g_k|^2)``, ``(n,)``.

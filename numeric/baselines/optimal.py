@@ -12,7 +12,7 @@ from torch import Tensor
 from numeric.baselines.estimator import FittedDenoiser
 from numeric.baselines.softmax import RunningSoftmax, resident
 from numeric.data import ImageSet, as_image_set
-from numeric.noise import NoiseLevel
+from numeric.noise import NoiseLevel, as_noise
 
 SKETCH = 128
 """Principal directions of the coarse distance."""
@@ -95,10 +95,10 @@ class OptimalDenoiser(FittedDenoiser):
         kept = torch.nonzero(p.detach().amax(0) > self.tolerance / len(self.data_)).flatten()
         return p @ x if 2 * len(kept) > len(x) else p[:, kept] @ x[kept]
 
-    def log_density(self, y: Tensor, noise: NoiseLevel) -> Tensor:
+    def log_density(self, y: Any, noise: NoiseLevel | float) -> Tensor:
         """Natural logarithm of ``mean_i N(y; a x_i, s^2 I)``, the density whose score this is, ``(n,)`` float64."""
-        data, query = self.learned("data_"), y.flatten(1).double()
-        parts = []
+        data, noise = self.learned("data_"), as_noise(noise)
+        query, parts = self.readable(y).flatten(1).double(), []
         for batch in data.batches(self.chunk):
             parts.append(-0.5 * torch.cdist(query, noise.alpha * batch.to(query).flatten(1)).square() / noise.sigma**2)
         pixels = query.shape[1]
