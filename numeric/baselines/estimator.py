@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from numeric.data import as_image_set
-from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel, ve
-from numeric.scores.base import SCORE_SIGMAS, SettingsError
+from numeric.scores.base import Selectable, SettingsError
 
 
-class FittedDenoiser(Denoiser, BaseEstimator):
+class FittedDenoiser(Selectable, BaseEstimator):
     """A :class:`~numeric.denoiser.Denoiser` whose constructor keeps its arguments under their names.
 
     ``GridSearchCV`` needs no ``scoring``: :meth:`score` of images without a noise level is what it maximises.
@@ -63,15 +61,8 @@ class FittedDenoiser(Denoiser, BaseEstimator):
                 raise SettingsError(f"{name} is {getattr(self, name)!r} but was {fitted!r} in the fit: fit again, or set it back")
         return super().by_level(y, noise, use, axis)
 
-    def score(self, y: Any, noise: Any = None) -> Any:
-        """Score ``(alpha D(y) - y) / sigma^2`` in the shape of ``y`` (Tweedie's formula).
-
-        Without a noise level ``y`` are clean images, and the result is what scikit-learn's model selection maximises: minus the
-        MSE per pixel on them before clamping, the mean over the VE levels :data:`numeric.scores.base.SCORE_SIGMAS`.
-        """
-        if noise is not None:
-            return super().score(y, noise)
-        return -float(np.mean([self.unclamped_mse(y, sigma) for sigma in SCORE_SIGMAS]))
+    def _errors_on(self, images: Any, sigmas: Sequence[float]) -> list[float]:
+        return [self.unclamped_mse(images, sigma) for sigma in sigmas]
 
     def unclamped_mse(self, images: Any, noise: NoiseLevel | float) -> float:
         """MSE per pixel on clean images, before clamping: of one draw of noise an image, the same draw for every denoiser."""

@@ -103,7 +103,26 @@ class SolutionCache:
         return value
 
 
-class WaveletEstimator(Denoiser, BaseEstimator):
+class Selectable(Denoiser):
+    """A denoiser that scikit-learn's model selection can judge without a ``scoring``: give :meth:`_errors_on`."""
+
+    def score(self, y: Any, noise: Any = None) -> Any:
+        """Score ``(alpha D(y) - y) / sigma^2`` in the shape of ``y`` (Tweedie's formula).
+
+        Without a noise level ``y`` are clean images, and the result is what scikit-learn's model selection maximises: minus
+        the MSE per pixel on them before clamping, the mean over the VE levels :data:`SCORE_SIGMAS`; exact where there is an
+        ``expected_mse``, else of drawn noise.
+        """
+        if noise is not None:
+            return super().score(y, noise)
+        return -float(np.mean(self._errors_on(y, SCORE_SIGMAS)))
+
+    def _errors_on(self, images: Any, sigmas: Sequence[float]) -> list[float]:
+        """MSE per pixel on clean images at VE levels, before clamping."""
+        raise NotImplementedError
+
+
+class WaveletEstimator(Selectable, BaseEstimator):
     """Base of the estimators; the parameters are documented with :class:`numeric.scores.own.WaveletScore`.
 
     Example:
@@ -420,16 +439,14 @@ class WaveletEstimator(Denoiser, BaseEstimator):
     denoise.__doc__ = Denoiser.denoise.__doc__
 
     def score(self, y: Any, noise: Any = None) -> Any:
-        """Score ``(alpha D(y) - y) / sigma^2`` in the shape of ``y`` (Tweedie's formula).
-
-        Without a noise level ``y`` are clean images, and the result is what scikit-learn's model selection maximises: minus
-        the exact expected MSE per pixel on them, the mean over the VE levels :data:`SCORE_SIGMAS`.
-        """
         self.fitted()
-        if noise is not None:
-            return super().score(y, noise)
-        seen = self.seen(as_image_set(y))
-        return -float(np.mean([self.expected_mse(sigma, **seen) for sigma in SCORE_SIGMAS]))
+        return super().score(y, noise)
+
+    score.__doc__ = Selectable.score.__doc__
+
+    def _errors_on(self, images: Any, sigmas: Sequence[float]) -> list[float]:
+        seen = self.seen(as_image_set(images))
+        return [self.expected_mse(sigma, **seen) for sigma in sigmas]
 
     def seen(self, data: Any) -> dict[str, Any]:
         """What :meth:`expected_mse` takes for its error on other images: one pass over them, at this model's settings."""

@@ -121,9 +121,14 @@ class LevelCoordinates:
         return self.letters @ self.unwhiten
 
     @property
+    def unit_covariance(self) -> Tensor:
+        """Covariance ``L L^T`` of the letters of white noise of variance 1, ``(q, q)``."""
+        return self.letters @ self.letters.T
+
+    @property
     def covariance(self) -> Tensor:
         """Covariance of the letters' noise, ``s^2 L L^T``, ``(q, q)``."""
-        return self.sigma**2 * (self.letters @ self.letters.T)
+        return self.sigma**2 * self.unit_covariance
 
     @property
     def cross(self) -> Tensor:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.noise import NoiseLevel, as_noise
+from numeric.noise import NoiseLevel
 from numeric.scores.contraction import wick_map
 from numeric.scores.coordinates import LevelCoordinates, letter_monomials
 from numeric.scores.dense import backward_solve, cholesky_, forward_solve, mirror
@@ -149,7 +149,7 @@ class PotentialScore(WienerScore):
 
     def _system(self, level: LevelCoordinates, gram: Tensor) -> tuple[Tensor, Tensor]:
         """A ``(Q, Q)`` on and below the diagonal and b ``(Q,)``, from the noisy Gram matrix, whole."""
-        size, unit = len(self.potential_.monomials) - 1, level.letters @ level.letters.T
+        size, unit = len(self.potential_.monomials) - 1, level.unit_covariance
         read, normals = GramReader(self.groups_, gram, level.letters_of_linear), level.letters @ level.whiten.T
         system, rhs = gram.new_zeros(size, size), gram.new_zeros(size)
         for place, one in enumerate(self._groups_of_potential):
@@ -202,7 +202,7 @@ class PotentialScore(WienerScore):
 
         def make() -> PotentialReadout:
             level, mean, size = self.coordinates_at(key[0]), self.moments_.mean, 1 + self.count(degree)
-            unit = (level.letters @ level.letters.T).cpu().numpy()
+            unit = level.unit_covariance.cpu().numpy()
             wick = np.concatenate([[0.0], solution.theta.cpu().numpy()])
             plain = wick_map(self.potential_.monomials, level.sigma, unit, size, sign=-1.0).T @ wick
             letters, lefts, weights, laplacian = [], [], [], np.zeros(self.monomials_.count(degree))
@@ -237,13 +237,21 @@ class PotentialScore(WienerScore):
             out.append((field.mean + centred @ field.linear + pushed).reshape(y.shape))
         return torch.stack(out)
 
-    def potential(self, y: Tensor, noise: NoiseLevel | float, degree: int | None = None) -> Tensor:
-        """Log-density of noisy images ``(n, channels, height, width)``, up to a constant, ``(n,)``: its gradient is the score."""
-        level, degree = as_noise(noise), int(self.degree) if degree is None else degree
-        field = self.field(level, degree, y.detach().new_zeros(0))
-        centred = y.flatten(1) / level.alpha - field.mean
-        features = self.potential_.monomials.features(centred @ field.letters, len(field.potential))
-        return field.potential @ features - 0.5 * (centred * (centred @ field.inverse)).sum(1)
+    def potential(self, y: Any, noise: Any, degree: int | None = None) -> Any:
+        """Log-density of noisy images ``(n, channels, height, width)``, up to a constant, ``(n,)``: its gradient is the score.
+
+        Images, and a noise level for each of them, are taken as by :meth:`denoise`; the constant is another at every level.
+        """
+        self.fitted()
+        degree = int(self.degree) if degree is None else degree
+
+        def one_level(part: Tensor, level: NoiseLevel) -> Tensor:
+            field = self.field(level, degree, part.detach().new_zeros(0))
+            centred = part.flatten(1) / level.alpha - field.mean
+            features = self.potential_.monomials.features(centred @ field.letters, len(field.potential))
+            return field.potential @ features - 0.5 * (centred * (centred @ field.inverse)).sum(1)
+
+        return self.by_level(y, noise, one_level)
 
     def jacobian_trace(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         """``tr dD/dy`` in closed form: of the linear part, and the Laplacian of the potential, one polynomial."""

@@ -26,13 +26,12 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from numeric.data import ImageSet, as_image_set
-from numeric.denoiser import Denoiser
 from numeric.derivatives import outside_transforms
-from numeric.memory import free_memory
+from numeric.memory import need
 from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
-from numeric.scores.base import SCORE_SIGMAS, plain
+from numeric.scores.base import Selectable, plain
 from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
 from numeric.scores.gaussians import Component, PrincipalMixture
 from numeric.scores.levels import LinearMoments, NoImagesError
@@ -42,7 +41,7 @@ from numeric.scores.wiener import WienerScore
 from numeric.shards import Shards
 
 
-class RefinedScore(Denoiser, BaseEstimator):
+class RefinedScore(Selectable, BaseEstimator):
     """Closed-form estimates refined by stages of local experts.
 
     Args:
@@ -163,12 +162,8 @@ class RefinedScore(Denoiser, BaseEstimator):
         rank = min(int(self.directions), pixels)
         mixture = (pixels + rank) * part + 4 * int(self.components) * rank**2 if self.components > 1 else 0
         maps = (2 * self._starts + 3) * held * pixels  # in parts and put together; clean and noisy images, and a stage's estimate
-        needed, free = 4 * max(mixture, maps), free_memory()
-        if free is not None and needed > free:
-            raise MemoryError(
-                f"{part + held:,} images of {pixels:,} pixels need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
-                "give fewer images, or a smaller share held"
-            )
+        what = f"{part + held:,} images of {pixels:,} pixels"
+        need(4 * max(mixture, maps), what, "give fewer images, or a smaller share held")
 
     def _new_base(self) -> WienerScore:
         return WienerScore(degree=int(self.degree), coordinates=str(self.coordinates))
@@ -277,15 +272,8 @@ class RefinedScore(Denoiser, BaseEstimator):
         each = torch.cat(errors)
         return float(each.mean()), float(each.std() / len(each) ** 0.5) if len(each) > 1 else math.nan
 
-    def score(self, y: Any, noise: Any = None) -> Any:
-        """Score ``(alpha D(y) - y) / sigma^2`` in the shape of ``y`` (Tweedie's formula).
-
-        Without a noise level ``y`` are clean images, and the result is what scikit-learn's model selection maximises: minus
-        :meth:`held_out_mse`, the mean over the VE levels :data:`numeric.scores.base.SCORE_SIGMAS`.
-        """
-        if noise is not None:
-            return super().score(y, noise)
-        return -sum(self.held_out_mse(y, sigma)[0] for sigma in SCORE_SIGMAS) / len(SCORE_SIGMAS)
+    def _errors_on(self, images: Any, sigmas: Sequence[float]) -> list[float]:
+        return [self.held_out_mse(images, sigma)[0] for sigma in sigmas]
 
     def parameter_count(self, noise: NoiseLevel | float) -> int:
         """Numbers that an estimate at one noise level reads."""

@@ -396,7 +396,7 @@ class WienerScore(WaveletEstimator):
             size, linear = self.monomials_.count(degree), 1 + len(mean)
             wick = np.zeros((size, len(mean)))
             wick[0], wick[1 + letters :] = solution.theta[0].cpu().numpy(), solution.theta[linear:].cpu().numpy()
-            unit = (level.letters @ level.letters.T).cpu().numpy()
+            unit = level.unit_covariance.cpu().numpy()
             # Columns of the inverse Wick map: theta . :phi: = theta . M^-1 phi.
             theta = torch.from_numpy(wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T @ wick).to(mean)
             straight = level.whiten.T @ solution.theta[1:linear] + level.letters.T @ theta[1 : 1 + letters]

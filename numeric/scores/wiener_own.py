@@ -420,7 +420,7 @@ class WienerOwnScore(WienerScore):
             size = self.monomials_.count(degree)
             row, column = self._places(found)
             wick = self._by_monomial(found, size)
-            unit = (level.letters @ level.letters.T).cpu().numpy()
+            unit = level.unit_covariance.cpu().numpy()
             # Columns of the inverse Wick map: theta . :phi: = theta . M^-1 phi; a target's monomials are closed under it.
             plain = (wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T @ wick).tocsr()
             straight = level.whiten.T @ head[1:] + level.letters.T @ torch.from_numpy(plain[1 : 1 + letters].toarray()).to(mean)

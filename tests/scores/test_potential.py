@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from numeric.baselines.linear import LinearDenoiser
-from numeric.data import as_image_set
+from numeric.baselines.mixture import GaussianMixtureDenoiser
+from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.symmetry import asymmetry, jacobian
 from numeric.noise import ve, vp
 from numeric.scores.base import SettingsError
@@ -15,23 +16,9 @@ from numeric.scores.families import FamilyError
 from numeric.scores.moments import MomentError
 from numeric.scores.potential import PotentialScore
 from numeric.scores.wiener import WienerScore
+from tests.drawn import held_out, noisy
 
 KINDS = [("independent", "independent", "both"), ("band", "independent", "wavelet"), ("independent", "local", "pixel")]
-
-
-@pytest.fixture
-def images(generator):
-    return torch.rand(40, 1, 6, 6, generator=generator, dtype=torch.float64) ** 2
-
-
-def noisy(x, level, generator):
-    return level.alpha * x + level.sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-
-
-def held_out(model, x):
-    moments = model.new_moments(tuple(x.shape[1:]))
-    model.accumulate(moments, as_image_set(x), 1000, None, None, 30.0)
-    return moments
 
 
 @pytest.mark.parametrize(("family", "pixel_family", "coordinates"), KINDS)
@@ -166,3 +153,20 @@ def test_files_merge_and_bad_input(images, generator, tmp_path):
         whole.prepare_levels([0.5], [4])
     with pytest.raises(SettingsError, match="coordinates is 'pixel'"):
         whole.set_params(coordinates="pixel").denoise(y, 0.5)
+
+
+def test_the_log_density_reads_images_as_every_denoiser_does(images):
+    """Arrays, eight bits and a noise level for each image; another shape of as many pixels is refused, as the closed forms' is."""
+    model = PotentialScore(degree=2, coordinates="pixel", levels=1).fit(images)
+    want = model.potential(images[:3], 0.5)
+    assert torch.equal(torch.from_numpy(model.potential(images[:3].numpy(), 0.5)), want)
+    eight = (images[:3] * 255).to(torch.uint8)
+    assert torch.allclose(model.potential(eight, 0.5).double(), want, atol=0.2) and model.potential(images[:0], 0.5).shape == (0,)
+    each = model.potential(images[:3], [0.5, 0.3, 0.5])
+    assert torch.equal(each[[0, 2]], model.potential(images[[0, 2]], 0.5)) and torch.equal(each[1:2], model.potential(images[1:2], 0.3))
+    for one in (LinearDenoiser().fit(images), GaussianMixtureDenoiser(3).fit(images), OptimalDenoiser().fit(images)):
+        assert torch.equal(one.log_density(images[:3].numpy(), 0.5), one.log_density(images[:3], ve(0.5)))
+        with pytest.raises(ValueError, match=r"fitted on 1 channel\(s\) of 6 x 6 pixels"):
+            one.log_density(images[:3].reshape(3, 1, 4, 9), 0.5)
+    with pytest.raises(ValueError, match=r"fitted on 1 channel\(s\) of 6 x 6 pixels"):
+        model.potential(images[:3].reshape(3, 1, 4, 9), 0.5)

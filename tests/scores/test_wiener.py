@@ -16,21 +16,7 @@ from numeric.scores.patterns import contractions
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
 from numeric.scores.wiener_own import WienerOwnScore
-
-
-@pytest.fixture
-def images(generator):
-    return torch.rand(40, 1, 6, 6, generator=generator, dtype=torch.float64) ** 2
-
-
-def noisy(x, level, generator):
-    return level.alpha * x + level.sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-
-
-def held_out(model, x):
-    moments = model.new_moments(tuple(x.shape[1:]))
-    model.accumulate(moments, as_image_set(x), 1000, None, None, 30.0)
-    return moments
+from tests.drawn import held_out, noisy
 
 
 def test_contractions_of_one_variable_are_the_binomials():

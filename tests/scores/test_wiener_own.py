@@ -6,26 +6,11 @@ import pytest
 import torch
 
 from numeric.baselines.linear import LinearDenoiser
-from numeric.data import as_image_set
 from numeric.noise import ve, vp
 from numeric.scores.levels import LevelGrams
 from numeric.scores.wiener import WienerScore
 from numeric.scores.wiener_own import WienerOwnScore
-
-
-@pytest.fixture
-def images(generator):
-    return torch.rand(40, 1, 6, 6, generator=generator, dtype=torch.float64) ** 2
-
-
-def noisy(x, level, generator):
-    return level.alpha * x + level.sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-
-
-def held_out(model, x):
-    moments = model.new_moments(tuple(x.shape[1:]))
-    model.accumulate(moments, as_image_set(x), 1000, None, None, 30.0)
-    return moments
+from tests.drawn import held_out, noisy
 
 
 @pytest.mark.parametrize(
