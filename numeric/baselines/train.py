@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from numeric.baselines.configs import CONFIGS, NetworkConfig, parameter_count
 from numeric.baselines.edm import EDM
+from numeric.baselines.graphs import CapturedStep
 from numeric.baselines.network import NetworkDenoiser
 from numeric.baselines.plateau import SIGMAS, count_after, is_trained, last_doubling
 from numeric.baselines.schedule import Schedule
@@ -102,11 +103,17 @@ class Trainer:
         step, images_seen, seconds: so far.
         phases: schedules so far, ``{"schedule", "from_images", "from_step"}``; more than one if a checkpoint was taken up
             with another schedule.
+
+    Args:
+        capture: steps as one CUDA graph (:class:`~numeric.baselines.graphs.CapturedStep`); by default on a GPU.
     """
 
-    def __init__(self, config: NetworkConfig, images: ImageSet, schedule: Schedule, edm: EDM | None = None) -> None:
+    def __init__(
+        self, config: NetworkConfig, images: ImageSet, schedule: Schedule, edm: EDM | None = None, capture: bool | None = None
+    ) -> None:
         self.config, self.images, self.schedule = config, images, schedule
         device = schedule.device
+        self.capture = device.startswith("cuda") if capture is None else capture
         self.edm = edm if edm is not None else EDM.measured(images)
         self.network = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -119,6 +126,7 @@ class Trainer:
         self.batches = Batches(images, device)
         self._forward: Any = torch.compile(self.network) if schedule.compile else self.network
         self._every = 1 if device == "cpu" else 50  # a look at the loss waits for the device
+        self._captured: dict[int, CapturedStep] = {}  # by batch size
 
     def advance(self) -> Tensor:
         """One training step; returns its loss (a scalar on the device).
@@ -133,14 +141,11 @@ class Trainer:
         x = self.batches[index]
         sigma = self.edm.sample_sigma(batch, generator)
         noise = torch.randn(x.shape, generator=generator, device=s.device)
-        with torch.autocast(s.device.split(":")[0], torch.bfloat16) if s.bf16 else nullcontext():
-            loss = self._loss(x, sigma, noise)
-        if self.step % self._every == 0 and not math.isfinite(float(loss.detach())):
+        loss = self._differentiated(x, sigma, noise)
+        if self.step % self._every == 0 and not math.isfinite(float(loss)):
             raise FloatingPointError(
-                f"the loss is {float(loss.detach())} at step {self.step}: lower --learning-rate, or train without --bf16"
+                f"the loss is {float(loss)} at step {self.step}: lower --learning-rate, or train without --bf16"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = s.rate(self.images_seen)
         self.optimizer.step()
@@ -150,7 +155,24 @@ class Trainer:
             torch._foreach_lerp_(
                 list(self.average.parameters()), list(self.network.parameters()), 1.0 - s.average_decay(self.step)
             )
-        return loss.detach()
+        return loss
+
+    def _differentiated(self, x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """The loss of a batch, its gradients left in the parameters; on a GPU captured once and replayed."""
+
+        def step(x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            device = self.schedule.device.split(":")[0]
+            with torch.autocast(device, torch.bfloat16, cache_enabled=False) if self.schedule.bf16 else nullcontext():
+                loss = self._loss(x, sigma, noise)
+            loss.backward()
+            return loss.detach()
+
+        if not self.capture:
+            return step(x, sigma, noise)
+        if len(x) not in self._captured:
+            self._captured[len(x)] = CapturedStep(step, (x, sigma, noise), list(self.network.parameters()))
+        return self._captured[len(x)](x, sigma, noise)
 
     def _loss(self, x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         try:
