@@ -168,11 +168,16 @@ class Trainer:
             loss.backward()
             return loss.detach()
 
-        if not self.capture:
-            return step(x, sigma, noise)
-        if len(x) not in self._captured:
-            self._captured[len(x)] = CapturedStep(step, (x, sigma, noise), list(self.network.parameters()))
-        return self._captured[len(x)](x, sigma, noise)
+        if self.capture and len(x) not in self._captured:
+            try:
+                self._captured[len(x)] = CapturedStep(step, (x, sigma, noise), list(self.network.parameters()))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                warnings.warn(f"the step cannot be captured as a CUDA graph ({reason}): training goes on without", stacklevel=2)
+                self.capture = False
+        return self._captured[len(x)](x, sigma, noise) if self.capture else step(x, sigma, noise)
 
     def _loss(self, x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         try:
