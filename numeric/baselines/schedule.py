@@ -118,10 +118,11 @@ class Schedule:
 
 
 def options(schedule: dict[str, Any]) -> str:
-    """The command line's options for a recorded schedule (:meth:`Schedule.to_dict`), all but its length."""
-    s = {field.name: field.default for field in fields(Schedule)} | schedule
-    text = f"--batch-size {s['batch_size']} --learning-rate {s['learning_rate']:g} --ema {s['ema']:g} --seed {s['seed']}"
-    for name in ("warmup", "decay_after", "late_batch_size", "ema_power"):
-        text += f" --{name.replace('_', '-')} {s[name]:g}"
-    text += " --bf16" if s["bf16"] else " --float32"
+    """The command line's options for a recorded schedule (:meth:`Schedule.to_dict`), all but its length; every digit is kept."""
+    s: dict[str, Any] = {field.name: field.default for field in fields(Schedule)} | schedule
+    text = ""
+    for name in ("batch_size", "learning_rate", "ema", "seed", "warmup", "decay_after", "late_batch_size", "ema_power"):
+        value = int(s[name]) if float(s[name]).is_integer() else float(s[name])
+        text += f"--{name.replace('_', '-')} {value} "
+    text += "--bf16" if s["bf16"] else "--float32"
     return text + (" --compile" if s["compile"] else " --no-compile") + f" --device {s['device']}"

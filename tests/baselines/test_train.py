@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 
 import pytest
 import torch
+import typer
 from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import numeric.baselines.train as train_module
@@ -15,7 +19,7 @@ from numeric.baselines.configs import CONFIGS, TRAINING_ORDER, NetworkConfig, ge
 from numeric.baselines.network import trained
 from numeric.baselines.plateau import count_after, is_trained, last_doubling
 from numeric.baselines.runs import Run, all_runs, foresee, publish, train_all
-from numeric.baselines.schedule import Schedule
+from numeric.baselines.schedule import Schedule, options
 from numeric.baselines.train import Trainer, check_memory, saved_bytes, step_generator, train
 from numeric.commands.app import app
 from numeric.data import ImageSet, LazyImages
@@ -432,8 +436,8 @@ def test_the_recorded_command_makes_the_same_weights(tmp_path, monkeypatch, imag
     record = json.loads((tmp_path / "a" / "cnn_8_seed2.json").read_text())
     assert record["images"] == 20 and record["command"].count("python -m numeric train ") == 2
     for command in record["command"].split(" && "):
-        options = command.removeprefix("python -m numeric train ").split()
-        result = run_cli(*options, "--threads", "1", "--output", str(tmp_path / "b"))
+        words = command.removeprefix("python -m numeric train ").split()
+        result = run_cli(*words, "--threads", "1", "--output", str(tmp_path / "b"))
         assert result.exit_code == 0, result.output
     a, b = (load_tensors(tmp_path / x / "cnn_8_seed2.safetensors")[0] for x in "ab")
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
@@ -441,6 +445,19 @@ def test_the_recorded_command_makes_the_same_weights(tmp_path, monkeypatch, imag
     assert again["images"] == record["images"] and again["loss"] == record["loss"] and again["command"] == record["command"]
     assert again["errors"] == record["errors"]
     assert [point["mse"] for point in again["held_out_curve"]] == [point["mse"] for point in record["held_out_curve"]]
+
+
+@given(
+    images=st.integers(0, 10**8), power=st.floats(0, 20).map(lambda v: round(v, 3)), rate=st.floats(1e-6, 1.0), bf16=st.booleans()
+)
+def test_the_recorded_options_are_those_of_the_schedule(images, power, rate, bf16):
+    """What `options` writes, the command line reads back to the same schedule, a million images too."""
+    schedule = Schedule(3, 8, rate, warmup=images, decay_after=images, ema_power=power, bf16=bf16)
+    command = typer.main.get_command(app)
+    train_command = command.commands["train"]
+    read = train_command.make_context("train", shlex.split(options(schedule.to_dict()))).params
+    assert (read["warmup"], read["decay_after"], read["ema_power"], read["bf16"]) == (images, images, power, bf16)
+    assert read["learning_rate"] == rate
 
 
 def test_training_all_from_the_command_line(tmp_path, monkeypatch, images):
