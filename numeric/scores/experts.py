@@ -118,14 +118,14 @@ def fit_stage(
         softness: tau in units of the mean squared distance to the nearest centre, for each of the ``dims`` coordinates.
     """
     total = clean.shape[0] * clean.shape[2] * clean.shape[3]
-    draw = torch.randperm(total, generator=generator)[:pixels]
+    draw = torch.randperm(total, generator=generator)[:pixels].to(clean.device)
     sample = window(maps[-1], side, draw[: 2**16])
     mean = sample.mean(0)
     _, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov(sample.T.double(), correction=0)))
     basis = vectors[:, -dims:].to(sample).contiguous()
     z = (sample - mean) @ basis
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    clusters = KMeans(experts, n_init=1, init="random", max_iter=30, random_state=seed).fit(z.numpy())
+    clusters = KMeans(experts, n_init=1, init="random", max_iter=30, random_state=seed).fit(z.cpu().numpy())
     centres = torch.from_numpy(clusters.cluster_centers_).to(z)
     # A centre that no pixel is near (fewer distinct windows than experts) keeps a finite, negligible share.
     weights = (torch.from_numpy(np.bincount(clusters.labels_, minlength=experts)).to(z) / len(z)).clamp_min(1e-30)
@@ -133,7 +133,7 @@ def fit_stage(
     empty = z.new_zeros(experts, 1, clean.shape[1])
     stage = Stage(tuple(sides), side, mean, basis, centres, weights.log(), tau, empty)
     d = 1 + sum(m.shape[1] * s**2 for m, s in zip(maps, sides))
-    sums = torch.zeros(experts, d + clean.shape[1], d + clean.shape[1], dtype=torch.float64)
+    sums = torch.zeros(experts, d + clean.shape[1], d + clean.shape[1], dtype=torch.float64, device=clean.device)
     for place in draw.split(BLOCK // 4):
         f = features(maps, sides, place)
         r = responsibilities(stage, window(maps[-1], side, place))

@@ -111,8 +111,8 @@ class PrincipalMixture:
     def fit(cls, images: Tensor, mean: Tensor, basis: Tensor, components: int, pooling: float, seed: int) -> PrincipalMixture:
         """From images ``(n, N)``; k-means sees the 64 leading coordinates (the last columns of the basis)."""
         z = (images - mean.to(images)) @ basis.to(images)
-        leading = z[:, -64:].contiguous().numpy()
-        labels = torch.from_numpy(KMeans(components, n_init=1, max_iter=25, random_state=seed).fit_predict(leading)).long()
+        leading = z[:, -64:].contiguous().cpu().numpy()
+        labels = torch.from_numpy(KMeans(components, n_init=1, max_iter=25, random_state=seed).fit_predict(leading)).long().to(z.device)
         parts = []
         for k in labels.unique():
             x = z[labels == k].double()

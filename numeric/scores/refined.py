@@ -53,7 +53,8 @@ class RefinedScore(Selectable, BaseEstimator):
             pixels less, the linear one's 3. dims: principal coordinates of a window that the partition sees. softness: of it.
         ridge: in pixels (see :mod:`numeric.scores.experts`).
         held: share of the images that the stages are fitted to, drawn at random, the others making the three estimates.
-        seed: of that draw, of k-means and of the stages' noise.
+        seed: of that draw, of k-means and of the stages' noise. device: of everything but k-means and the drawing of noise, whose
+            numbers are the same on every device.
 
     A level is made when it is first asked for and needs the images then: :meth:`prepare_levels` makes many and :meth:`save` keeps
     them.  VP levels are VE levels of ``y / a``.
@@ -91,10 +92,11 @@ class RefinedScore(Selectable, BaseEstimator):
         ridge: float = 10.0,
         held: float = 1 / 6,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.degree, self.coordinates, self.components, self.directions = degree, coordinates, components, directions
         self.pooling, self.experts, self.pixels, self.side, self.dims = pooling, experts, pixels, side, dims
-        self.softness, self.ridge, self.held, self.seed = softness, ridge, held, seed
+        self.softness, self.ridge, self.held, self.seed, self.device = softness, ridge, held, seed, device
 
     @property
     def label(self) -> str:
@@ -117,6 +119,7 @@ class RefinedScore(Selectable, BaseEstimator):
                 raise ValueError(f"{name} must be a finite number > 0, got {getattr(self, name)}")
         if not 0 < self.held < 1:
             raise ValueError(f"held must lie strictly between 0 and 1, got {self.held}: it is the share that fits the stages")
+        self._new_base().check_settings()
 
     # ----- fit -----------------------------------------------------------------------------------------------------------
 
@@ -148,7 +151,7 @@ class RefinedScore(Selectable, BaseEstimator):
         self.mixture_: PrincipalMixture | None = None
         if self.components > 1:
             basis = torch.linalg.eigh(self.base_.moments_.covariance)[1][:, -int(self.directions) :]
-            x = torch.cat([batch.flatten(1) for batch in part.batches()])
+            x = torch.cat([batch.flatten(1) for batch in part.batches()]).to(str(self.device))
             mean = self.base_.moments_.mean
             self.mixture_ = PrincipalMixture.fit(x, mean, basis, int(self.components), float(self.pooling), int(self.seed))
         self.held_: ImageSet | None = held
@@ -166,7 +169,7 @@ class RefinedScore(Selectable, BaseEstimator):
         need(4 * max(mixture, maps), what, "give fewer images, or a smaller share held")
 
     def _new_base(self) -> WienerScore:
-        return WienerScore(degree=int(self.degree), coordinates=str(self.coordinates))
+        return WienerScore(degree=int(self.degree), coordinates=str(self.coordinates), device=str(self.device))
 
     def _parts(self, data: ImageSet) -> tuple[ImageSet, ImageSet]:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(int(self.seed)))
@@ -210,7 +213,8 @@ class RefinedScore(Selectable, BaseEstimator):
             raise NoImagesError(f"sigma {sigma:g} is not prepared and the images are not at hand: fit again, or ask for a saved level")
         generator, clean = torch.Generator().manual_seed(int(self.seed)), self.held_[:]
         self.base_.prepare_levels([sigma], [1, int(self.degree)])
-        noisy = clean + sigma * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+        noisy = (clean + sigma * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)).to(str(self.device))
+        clean = clean.to(str(self.device))
         parts = [self._estimates(y, ve(sigma)) for y in noisy.split(1000)]
         maps, stages = [torch.cat(part) for part in zip(*parts)], []
         for experts in self.experts:
@@ -268,7 +272,8 @@ class RefinedScore(Selectable, BaseEstimator):
         generator, errors = torch.Generator().manual_seed(seed), []
         for x in data.batches(500):
             y = level.alpha * x + level.sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-            errors.append((self.denoise(y, level) - x).square().flatten(1).mean(1).double())
+            error = self.denoise(y.to(str(self.device)), level) - x.to(str(self.device))
+            errors.append(error.square().flatten(1).mean(1).double())
         each = torch.cat(errors)
         return float(each.mean()), float(each.std() / len(each) ** 0.5) if len(each) > 1 else math.nan
 
@@ -304,24 +309,24 @@ class RefinedScore(Selectable, BaseEstimator):
         base.moments_.save(path, extra, tensors)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what :meth:`save` wrote; other levels than the saved ones need another fit.
+    def load(cls, path: str | Path, device: str = "cpu") -> Self:
+        """Read what :meth:`save` wrote, to a device; other levels than the saved ones need another fit.
 
         Raises:
             MomentError: the file is of another readout. FileError: it is damaged: settings that cannot be, a tensor that is missing,
                 of another shape than they ask for, of no floating numbers, or not finite.
         """
-        moments, extra, tensors = LinearMoments.load(path)
+        moments, extra, tensors = LinearMoments.load(path, device)
         if extra.get("readout") != cls.readout:
             raise MomentError(f"{path} is of the {extra.get('readout')} readout, not of {cls.readout}: load it with its own class")
         with reading(path, "model file"):
-            model = cls(**{**extra["params"], "experts": tuple(extra["params"]["experts"])})
+            model = cls(**{**extra["params"], "experts": tuple(extra["params"]["experts"]), "device": device})
             model.check_settings()
             moments.pixel_range = pixel_range(extra["pixel_range"])
             model.base_ = model._new_base()
             model.base_.check_settings()
             model.base_.fit_moments(moments)
-            model.base_.take_levels(extra["levels"], tensors)
+            model.base_.take_levels(extra["levels"], tensors, device)
             model.mixture_ = model._stored_mixture(moments, tensors, path) if model.components > 1 else None
             model.stages_, model.seconds_, model.held_ = {}, {}, None
             for number, (key, seconds) in enumerate(extra["stages"]):
@@ -364,7 +369,7 @@ class RefinedScore(Selectable, BaseEstimator):
 
     def _adopt(self, path: Path) -> None:
         """Take over the levels of a checkpoint of the same images and settings."""
-        other = type(self).load(path)
+        other = type(self).load(path, str(self.device))
         mine, theirs = self.base_.moments_, other.base_.moments_
         same = {**self.get_params(), "experts": list(self.experts)} == {**other.get_params(), "experts": list(other.experts)}
         if not same or (theirs.config, theirs.hashes) != (mine.config, mine.hashes):

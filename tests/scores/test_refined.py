@@ -20,6 +20,7 @@ from numeric.scores.moments import MomentError
 from numeric.scores.refined import RefinedScore
 from numeric.scores.wiener import WienerScore
 from numeric.shards import as_shards
+from tests.pretend_device import pretend_device
 
 SMALL = {"components": 3, "directions": 20, "experts": (1, 4), "pixels": 6000, "side": 3, "dims": 4, "held": 0.4}
 
@@ -266,3 +267,19 @@ def test_real_digits_lie_a_third_below_linear(mnist32, mnist32_test):
         assert error + 3 * spread < 2 / 3 * linear
     finally:
         torch.set_num_threads(threads)
+
+
+def test_every_number_is_the_same_on_another_device(images, model, tmp_path):
+    """Fit, a level, estimates, error and files on a device that is not the CPU (tests.pretend_device) give the CPU's numbers."""
+    y = images[:5].double() + 0.4 * torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected, error = model.denoise(y, 0.4), model.held_out_mse(images[:30], 0.4)
+    model.save(tmp_path / "here")
+    with pretend_device() as device:
+        there = RefinedScore(**SMALL, device=device).fit(images).prepare_levels([0.4])
+        found = there.denoise(y.to(device), 0.4)
+        assert found.device.type != "cpu" and there.held_out_mse(images[:30], 0.4) == pytest.approx(error, rel=1e-5)
+        assert torch.allclose(found.cpu(), expected, atol=1e-6)
+        moved = RefinedScore.load(tmp_path / "here", device).denoise(y.to(device), 0.4)
+        assert torch.allclose(moved.cpu(), expected, atol=1e-9)
+        there.save(tmp_path / "there")
+    assert torch.allclose(RefinedScore.load(tmp_path / "there").denoise(y, 0.4), expected, atol=1e-6)
