@@ -30,7 +30,7 @@ from torch.nn import functional as F
 ACTIVE = 1e-2
 """An expert is fitted to pixels that it takes at least this share of."""
 BLOCK = 2**18
-"""Pixels worked on at a time (their windows and responsibilities are held)."""
+"""Pixels worked on at a time (their windows and responsibilities are held); eight times as many on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class Stage:
 TENSORS = ("mean", "basis", "centres", "log_weights", "tau", "weights")
 
 
+def _block(like: Tensor) -> int:
+    return BLOCK if like.device.type == "cpu" else 8 * BLOCK
+
+
 def window(image: Tensor, side: int, place: Tensor | None = None) -> Tensor:
     """Windows ``(pixels, channels * side^2)`` around pixels of ``(n, channels, height, width)``, the border's pixels repeated.
 
@@ -97,7 +101,7 @@ def apply_stage(stage: Stage, maps: Sequence[Tensor]) -> Tensor:
     """``D`` from maps ``(n, channels, height, width)``, the last of which is refined; the same shape, differentiable."""
     stage = stage.to(maps[-1])
     height, width = maps[-1].shape[-2:]
-    channels, step = maps[-1].shape[1], max(1, BLOCK // (8 * height * width))
+    channels, step = maps[-1].shape[1], max(1, _block(maps[-1]) // (8 * height * width))
     parts = []
     for start in range(0, len(maps[-1]), step):
         part = [m[start : start + step] for m in maps]
@@ -134,7 +138,7 @@ def fit_stage(
     stage = Stage(tuple(sides), side, mean, basis, centres, weights.log(), tau, empty)
     d = 1 + sum(m.shape[1] * s**2 for m, s in zip(maps, sides))
     sums = torch.zeros(experts, d + clean.shape[1], d + clean.shape[1], dtype=torch.float64, device=clean.device)
-    for place in draw.split(BLOCK // 4):
+    for place in draw.split(_block(clean) // 4):
         f = features(maps, sides, place)
         r = responsibilities(stage, window(maps[-1], side, place))
         target = window(clean, 1, place) - window(maps[-1], 1, place)
