@@ -326,7 +326,7 @@ class RefinedScore(Selectable, BaseEstimator):
             model.base_ = model._new_base()
             model.base_.check_settings()
             model.base_.fit_moments(moments)
-            model.base_.take_levels(extra["levels"], tensors, device)
+            model.base_.take_levels(extra["levels"], tensors, device, path)
             model.mixture_ = model._stored_mixture(moments, tensors, path) if model.components > 1 else None
             model.stages_, model.seconds_, model.held_ = {}, {}, None
             for number, (key, seconds) in enumerate(extra["stages"]):

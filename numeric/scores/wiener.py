@@ -456,8 +456,10 @@ class WienerScore(WaveletEstimator):
         rows = [[*key, solution.expected_error, solution.ridge, solution.seconds] for key, solution in kept]
         return rows, {f"theta{i}": solution.theta for i, (_, solution) in enumerate(kept)}
 
-    def take_levels(self, rows: Sequence[Sequence[Any]], tensors: dict[str, Tensor], device: str = "cpu") -> None:
-        """Prepared levels as :meth:`level_state` gave them.
+    def take_levels(
+        self, rows: Sequence[Sequence[Any]], tensors: dict[str, Tensor], device: str = "cpu", path: str | Path = "the file of levels"
+    ) -> None:
+        """Prepared levels as :meth:`level_state` gave them; ``path`` is what errors name.
 
         Raises:
             ValueError: a level of another degree, numbers that are none, or a solution of another size.
@@ -466,7 +468,7 @@ class WienerScore(WaveletEstimator):
             whole(degree, "degree of a level", 1, int(self.moments_.degree))
             if not all(isinstance(v, float | int) and math.isfinite(v) for v in (sigma, error, strength, seconds)) or sigma <= 0:
                 raise ValueError(f"its level {i} has the numbers {(sigma, error, strength, seconds)}")
-            theta = stored(tensors, f"theta{i}", self._theta_shape(degree), "the file of levels")
+            theta = stored(tensors, f"theta{i}", self._theta_shape(degree), path)
             key = float(sigma), degree, ridge if isinstance(ridge, str) else float(ridge)
             self.prepared_[key] = LevelSolution(theta.to(device), float(error), float(strength), float(seconds))
 
