@@ -20,6 +20,11 @@ from numeric.shards import check_shape
 from numeric.wavelets import WaveletTransform
 
 
+def batch_bytes(device: str | torch.device) -> int:
+    """Most bytes of the features of one batch: more on a GPU, whose products want to be long."""
+    return 2**27 if torch.device(device).type == "cpu" else 2**30
+
+
 def tensor_hash(*tensors: Tensor) -> str:
     """sha256 of the numbers of some tensors."""
     digest = hashlib.sha256()

@@ -224,7 +224,7 @@ class WienerOwnScore(WienerScore):
             raise FamilyError(f"{transform} is {transform.kind}: coefficients' errors add up in {transform.to_orthonormal} only")
 
     def _check_memory(self, moments: LinearMoments, monomials: MonomialSet) -> None:
-        needed, free = 3 * 8 * len(moments.mean) * (len(monomials) + 2 * len(moments.mean)), free_memory()
+        needed, free = 3 * 8 * len(moments.mean) * (len(monomials) + 2 * len(moments.mean)), free_memory(moments.device)
         if free is not None and needed > free:
             raise MemoryError(
                 f"{len(monomials):,} monomials need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: use a lower degree"
