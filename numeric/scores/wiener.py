@@ -173,8 +173,8 @@ class WienerScore(WaveletEstimator):
         self.check_settings()
         transform, pixels = self.new_transform(shape), shape[0] * shape[1] * shape[2]
         self._check_transform(transform)
-        what, advice = f"the covariance of {pixels:,} pixels and its eigenvectors", "use smaller images, or WaveletScore"
-        need(16 * pixels**2, what, advice, str(self.device))
+        what = f"the covariance of {pixels:,} pixels and its eigenvectors"
+        need(16 * pixels**2, what, "use smaller images, or WaveletScore", str(self.device))
         out = LinearMoments(
             transform, self.family_, int(self.degree), shape[0], self._letters, str(self.device),
             torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, pixels, dtype=torch.float64),
@@ -259,7 +259,7 @@ class WienerScore(WaveletEstimator):
             MomentError: the checkpoint is of other images or settings.
         """
         moments = self.fitted()
-        degrees = [int(self.degree)] if degrees is None else [int(d) for d in degrees]
+        degrees = [int(d) for d in ([self.degree] if degrees is None else degrees)]
         for degree in degrees:
             self.count(degree)
         if checkpoint is not None and Path(checkpoint).exists():
@@ -351,9 +351,7 @@ class WienerScore(WaveletEstimator):
             return ((matrix[1:, 1:] - torch.outer(mean, mean)) * scale * scale[:, None])[None]
 
         second = self.moments_.covariance.trace()[None]
-        scores = gcv_scores(
-            centred(noisy), centred(clean), (rhs[1:] * scale[:, None])[None], second, self.moments_.count, "image"
-        )
+        scores = gcv_scores(centred(noisy), centred(clean), (rhs[1:] * scale[:, None])[None], second, self.moments_.count, "image")
         return float(GCV_GRID[int(scores[:, 0].argmin())])
 
     # ----- exact errors --------------------------------------------------------------------------------------------------

@@ -285,7 +285,7 @@ class WienerOwnScore(WienerScore):
         place, size, first = {row: i for i, row in enumerate(exponents)}, len(exponents), len(exponents) - numbers.shape[1]
         # Clean second moments of everything that taking letters can leave.
         own = letters[variables]  # (g, r, N)
-        order = [int(np.argmax(exponents[i])) for i in range(1, first)]
+        order = torch.tensor([int(np.argmax(exponents[i])) for i in range(1, first)], dtype=torch.long, device=letters.device)
         table = letters.new_zeros(len(variables), size, size)
         table[:, first:, first:] = sums.blocks[which][part]
         table[:, 0, 0] = 1.0
