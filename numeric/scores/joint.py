@@ -22,7 +22,7 @@ from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
-from numeric.scores.passes import CoefficientSum, Pass, batch_bytes, tensor_hash
+from numeric.scores.passes import CoefficientSum, Pass, batch_bytes, float64_on, tensor_hash
 from numeric.scores.stored import StoredSettings, whole
 from numeric.scores.totals import total
 from numeric.shards import Shards
@@ -50,7 +50,7 @@ class JointProducts(Pass):
         return [self.transform.config, len(self.monomials), tensor_hash(rows, self.centre)]
 
     def add(self, sums: Sequence[Tensor], images: Tensor) -> None:
-        coefficients = self.transform.forward(images.to(self.device, torch.float64)).flatten(1)
+        coefficients = self.transform.forward(float64_on(images, self.device)).flatten(1)
         add_gram(sums[0], self.monomials.features(coefficients - self.centre))
 
 

@@ -24,7 +24,7 @@ from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
-from numeric.scores.passes import Look, Pass, PixelProducts, batch_bytes, tensor_hash
+from numeric.scores.passes import Look, Pass, PixelProducts, batch_bytes, float64_on, tensor_hash
 from numeric.scores.stored import StoredSettings, whole
 from numeric.scores.totals import look, total
 from numeric.shards import Shards
@@ -68,7 +68,7 @@ class LevelGrams(Pass):
 
     def centred(self, images: Tensor) -> Tensor:
         """Images less the centre, ``(n, N)`` float64."""
-        return images.to(self.device, torch.float64).flatten(1) - self.centre
+        return float64_on(images, self.device).flatten(1) - self.centre
 
     def features(self, centred: Tensor, level: LevelCoordinates) -> Tensor:
         """Intercept, linear features and nonlinear monomials of centred images ``(n, N)``, ``(P, n)``."""
