@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 
-def free_memory() -> int | None:
-    """Free memory in bytes: of the system, or of the container that this process runs in; None where nothing says."""
+
+def free_memory(device: str | torch.device = "cpu") -> int | None:
+    """Free memory in bytes of a device; None where nothing says.
+
+    Of the CPU: of the system, or of the container that this process runs in. Of a GPU: also what torch has reserved there and
+    does not use.
+    """
+    where = torch.device(device)
+    if where.type == "cuda":
+        return int(torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where))
+    if where.type != "cpu":
+        return None
     limits = [limit for limit in (_of_system(), _of_container()) if limit is not None]
     return min(limits, default=None)
 
@@ -39,12 +50,12 @@ def _of_container(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/
     return min(left, default=None)
 
 
-def need(size: float, what: str, advice: str) -> None:
+def need(size: float, what: str, advice: str, device: str | torch.device = "cpu") -> None:
     """Raise MemoryError before the work starts if ``size`` bytes are more than is free.
 
     Args:
-        what: what takes them, in words of what the caller called. advice: the ways out.
+        what: what takes them, in words of what the caller called. advice: the ways out. device: where they are to lie.
     """
-    free = free_memory()
+    free = free_memory(device)
     if free is not None and size > free:
         raise MemoryError(f"{what} need about {size / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free: {advice}")

@@ -79,11 +79,11 @@ class SolutionCache:
 
     Args:
         limit: bytes. None: a quarter of what is free or held here, and :data:`KEPT_BYTES` at least, so that a loop over twenty
-            noise levels of a large readout solves each of them once.
+            noise levels of a large readout solves each of them once. device: where most of it lies; of a GPU half as much is kept.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit, self._kept = limit, dict[Hashable, tuple[Any, int]]()
+    def __init__(self, limit: int | None = None, device: str = "cpu") -> None:
+        self.limit, self.device, self._kept = limit, device, dict[Hashable, tuple[Any, int]]()
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._kept
@@ -96,7 +96,7 @@ class SolutionCache:
         held = sum(kept for _, kept in self._kept.values())
         limit = self.limit
         if limit is None:
-            limit = max(KEPT_BYTES, ((free_memory() or 0) + held) // 4)
+            limit = max(KEPT_BYTES, ((free_memory(self.device) or 0) + held) // (4 if self.device == "cpu" else 8))
         while self._kept and held > limit - size:
             held -= self._kept.pop(next(iter(self._kept)))[1]
         self._kept[key] = (value, size)
@@ -309,7 +309,7 @@ class WaveletEstimator(Selectable, BaseEstimator):
         self.moments_, self.transform_, self.shape_ = moments, moments.transform, shape
         self.fitted_settings_ = {name: plain(getattr(self, name)) for name in SETTINGS}
         self.pixel_range_ = moments.pixel_range
-        self._solutions = SolutionCache()
+        self._solutions = SolutionCache(device=str(self.device))
         self.prepare()
         return self
 

@@ -12,24 +12,33 @@ import torch
 from torch import Tensor
 
 PANEL = 1024
-"""Rows of a panel."""
+"""Rows of a panel on a CPU."""
+PANEL_THERE = 2048
+"""The same on a GPU, which steps and small products keep waiting."""
 
 
 class SingularGramError(ArithmeticError):
     """A Gram matrix is singular to working precision; the message names the coefficients and the fix."""
 
 
+def panel(matrix: Tensor) -> int:
+    """Rows of a panel on the device of a matrix."""
+    return PANEL if matrix.device.type == "cpu" else PANEL_THERE
+
+
 def add_gram(gram: Tensor, phi: Tensor) -> None:
     """``gram += phi phi^T`` on and below the diagonal (half of the work); ``phi`` is ``(P, n)``."""
-    for start in range(0, len(gram), PANEL):
-        stop = start + PANEL
+    rows = panel(gram)
+    for start in range(0, len(gram), rows):
+        stop = start + rows
         gram[start:stop, :stop].addmm_(phi[start:stop], phi[:stop].T)
 
 
 def mirror(matrix: Tensor) -> Tensor:
     """Copy the triangle below the diagonal to the one above, in place."""
-    for start in range(0, len(matrix), PANEL):
-        stop = start + PANEL
+    rows = panel(matrix)
+    for start in range(0, len(matrix), rows):
+        stop = start + rows
         corner = matrix[start:stop, start:stop].tril()
         matrix[start:stop, start:stop] = corner + corner.tril(-1).T
         matrix[start:stop, stop:] = matrix[stop:, start:stop].T
@@ -42,9 +51,9 @@ def cholesky_(matrix: Tensor, what: str = "matrix") -> Tensor:
     Raises:
         SingularGramError: not positive definite to float64.
     """
-    size = len(matrix)
-    for start in range(0, size, PANEL):
-        stop = min(start + PANEL, size)
+    size, rows = len(matrix), panel(matrix)
+    for start in range(0, size, rows):
+        stop = min(start + rows, size)
         below, done = matrix[start:, start:stop], matrix[start:, :start]
         if start:
             below.addmm_(done, matrix[start:stop, :start].T, alpha=-1.0)
@@ -61,9 +70,9 @@ def cholesky_(matrix: Tensor, what: str = "matrix") -> Tensor:
 
 def forward_solve(factor: Tensor, rhs: Tensor) -> Tensor:
     """``L^-1 rhs`` for the lower factor, ``(P, outputs)``."""
-    out = rhs.clone()
-    for start in range(0, len(out), PANEL):
-        stop = start + PANEL
+    out, rows = rhs.clone(), panel(rhs)
+    for start in range(0, len(out), rows):
+        stop = start + rows
         if start:
             out[start:stop].addmm_(factor[start:stop, :start], out[:start], alpha=-1.0)
         out[start:stop] = torch.linalg.solve_triangular(factor[start:stop, start:stop], out[start:stop], upper=False)
@@ -72,9 +81,9 @@ def forward_solve(factor: Tensor, rhs: Tensor) -> Tensor:
 
 def backward_solve(factor: Tensor, rhs: Tensor) -> Tensor:
     """``L^-T rhs``; ``rhs`` may be shorter than the factor: then of its leading block."""
-    out, size = rhs.clone(), len(rhs)
-    for start in reversed(range(0, size, PANEL)):
-        stop = min(start + PANEL, size)
+    out, size, rows = rhs.clone(), len(rhs), panel(rhs)
+    for start in reversed(range(0, size, rows)):
+        stop = min(start + rows, size)
         if stop < size:
             out[start:stop].addmm_(factor[stop:size, start:stop].T, out[stop:], alpha=-1.0)
         out[start:stop] = torch.linalg.solve_triangular(factor[start:stop, start:stop].T, out[start:stop], upper=True)

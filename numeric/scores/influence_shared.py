@@ -93,7 +93,7 @@ def shared_delta_errors(
     a, s = noise.alpha, noise.sigma
     solution = model.solve(noise, degree)
     theta = torch.as_tensor(
-        wick_map(moments.monomials, s, None, size).T @ (solution.readout / solution.scale[:, None]).numpy()
+        wick_map(moments.monomials, s, None, size).T @ (solution.readout / solution.scale[:, None]).cpu().numpy()
     )
     theta[0] -= torch.as_tensor(model.mean_)
     powers = torch.as_tensor(a ** moments.monomials.degrees[:size].astype(float))

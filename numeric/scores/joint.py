@@ -17,12 +17,12 @@ from numeric.data import ImageSet
 from numeric.denoiser import UNIT_RANGE, widest
 from numeric.memory import free_memory
 from numeric.results import load_tensors, reading, save_tensors, stored
-from numeric.scores.contraction import CROSS_BYTES, CorrelatedNoise, WhiteNoise, conjugate, translation
+from numeric.scores.contraction import CorrelatedNoise, WhiteNoise, conjugate, translation
 from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
-from numeric.scores.passes import CoefficientSum, Pass, tensor_hash
+from numeric.scores.passes import CoefficientSum, Pass, batch_bytes, float64_on, tensor_hash
 from numeric.scores.stored import StoredSettings, whole
 from numeric.scores.totals import total
 from numeric.shards import Shards
@@ -50,7 +50,7 @@ class JointProducts(Pass):
         return [self.transform.config, len(self.monomials), tensor_hash(rows, self.centre)]
 
     def add(self, sums: Sequence[Tensor], images: Tensor) -> None:
-        coefficients = self.transform.forward(images.to(self.device, torch.float64)).flatten(1)
+        coefficients = self.transform.forward(float64_on(images, self.device)).flatten(1)
         add_gram(sums[0], self.monomials.features(coefficients - self.centre))
 
 
@@ -88,7 +88,7 @@ class JointMoments:
         """Raise MemoryError unless ``squares`` matrices of the Gram's size are free, and what solving takes beside them."""
         size, n = len(self.monomials), self.monomials.variables
         needed = 8 * (squares * size**2 + 3 * size * n)
-        free = free_memory() if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+        free = free_memory(self.device)
         if free is not None and needed > free:
             raise MemoryError(
                 f"{size:,} shared features need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
@@ -114,7 +114,7 @@ class JointMoments:
         """
         size = len(self.monomials)
         # Bound the feature matrix of a batch as well as the batch of images.
-        step = max(1, min(batch_size, CROSS_BYTES // (8 * size)))
+        step = max(1, min(batch_size, batch_bytes(self.device) // (8 * size)))
         first = CoefficientSum(self.transform, self.channels, batch_size, self.device)
         if isinstance(data, Shards):
             mean = total(first, data, bar, checkpoint, every)[0] / len(data)

@@ -24,14 +24,11 @@ from numeric.scores.dense import add_gram, mirror
 from numeric.scores.families import Family
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
-from numeric.scores.passes import Look, Pass, PixelProducts, tensor_hash
+from numeric.scores.passes import Look, Pass, PixelProducts, batch_bytes, float64_on, tensor_hash
 from numeric.scores.stored import StoredSettings, whole
 from numeric.scores.totals import look, total
 from numeric.shards import Shards
 from numeric.wavelets import WaveletTransform
-
-BATCH_BYTES = 2**27
-"""Features of one batch."""
 
 
 class NoImagesError(RuntimeError):
@@ -60,8 +57,8 @@ class LevelGrams(Pass):
 
     @property
     def fitting_batch(self) -> int:
-        """Images whose features take :data:`BATCH_BYTES`, at most 2,048."""
-        return max(1, min(2048, BATCH_BYTES // (8 * self.size)))
+        """Images whose features take :func:`~numeric.scores.passes.batch_bytes`, at most 2,048."""
+        return max(1, min(2048, batch_bytes(self.device) // (8 * self.size)))
 
     @property
     def config(self) -> Any:
@@ -71,7 +68,7 @@ class LevelGrams(Pass):
 
     def centred(self, images: Tensor) -> Tensor:
         """Images less the centre, ``(n, N)`` float64."""
-        return images.to(self.device, torch.float64).flatten(1) - self.centre
+        return float64_on(images, self.device).flatten(1) - self.centre
 
     def features(self, centred: Tensor, level: LevelCoordinates) -> Tensor:
         """Intercept, linear features and nonlinear monomials of centred images ``(n, N)``, ``(P, n)``."""
@@ -206,8 +203,8 @@ class LinearMoments:
         """Raise MemoryError unless ``squares`` matrices of ``features`` squared are free, and what stands beside them."""
         pixels = len(self.mean)
         letters = self.transform.n_coefficients * self.channels + pixels
-        needed = 8 * (squares * features**2 + (2 * pixels + letters) * features) + BATCH_BYTES
-        free = free_memory() if torch.device(self.device).type == "cpu" else None
+        needed = 8 * (squares * features**2 + (2 * pixels + letters) * features) + batch_bytes(self.device)
+        free = free_memory(self.device)
         if free is not None and needed > free:
             raise MemoryError(
                 f"{features:,} features need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: use a lower degree, "

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +67,17 @@ class MonomialSet:
     def __init__(self, rows: np.ndarray, variables: int) -> None:
         self.rows, self.variables = rows, variables
         self.degrees = (rows >= 0).sum(axis=1)
+        self._there: dict[Any, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_there": {}}  # what lies on a device does not travel
+
+    def _on(self, device: torch.device, name: str, make: Callable[[], Any]) -> Any:
+        """An index that a device keeps, so that the batches of a pass do not send it again and again."""
+        if (name, device) not in self._there:
+            with torch.inference_mode(False):  # so that gradients can be taken later
+                self._there[name, device] = make()
+        return self._there[name, device]
 
     @classmethod
     def of_family(cls, family: Family, transform: WaveletTransform, degree: int, channels: int = 1) -> MonomialSet:
@@ -106,13 +118,14 @@ class MonomialSet:
     def features(self, u: Tensor, count: int | None = None) -> Tensor:
         """The first ``count`` monomials (all) of coefficients ``(n, variables)``, ``(count, n)``."""
         padded = torch.cat([u.T, u.new_ones(1, len(u))])  # index -1 is the constant 1
-        index = torch.as_tensor(self.rows if count is None else self.rows[:count], device=u.device)
-        out = padded[index[:, -1]]
+        count = len(self) if count is None else count
+        index = self._on(u.device, "letters", lambda: torch.as_tensor(np.ascontiguousarray(self.rows.T), device=u.device))
+        out = padded[index[-1, :count]]
         for position in range(self.degree - 2, -1, -1):
             # Sorted by degree: those that have a further letter are the last ones.
-            first = int((index[:, position] < 0).sum())
-            if first < len(index):
-                more = padded[index[first:, position]]
+            first = int(np.searchsorted(self.degrees, self.degree - position))
+            if first < count:
+                more = padded[index[position, first:count]]
                 if tracked(out):
                     out = torch.cat([out[:first], out[first:] * more])
                 else:
@@ -142,9 +155,11 @@ class MonomialSet:
 
         Fast where monomials of the same exponents are neighbours (:func:`numeric.scores.patterns.by_pattern`).
         """
-        for rows, pair, left, last in self._products:
-            one = letters if pair else out
-            torch.mul(one[run_or_index(left, out)], letters[run_or_index(last, out)], out=out[rows])
+        def make() -> list[Any]:
+            return [(rows, pair, run_or_index(left, out), run_or_index(last, out)) for rows, pair, left, last in self._products]
+
+        for rows, pair, left, last in self._on(out.device, "products", make):
+            torch.mul((letters if pair else out)[left], letters[last], out=out[rows])
         return out
 
     # ----- look-up and the table of takings ------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class WaveletScore(WaveletEstimator):
             return CleanMoments(
                 transform, family, degree, shape[0], device=self.device, block_bytes=max(1, memory_limit // 8)
             )
-        free = free_memory()
+        free = free_memory(str(self.device))
         if free is not None and needed * 3 > free:
             raise MemoryError(
                 f"{family.label} at degree {self.degree} on {shape} images needs about {needed * 3 / 2**30:.1f} GiB, "

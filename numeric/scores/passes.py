@@ -20,6 +20,16 @@ from numeric.shards import check_shape
 from numeric.wavelets import WaveletTransform
 
 
+def batch_bytes(device: str | torch.device) -> int:
+    """Most bytes of the features of one batch: more on a GPU, whose products want to be long."""
+    return 2**27 if torch.device(device).type == "cpu" else 2**30
+
+
+def float64_on(images: Tensor, device: str | torch.device) -> Tensor:
+    """Images as float64 on a device, sent in the type that they have."""
+    return images.to(device).to(torch.float64)
+
+
 def tensor_hash(*tensors: Tensor) -> str:
     """sha256 of the numbers of some tensors."""
     digest = hashlib.sha256()
@@ -95,7 +105,7 @@ class CoefficientSum(Pass):
         return [self.transform.config, self.channels]
 
     def add(self, sums: Sequence[Tensor], images: Tensor) -> None:
-        sums[0].add_(self.transform.forward(images.to(self.device, torch.float64)).flatten(1).sum(0))
+        sums[0].add_(self.transform.forward(float64_on(images, self.device)).flatten(1).sum(0))
 
 
 @dataclass
@@ -116,7 +126,7 @@ class PixelProducts(Pass):
         return ["pixels", tensor_hash(self.shift)]
 
     def add(self, sums: Sequence[Tensor], images: Tensor) -> None:
-        x = images.to(self.device, torch.float64).flatten(1) - self.shift
+        x = float64_on(images, self.device).flatten(1) - self.shift
         sums[0].add_(x.sum(0))
         add_gram(sums[1], x.T)
 

@@ -28,6 +28,7 @@ from numeric.scores.groups import StandardErrors
 from numeric.scores.influence_shared import shared_delta_errors
 from numeric.scores.joint import JointMoments
 from numeric.scores.solve import hermite_coefficients
+from numeric.scores.sparse import sparse_product
 
 
 @dataclass(frozen=True)
@@ -291,12 +292,12 @@ class SharedWaveletScore(WaveletEstimator):
             m = self.count(degree)
             theta = backward_solve(factor, half[:m])
             error = self._penalised_error(noise, theta, system.rhs[:m], system.second, system.strength, system.penalty[:m, :m])
-            readout = torch.from_numpy(system.unwick[:m, :m].T @ theta.cpu().numpy())
+            readout = sparse_product(system.unwick[:m, :m].T, theta)
             if self.ridge_.side == "score":  # Tweedie: D = (v + s^2 theta.phi) / a
                 readout *= s**2 / a
                 readout[torch.arange(1, 1 + n), torch.arange(n)] += 1.0 / a
-                readout[0] += torch.from_numpy(self.mean_)
-            here = torch.from_numpy(system.scale[:m])
+                readout[0] += torch.as_tensor(self.mean_, device=readout.device)
+            here = torch.as_tensor(system.scale[:m], device=readout.device)
             out.append(SharedSolution(readout.mul_(here[:, None]), here, error, system.strength))
         return out
 
@@ -305,8 +306,9 @@ class SharedWaveletScore(WaveletEstimator):
     ) -> float:
         """``E|theta.phi - t|^2 = E|t|^2 - theta.b - lambda theta.Q theta``, by the normal equations, as an error of D."""
         theta, rhs = self._synthesised(theta), self._synthesised(rhs)
-        shrunk = penalty.T @ theta.cpu().numpy() if strength else np.zeros(1)
-        error = second - float((theta * rhs).sum()) - strength * float(np.square(shrunk).sum())
+        error = second - float((theta * rhs).sum())
+        if strength:
+            error -= strength * float(torch.linalg.vector_norm(sparse_product(penalty.T, theta))) ** 2
         return error * (noise.sigma**4 / noise.alpha**2 if self.ridge_.side == "score" else 1.0)
 
     def _cross_validated(
@@ -339,7 +341,7 @@ class SharedWaveletScore(WaveletEstimator):
 
         clean = self.moments_.gram[:size, :size]
         weights = torch.as_tensor(powers, device=device)
-        turned = torch.as_tensor((features @ rhs.cpu().numpy())[1:], device=device)[None]
+        turned = sparse_product(features, rhs)[1:][None]
         if self.ridge_.side == "denoiser":  # centred features see the target less its mean
             second = float(self.moments_.gram.diagonal()[1 : 1 + len(self.mean_)].sum())
         elif self.moments_.covariance is not None:
@@ -359,9 +361,8 @@ class SharedWaveletScore(WaveletEstimator):
     def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
         """The readout ``(P, outputs)`` in noisy monomials centred at ``alpha`` times the mean of ``like``."""
         solution = self.solve(noise, degree)
-        readout = (solution.readout / solution.scale[:, None]).numpy()
-        shift = noise.alpha * (like.mean_ - self.mean_)
-        return [torch.from_numpy(np.asarray(translation(self.monomials_, shift, len(readout)).T @ readout))]
+        readout, shift = solution.readout / solution.scale[:, None], noise.alpha * (like.mean_ - self.mean_)
+        return [sparse_product(translation(self.monomials_, shift, len(readout)).T, readout).cpu()]
 
     def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
         return shared_delta_errors(self, images, noise, degree, outputs, bar)
@@ -375,7 +376,7 @@ class SharedWaveletScore(WaveletEstimator):
         gram = mirror(moments.wick_gram(level.alpha, level.sigma, size)).cpu().numpy()
         return conjugate(wick_map(moments.monomials, level.sigma, moments.covariance, size), gram)
 
-    def _error_of(self, readout: np.ndarray, noise: NoiseLevel, moments: JointMoments) -> float:
+    def _error_of(self, readout: Tensor, noise: NoiseLevel, moments: JointMoments) -> float:
         """Exact expected squared error, summed over pixels, of ``D = readout.phi`` on the images of ``moments``.
 
         Args:
@@ -383,7 +384,7 @@ class SharedWaveletScore(WaveletEstimator):
         """
         size, n = len(readout), len(moments.mean)
         wick = wick_map(moments.monomials, noise.sigma, moments.covariance, size)
-        theta = torch.as_tensor(wick.T @ readout, device=moments.gram.device)
+        theta = sparse_product(wick.T, readout.to(moments.gram.device))
         theta[0] -= torch.as_tensor(moments.mean, device=theta.device)  # the error is taken about the mean
         powers = torch.as_tensor(noise.alpha ** moments.monomials.degrees[:size].astype(float), device=theta.device)
         cross = self._synthesised(moments.gram[:size, 1 : 1 + n] * powers[:, None])
@@ -406,7 +407,7 @@ class SharedWaveletScore(WaveletEstimator):
             return solution.expected_error / self._pixels
         if moments.config != self.moments_.config:
             raise ValueError("the held-out moments have other settings than the fitted ones: make them with new_moments")
-        readout = (solution.readout / solution.scale[:, None]).numpy()
+        readout = solution.readout / solution.scale[:, None]
         # Moved to the fitted mean, the coordinates that the readout is written in.
         return self._error_of(readout, level, moments.about(self.mean_)) / self._pixels
 
@@ -453,7 +454,7 @@ class SharedWaveletScore(WaveletEstimator):
         shift = level.alpha * (self.mean_ - model.mean_.cpu().numpy())
         if np.any(shift != 0):
             readout = translation(moments.monomials, shift, size).T @ readout
-        return self._error_of(readout, level, moments) / self._pixels
+        return self._error_of(torch.from_numpy(readout), level, moments) / self._pixels
 
     @property
     def _pixels(self) -> int:

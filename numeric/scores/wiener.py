@@ -39,6 +39,7 @@ from numeric.scores.levels import LinearMoments
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
 from numeric.scores.patterns import Groups, add_noise_
+from numeric.scores.sparse import sparse_product
 from numeric.scores.stored import pixel_range, whole
 from numeric.scores.totals import clear, steps
 from numeric.shards import Shards, as_shards
@@ -172,13 +173,13 @@ class WienerScore(WaveletEstimator):
         self.check_settings()
         transform, pixels = self.new_transform(shape), shape[0] * shape[1] * shape[2]
         self._check_transform(transform)
-        need(16 * pixels**2, f"the covariance of {pixels:,} pixels and its eigenvectors", "use smaller images, or WaveletScore")
+        what = f"the covariance of {pixels:,} pixels and its eigenvectors"
+        need(16 * pixels**2, what, "use smaller images, or WaveletScore", str(self.device))
         out = LinearMoments(
             transform, self.family_, int(self.degree), shape[0], self._letters, str(self.device),
             torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, pixels, dtype=torch.float64),
         )  # fmt: skip
-        monomials = self._new_monomials(transform, shape[0])
-        self._check_memory(out, monomials)
+        self._check_memory(out, self._new_monomials(transform, shape[0]))
         return out
 
     def _check_transform(self, transform: WaveletTransform) -> None:
@@ -258,7 +259,7 @@ class WienerScore(WaveletEstimator):
             MomentError: the checkpoint is of other images or settings.
         """
         moments = self.fitted()
-        degrees = [int(self.degree)] if degrees is None else [int(d) for d in degrees]
+        degrees = [int(d) for d in ([self.degree] if degrees is None else degrees)]
         for degree in degrees:
             self.count(degree)
         if checkpoint is not None and Path(checkpoint).exists():
@@ -268,7 +269,7 @@ class WienerScore(WaveletEstimator):
         if not sigmas:
             return self
         self._check_memory(moments, self.monomials_)
-        free = free_memory()
+        free = free_memory(str(self.device))
         at_once = 1 if free is None or isinstance(self.ridge, str) else max(1, min(4, int(free / 2 / self.sums_bytes)))
         groups = [sigmas[i : i + at_once] for i in range(0, len(sigmas), at_once)]
         each, unit = sum(map(steps, moments.sets)), "shard" if any(isinstance(s, Shards) for s in moments.sets) else "img"
@@ -350,9 +351,7 @@ class WienerScore(WaveletEstimator):
             return ((matrix[1:, 1:] - torch.outer(mean, mean)) * scale * scale[:, None])[None]
 
         second = self.moments_.covariance.trace()[None]
-        scores = gcv_scores(
-            centred(noisy), centred(clean), (rhs[1:] * scale[:, None])[None], second, self.moments_.count, "image"
-        )
+        scores = gcv_scores(centred(noisy), centred(clean), (rhs[1:] * scale[:, None])[None], second, self.moments_.count, "image")
         return float(GCV_GRID[int(scores[:, 0].argmin())])
 
     # ----- exact errors --------------------------------------------------------------------------------------------------
@@ -394,11 +393,11 @@ class WienerScore(WaveletEstimator):
         def make() -> PlainReadout:
             level, mean, letters = self.coordinates_at(key[0]), self.moments_.mean, self.monomials_.variables
             size, linear = self.monomials_.count(degree), 1 + len(mean)
-            wick = np.zeros((size, len(mean)))
-            wick[0], wick[1 + letters :] = solution.theta[0].cpu().numpy(), solution.theta[linear:].cpu().numpy()
+            wick = mean.new_zeros(size, len(mean))
+            wick[0], wick[1 + letters :] = solution.theta[0], solution.theta[linear:]
             unit = level.unit_covariance.cpu().numpy()
             # Columns of the inverse Wick map: theta . :phi: = theta . M^-1 phi.
-            theta = torch.from_numpy(wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T @ wick).to(mean)
+            theta = sparse_product(wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T, wick)
             straight = level.whiten.T @ solution.theta[1:linear] + level.letters.T @ theta[1 : 1 + letters]
             return PlainReadout(mean, mean + theta[0], straight, level.letters.T, theta[1 + letters :]).to(torch.empty(0, dtype=dtype, device=device))
 

@@ -224,7 +224,7 @@ class WienerOwnScore(WienerScore):
             raise FamilyError(f"{transform} is {transform.kind}: coefficients' errors add up in {transform.to_orthonormal} only")
 
     def _check_memory(self, moments: LinearMoments, monomials: MonomialSet) -> None:
-        needed, free = 3 * 8 * len(moments.mean) * (len(monomials) + 2 * len(moments.mean)), free_memory()
+        needed, free = 3 * 8 * len(moments.mean) * (len(monomials) + 2 * len(moments.mean)), free_memory(moments.device)
         if free is not None and needed > free:
             raise MemoryError(
                 f"{len(monomials):,} monomials need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: use a lower degree"
@@ -285,7 +285,7 @@ class WienerOwnScore(WienerScore):
         place, size, first = {row: i for i, row in enumerate(exponents)}, len(exponents), len(exponents) - numbers.shape[1]
         # Clean second moments of everything that taking letters can leave.
         own = letters[variables]  # (g, r, N)
-        order = [int(np.argmax(exponents[i])) for i in range(1, first)]
+        order = torch.tensor([int(np.argmax(exponents[i])) for i in range(1, first)], dtype=torch.long, device=letters.device)
         table = letters.new_zeros(len(variables), size, size)
         table[:, first:, first:] = sums.blocks[which][part]
         table[:, 0, 0] = 1.0

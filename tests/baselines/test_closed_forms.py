@@ -76,7 +76,7 @@ def test_linear_of_fewer_images_than_pixels_is_the_same(images):
 
 def test_linear_foresees_its_memory(monkeypatch):
     """Before anything is read: 10,000 images of 3 x 256 x 256 are 29 GiB and as much again, in words of what was called."""
-    monkeypatch.setattr("numeric.memory.free_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr("numeric.memory.free_memory", lambda *_: 8 * 2**30)
 
     class Never(ImageSet):
         def __getitem__(self, index):

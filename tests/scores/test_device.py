@@ -6,14 +6,23 @@ same tests run on it too.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from numeric.baselines.linear import LinearDenoiser
+from numeric.data import as_image_set
+from numeric.memory import free_memory
 from numeric.noise import ve, vp
 from numeric.scores.moments import CleanMoments
+from numeric.scores.monomials import MonomialSet
 from numeric.scores.own import WaveletScore
+from numeric.scores.potential import PotentialScore
 from numeric.scores.shared import SharedWaveletScore
+from numeric.scores.sparse import sparse_product
+from numeric.scores.wiener import WienerScore
+from numeric.scores.wiener_own import WienerOwnScore
 from numeric.wavelets import WaveletTransform
 from tests.pretend_device import pretend_device
 
@@ -35,6 +44,44 @@ def images(generator):
 def same(there: torch.Tensor, here: torch.Tensor) -> None:
     assert there.device.type != "cpu" and here.device.type == "cpu"
     assert torch.allclose(there.cpu(), here, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [5, 300])
+def test_sparse_product(size, device, monkeypatch):
+    """Empty, short and long rows, in one step and in many, against SciPy's product; the same bits every time."""
+    matrix = sp.random(size, size, 0.3, "csr", rng=np.random.default_rng(0)).tolil()
+    matrix[1], matrix[2] = 0.0, 1.0
+    x = torch.randn(size, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for table in (matrix.tocsr(), matrix.tocsr().T):
+        expected = torch.from_numpy(table @ x.numpy())
+        assert torch.equal(sparse_product(table, x), expected)
+        for working in (2**28, 1000):
+            monkeypatch.setattr("numeric.scores.sparse.STEP_BYTES", working)
+            found = sparse_product(table, x.to(device))
+            same(found, expected)
+            assert torch.equal(found.cpu(), sparse_product(table, x.to(device)).cpu())
+
+
+def test_features_after_inference_mode():
+    """An index that was kept without gradients serves a computation with them (the pretended device has no such mode)."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    monomials = MonomialSet(np.array([[-1, -1], [-1, 0], [-1, 1], [0, 0], [0, 1], [1, 1]]), 2)
+    u = torch.tensor([[2.0, 3.0]], device=device)
+    with torch.inference_mode():
+        assert monomials.features(u)[:, 0].cpu().tolist() == [1, 2, 3, 4, 6, 9]
+    assert monomials.features(u, 4)[:, 0].cpu().tolist() == [1, 2, 3, 4]
+    (slope,) = torch.autograd.grad(monomials.features(u.requires_grad_()).sum(), u)
+    assert slope.cpu().tolist() == [[1 + 2 * 2 + 3, 1 + 2 + 2 * 3]]
+
+
+def test_free_memory_is_of_the_device(device):
+    """Of the CPU, and of a GPU what torch holds back too; a device that does not say is not guessed."""
+    assert free_memory() == free_memory("cpu") or free_memory() > 0
+    if device == "cuda":
+        free, there = torch.cuda.mem_get_info()
+        assert free <= free_memory("cuda") <= there
+    else:
+        assert free_memory(device) is None
 
 
 def test_the_device_refuses_what_a_gpu_refuses(device):
@@ -111,6 +158,57 @@ def test_shared_readout(ridge, side, mode, device, images):
     assert there.expected_mse(level) == pytest.approx(here.expected_mse(level), rel=1e-9)
     own = WaveletScore("independent", 2, levels=1, mode=mode, device=device).fit(images)
     assert own.expected_mse(level, joint=there) > 0
+
+
+def test_shared_readout_moves_merges_and_tells(device, images, tmp_path):
+    """Held-out errors, readout in monomials, traces, standard errors, merge and files: the CPU's numbers from the device."""
+    options = {"degree": 3, "levels": 1}
+    here = SharedWaveletScore("independent", **options).fit(images)
+    there = SharedWaveletScore("independent", **options, device=device).fit(images)
+    level = vp(0.6)
+    here_others, there_others = (m.new_moments((1, 8, 8)).fit(as_image_set(images**2)) for m in (here, there))
+    assert there.solve(level).readout.device.type != "cpu"
+    assert there.expected_mse(level, 2, there_others) == pytest.approx(here.expected_mse(level, 2, here_others), rel=1e-9)
+    assert torch.allclose(there.coefficients(level, 3, there)[0], here.coefficients(level, 3, here)[0], rtol=1e-7, atol=1e-10)
+    assert torch.allclose(there.trace_coefficients(level), here.trace_coefficients(level), rtol=1e-7, atol=1e-10)
+    same(there.jacobian_trace(images[:3].to(device), level), here.jacobian_trace(images[:3], level))
+    found, wanted = (m.standard_errors(level, images, method="delta", outputs=[]) for m in (there, here))
+    assert found.expected_mse == pytest.approx(wanted.expected_mse, rel=1e-6)
+    halves = [SharedWaveletScore("independent", **options, device=device).fit(part) for part in images.split(12)]
+    there.save(tmp_path / "there")
+    here.save(tmp_path / "here")
+    expected = here.denoise(images, level)
+    for model in (halves[0].merge(halves[1]), SharedWaveletScore.load(tmp_path / "here", device)):
+        assert torch.allclose(model.denoise(images.to(device), level).cpu(), expected, rtol=1e-7, atol=1e-9)
+    assert torch.allclose(SharedWaveletScore.load(tmp_path / "there").denoise(images, level), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("coordinates", ["wavelet", "pixel", "both"])
+@pytest.mark.parametrize(("of", "ridge"), [("wiener", 1e-5), ("noisy", 1e-5), ("wiener", "gcv")])
+@pytest.mark.parametrize("kind", [WienerScore, PotentialScore, WienerOwnScore])
+def test_wiener_readouts(kind, coordinates, of, ridge, device, images, tmp_path):
+    """Several levels in one pass, fitted and held-out errors, denoised images, and files to the other device."""
+    if (kind is not WienerScore and ridge == "gcv") or (kind is WienerOwnScore and coordinates == "both"):
+        pytest.skip("refused")
+    degree, levels = (2, [0.3]) if kind is PotentialScore else (3, [0.2, 0.7])
+    options = {"degree": degree, "coordinates": coordinates, "of": of, "levels": 1, "ridge": ridge}
+    here = kind(**options).fit(images).prepare_levels(levels)
+    there = kind(**options, device=device).fit(images).prepare_levels(levels)
+    here_others, there_others = (m.new_moments((1, 8, 8)) for m in (here, there))
+    for model, others in ((here, here_others), (there, there_others)):
+        model.accumulate(others, as_image_set(images**2), 10, None, None, 30.0)
+    there.save(tmp_path / "model")
+    moved = kind.load(tmp_path / "model")
+    for sigma in levels:
+        assert there.expected_mse(sigma) == pytest.approx(here.expected_mse(sigma), rel=1e-9)
+        assert there.expected_mse(sigma, moments=there_others) == pytest.approx(here.expected_mse(sigma, moments=here_others), rel=1e-9)
+        assert there.chosen_ridge(sigma) == pytest.approx(here.chosen_ridge(sigma))
+        found, expected = there.denoise(images.to(device), sigma), here.denoise(images, sigma)
+        assert found.device.type != "cpu"
+        for image in (found.cpu(), moved.denoise(images, sigma)):
+            assert torch.allclose(image, expected, rtol=1e-9, atol=1e-9)
+        trace = there.jacobian_trace(images[:2].to(device), ve(sigma)).cpu()
+        assert torch.allclose(trace, here.jacobian_trace(images[:2], ve(sigma)), rtol=1e-7, atol=1e-7)
 
 
 def test_linear_denoiser(device, images):

@@ -289,7 +289,7 @@ def test_twenty_levels_of_a_large_readout_are_kept_where_memory_allows(monkeypat
         cache = SolutionCache()
         for k in range(20):
             held = min(k, kept) * size
-            monkeypatch.setattr("numeric.scores.base.free_memory", lambda free=free, held=held: free and free - held)
+            monkeypatch.setattr("numeric.scores.base.free_memory", lambda _device, free=free, held=held: free and free - held)
             cache.put(k, k, size)
         assert sum(k in cache for k in range(20)) == kept
 

@@ -223,7 +223,7 @@ def test_shards_and_clusters_are_refused_with_what_to_do_instead(images):
 
 
 def test_memory_is_foreseen_before_the_images_are_read(images, monkeypatch):
-    monkeypatch.setattr("numeric.memory.free_memory", lambda: 10**5)
+    monkeypatch.setattr("numeric.memory.free_memory", lambda *_: 10**5)
     with pytest.raises(MemoryError, match=r"600 images of 64 pixels need about 0\.0 GiB"):
         RefinedScore(**SMALL).fit(images)
 

@@ -82,7 +82,7 @@ def test_errors_on_other_images_and_without_the_fitted_ones(tmp_path):
 def test_joint_moments_are_foreseen(monkeypatch):
     """Words of what was called: the error of an own readout, with the ways out."""
     model = WaveletScore("independent", 2, levels=1).fit(pictures(5, (11, 9), 0))
-    monkeypatch.setattr("numeric.scores.joint.free_memory", lambda: 1000)
+    monkeypatch.setattr("numeric.scores.joint.free_memory", lambda *_: 1000)
     with pytest.raises(MemoryError, match=r"exact pixel error in the over-complete basis .* sides divisible"):
         model.expected_mse(0.5)
     model = WaveletScore("independent", 2, wavelet="bior2.2", levels=1).fit(pictures(5, (8, 8), 0))

@@ -216,10 +216,10 @@ def test_bad_input(images, monkeypatch):
     with pytest.raises(SettingsError, match="of is 'noisy' but was 'wiener'"):
         model.set_params(of="noisy").expected_mse(0.5)
     with monkeypatch.context() as patch:
-        patch.setattr("numeric.scores.levels.free_memory", lambda: 10**6)
+        patch.setattr("numeric.scores.levels.free_memory", lambda *_: 10**6)
         with pytest.raises(MemoryError, match="features need about"):
             WienerScore(levels=1).fit(images)
-    monkeypatch.setattr("numeric.memory.free_memory", lambda: 8 * 2**30)  # 576 GiB are asked for: said before they are
+    monkeypatch.setattr("numeric.memory.free_memory", lambda *_: 8 * 2**30)  # 576 GiB are asked for: said before they are
     for kind in (WienerScore, WienerOwnScore):
         with pytest.raises(MemoryError, match=r"covariance of 196,608 pixels and its eigenvectors need about 576.0 GiB"):
             kind(coordinates="pixel").fit(torch.zeros(1, 1, 1, 1).expand(4, 3, 256, 256))
