@@ -204,6 +204,7 @@ def shared(card: Card, rows: Rows, part: str, train: ImageSet, test: ImageSet, f
         del solutions
         more = evaluated(card, model, batches, sigma, degrees)
         levels.append(rows.add(**what, what="level", sigma=sigma, degrees=degrees, seconds=seconds, fitted_mse=fitted, **more, peak_gib=card.peak_gib))
+        model.fit_moments(model.moments_)  # forgets the level, whose readouts would stay beside the next one's system
         del batches
     del model
     card.fresh()

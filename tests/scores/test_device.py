@@ -190,7 +190,7 @@ def test_wiener_readouts(kind, coordinates, of, ridge, device, images, tmp_path)
     """Several levels in one pass, fitted and held-out errors, denoised images, and files to the other device."""
     if (kind is not WienerScore and ridge == "gcv") or (kind is WienerOwnScore and coordinates == "both"):
         pytest.skip("refused")
-    degree, levels = (2, [0.3]) if kind is PotentialScore else (3, [0.2, 0.7])
+    degree, levels = (3, [0.2, 0.7]) if kind is WienerScore else (2, [0.3])
     options = {"degree": degree, "coordinates": coordinates, "of": of, "levels": 1, "ridge": ridge}
     here = kind(**options).fit(images).prepare_levels(levels)
     there = kind(**options, device=device).fit(images).prepare_levels(levels)
