@@ -35,6 +35,7 @@ class Run:
 
     Attributes:
         config, size, schedule: what is trained. output: the folder. n_train: training images (None: all).
+        start_from: folder of published weights that a run without a checkpoint goes on from, where they are there.
     """
 
     config: NetworkConfig
@@ -42,6 +43,7 @@ class Run:
     schedule: Schedule
     output: Path
     n_train: int | None = None
+    start_from: Path | None = None
 
     @property
     def stem(self) -> str:
@@ -66,6 +68,12 @@ class Run:
     def record(self) -> Path:
         return self.output / f"{self.stem}.json"
 
+    @property
+    def start(self) -> Path | None:
+        """The published weights to go on from, if the folder holds this run's."""
+        path = self.start_from / self.weights.name if self.start_from is not None else None
+        return path if path is not None and path.exists() else None
+
     def lock(self) -> FileLock:
         """Held by the process that trains this run; not waited for."""
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +88,16 @@ class Run:
         usual = CONFIGS[self.config.name]
         width = f" --base-channels {self.config.base_channels}" if self.config.base_channels != usual.base_channels else ""
         count = f" --n-train {self.n_train}" if self.n_train is not None else ""
-        parts = []
+        parts, folder, output = [], "runs/train", ""
         for i, phase in enumerate(phases):
             until = phases[i + 1]["from_images"] if i + 1 < len(phases) else images
             steps = -(-until // phase["schedule"]["batch_size"])
             text = f"python -m numeric train --config {self.config.name} --size {self.size} --steps {steps} "
-            parts.append(text + options(phase["schedule"]) + width + count + more + (" --resume --reschedule" if i else ""))
+            goes_on = " --resume --reschedule" if i else ""
+            if "weights" in phase:  # the checkpoint was lost, and Adam's moments with it
+                goes_on, folder = f" --start-from {folder}", f"{folder}-again"
+                output = f" --output {folder}"
+            parts.append(text + options(phase["schedule"]) + width + count + more + goes_on + output)
         return " && ".join(parts)
 
     def prepare(self, resume: bool, overwrite: bool) -> None:
@@ -107,6 +119,11 @@ class Run:
 def checkpoint_record(path: Path) -> dict[str, Any] | None:
     """The record inside a checkpoint, or None where there is no checkpoint."""
     return json.loads(load_tensors(path)[1]["extra"])["record"] if path.exists() else None
+
+
+def so_far(run: Run) -> dict[str, Any] | None:
+    """The record of a run's checkpoint, else of the published weights that it goes on from, or None."""
+    return checkpoint_record(run.checkpoint) or (read_json(run.start.with_suffix(".json")) if run.start is not None else None)
 
 
 def publish(
@@ -154,7 +171,7 @@ def publish(
 def finished(record: dict[str, Any] | None, schedule: Schedule) -> bool:
     """Whether a run has nothing left to do."""
     return record is not None and (
-        record["images"] >= schedule.images or (schedule.until_trained and bool(record["trained"]))
+        images_seen(record) >= schedule.images or (schedule.until_trained and bool(record.get("trained")))
     )
 
 
@@ -184,8 +201,8 @@ def foresee(run: Run, images: ImageSet, steps: int = 1) -> Foreseen:
         trainer.advance()
     _synchronise(schedule.device)
     rate = steps * batch / (time.perf_counter() - start)
-    record = checkpoint_record(run.checkpoint)
-    return Foreseen(run, record["images"] if record else 0, run.schedule.images, rate)
+    record = so_far(run)
+    return Foreseen(run, images_seen(record) if record else 0, run.schedule.images, rate)
 
 
 def _synchronise(device: str) -> None:
@@ -194,10 +211,11 @@ def _synchronise(device: str) -> None:
 
 
 def all_runs(
-    output: Path, make: Callable[[NetworkConfig], Schedule], order: Sequence[tuple[str, int]] = TRAINING_ORDER
-) -> list[Run]:
+    output: Path, make: Callable[[NetworkConfig], Schedule], order: Sequence[tuple[str, int]] = TRAINING_ORDER,
+    *, start_from: Path | None = None,
+) -> list[Run]:  # fmt: skip
     """Every network of Table 1 at its sizes, in the order in which they are trained."""
-    return [Run(CONFIGS[name], size, make(CONFIGS[name]), output) for name, size in order]
+    return [Run(CONFIGS[name], size, make(CONFIGS[name]), output, start_from=start_from) for name, size in order]
 
 
 def train_all(
@@ -224,14 +242,14 @@ def train_all(
         for run in runs:
             try:
                 with run.lock():
-                    before = checkpoint_record(run.checkpoint)
-                    if finished(before, run.schedule) or (before is not None and before["images"] >= limit):
+                    before = so_far(run)
+                    if finished(before, run.schedule) or (before is not None and images_seen(before) >= limit):
                         continue
                     images, test = data(run.size)
-                    say(f"{run.stem}: {before['images'] if before else 0:,} images so far")
+                    say(f"{run.stem}: {images_seen(before) if before else 0:,} images so far")
                     train(
                         run.config, images, run.schedule, held_out=test.take(n_curve), checkpoint=run.checkpoint,
-                        checkpoint_seconds=checkpoint_seconds, resume=True, reschedule=reschedule, stop_at=limit, progress=progress,
+                        checkpoint_seconds=checkpoint_seconds, resume=True, reschedule=reschedule, stop_at=limit, start_from=run.start, progress=progress,
                     )  # fmt: skip
                     yield publish(run, images.take(n_eval), test.take(n_eval))
             except Timeout:

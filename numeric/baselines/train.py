@@ -24,15 +24,16 @@ from torch import Tensor, nn
 from numeric.baselines.configs import CONFIGS, NetworkConfig, parameter_count
 from numeric.baselines.edm import EDM
 from numeric.baselines.graphs import CapturedStep
-from numeric.baselines.network import NetworkDenoiser
-from numeric.baselines.plateau import SIGMAS, count_after, is_trained, last_doubling
+from numeric.baselines.network import NetworkDenoiser, load_network
+from numeric.baselines.plateau import SIGMAS, count_after, images_seen, is_trained, last_doubling
 from numeric.baselines.schedule import Schedule
 from numeric.data import ImageSet, LazyImages
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
+from numeric.fingerprint import files_hash
 from numeric.memory import free_memory
 from numeric.progress import progress_bar
-from numeric.results import load_tensors, reading, save_tensors
+from numeric.results import load_tensors, read_json, reading, save_tensors
 
 
 def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator:
@@ -258,6 +259,36 @@ class Trainer:
         return json.loads(meta["extra"])
 
 
+    def start_from(self, path: Path) -> dict[str, Any]:
+        """Go on from published weights, whose checkpoint is gone: both the weights and their average, with Adam's moments anew.
+
+        Args:
+            path: what :func:`numeric.baselines.runs.publish` wrote; its record lies beside it.
+
+        Returns:
+            Both curves of the record, as :class:`Curves` takes them.
+
+        Raises:
+            ValueError: another configuration, preconditioning, seed or data.
+        """
+        record = read_json(path.with_suffix(".json"))
+        mine = {"config": asdict(self.config), "edm": self.edm.to_dict(), "data": self.images.provenance}
+        mine = json.loads(json.dumps(mine | {"seed": self.schedule.seed}))
+        theirs = {"config": record["config"], "edm": record["edm"], "data": record["data"], "seed": record["schedule"]["seed"]}
+        if different := [name for name, value in mine.items() if theirs[name] != value]:
+            name = different[0]
+            raise ValueError(f"{path} was trained with another {name} ({theirs[name]}, here {mine[name]}): nothing can go on from it")
+        weights = load_network(path).network.state_dict()
+        self.network.load_state_dict(weights)
+        self.average.load_state_dict(weights)
+        self.step, self.images_seen, self.seconds = int(record["steps"]), images_seen(record), float(record["seconds"])
+        first = {"schedule": record["schedule"], "from_step": 0, "from_images": 0}
+        new = {"schedule": self.schedule.to_dict(), "from_step": self.step, "from_images": self.images_seen}
+        self.phases = [*record.get("phases", [first]), {**new, "weights": files_hash([path])}]
+        points = [point for point in record["held_out_curve"] if "images" in point]
+        return {"losses": record["loss"] if points else [], "errors": points}
+
+
 _NOT_THE_NUMBERS = ("steps", "device", "compile")
 
 
@@ -324,6 +355,7 @@ def train(
     resume: bool = False,
     reschedule: bool = False,
     stop_at: float = math.inf,
+    start_from: Path | None = None,
     progress: bool = True,
 ) -> tuple[Trainer, dict[str, Any]]:
     """Train to ``schedule.steps``, or to the plateau; returns the trainer and the record (images, seconds, both curves).
@@ -332,6 +364,7 @@ def train(
         held_out: images on which the error is followed (a thousand are enough).
         checkpoint: file for the state, written every ``checkpoint_seconds`` and at the end. resume: take it up if it is there.
         reschedule: take it up with another schedule. stop_at: images after which to pause.
+        start_from: published weights to go on from where there is no checkpoint (:meth:`Trainer.start_from`).
 
     Raises:
         ValueError: the checkpoint is there and ``resume`` was not said, or is of other settings (:meth:`Trainer.restore`).
@@ -342,6 +375,8 @@ def train(
     curves = Curves()
     if resume and checkpoint is not None and checkpoint.exists():
         curves = Curves(trainer.restore(checkpoint, reschedule)["curves"])
+    elif start_from is not None:
+        curves = Curves(trainer.start_from(start_from))
     sigmas = list(sigmas)
     saved = time.perf_counter()
 

@@ -38,6 +38,9 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads (0: torch's choice)")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="take up the checkpoint in the output folder")] = False,
     reschedule: Annotated[bool, typer.Option("--reschedule", help="take it up with another schedule, and record both")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="folder of published weights that a run without a checkpoint goes on from")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="start anew over an earlier run")] = False,
     output: Annotated[Path, typer.Option(help="folder for weights, record and checkpoint")] = Path("runs/train"),
     seed: Annotated[int | None, typer.Option(help="of weights, batches and noise (default: the configuration's)")] = None,
@@ -89,7 +92,7 @@ def main(
         if config or base_channels is not None or n_train is not None or publish is not None:
             raise ValueError("--all trains every configuration as it is: leave out --config, --base-channels, --n-train, --publish")
         limits = [float(item) for item in rounds.split(",") if item.strip()]
-        everything = runs.all_runs(output, make)
+        everything = runs.all_runs(output, make, start_from=start_from)
         if foresee:
             _foresee(everything, data)
         for record in runs.train_all(
@@ -100,7 +103,9 @@ def main(
     network = get_config(config)
     if base_channels is not None:
         network = network.with_base_channels(base_channels)
-    run = runs.Run(network, size, make(network), output, n_train)
+    run = runs.Run(network, size, make(network), output, n_train, start_from)
+    if start_from is not None and run.start is None:
+        raise ValueError(f"--start-from: {start_from / run.weights.name} was not found")
     if publish is None:
         run.prepare(resume, overwrite)
     elif not run.checkpoint.exists():
@@ -111,7 +116,7 @@ def main(
             with run.lock():
                 training.train(
                     network, images, run.schedule, held_out=test.take(n_curve), checkpoint=run.checkpoint, resume=resume,
-                    reschedule=reschedule,
+                    reschedule=reschedule, start_from=run.start,
                 )  # fmt: skip
         except Timeout:
             raise ValueError(f"another process is training {run.checkpoint}: wait for it, or choose another --output") from None
@@ -123,11 +128,11 @@ def main(
 
 def _foresee(everything: list[Any], data: Any) -> None:
     """Print what is left of each run and how long it will take at most."""
-    from numeric.baselines.runs import checkpoint_record, finished, foresee
+    from numeric.baselines.runs import finished, foresee, so_far
 
     total = 0.0
     for run in everything:
-        if finished(checkpoint_record(run.checkpoint), run.schedule):
+        if finished(so_far(run), run.schedule):
             typer.echo(f"{run.stem}: done")
             continue
         left = foresee(run, data(run.size)[0])

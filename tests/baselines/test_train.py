@@ -460,6 +460,43 @@ def test_the_recorded_options_are_those_of_the_schedule(images, power, rate, bf1
     assert read["learning_rate"] == rate
 
 
+def test_going_on_from_published_weights(tmp_path, monkeypatch, images):
+    """Without its checkpoint a run goes on from its weights: images, curves and phases follow on, and the recorded commands repeat it."""
+    monkeypatch.setattr("numeric.data.load_mnist", lambda *_, size, **__: images.resized(size))
+    monkeypatch.chdir(tmp_path)
+    few = ["--n-eval", "4", "--n-curve", "3", "--threads", "1"]
+    base = ["--config", "cnn", "--size", "8", "--batch-size", "3", "--ema", "0.9", "--float32", *few]
+    assert run_cli(*base, "--steps", "2").exit_code == 0
+    (tmp_path / "runs/train/checkpoints/cnn_8.safetensors").unlink()
+    more = [*base, "--steps", "5", "--output", "on"]
+    missing = run_cli(*more, "--start-from", "nowhere")
+    assert missing.exit_code == 2 and "cnn_8.safetensors was not found" in " ".join(missing.output.split())
+    assert run_cli(*more, "--start-from", "runs/train").exit_code == 0
+    record = json.loads((tmp_path / "on/cnn_8.json").read_text())
+    assert (record["images"], record["steps"]) == (15, 5)
+    assert [phase["from_images"] for phase in record["phases"]] == [0, 6] and len(record["phases"][1]["weights"]) == 64
+    assert [point["images"] for point in record["held_out_curve"]] == [6, 15]
+    for number, command in enumerate(record["command"].split(" && ")):
+        assert ("--start-from runs/train --output runs/train-again" in command) == (number == 1)
+        words = command.removeprefix("python -m numeric train ").split()
+        assert run_cli(*words, "--threads", "1", *(["--overwrite"] if number == 0 else [])).exit_code == 0
+    a, b = (load_tensors(tmp_path / folder / "cnn_8.safetensors")[0] for folder in ("on", "runs/train-again"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_going_on_from_weights_of_another_kind_is_refused(tmp_path, images):
+    """Seed, data and preconditioning of published weights must be those of the run."""
+    run = Run(SMALL, 8, SCHEDULE, tmp_path / "a")
+    train(SMALL, images, SCHEDULE, checkpoint=run.checkpoint, progress=False)
+    publish(run, images, images)
+    for other, schedule, name in ((images, dataclasses.replace(SCHEDULE, seed=1), "seed"), (images.take(20), SCHEDULE, "edm")):
+        with pytest.raises(ValueError, match=f"another {name}"):
+            Trainer(SMALL, other, schedule).start_from(run.weights)
+    on = Run(SMALL, 8, SCHEDULE, tmp_path / "b", start_from=tmp_path / "a")
+    assert foresee(on, images).done == 48 and on.start == run.weights
+    assert list(train_all([on], lambda _: (images, images), n_eval=4, n_curve=3, progress=False)) == []  # it has its 12 steps
+
+
 def test_training_all_from_the_command_line(tmp_path, monkeypatch, images):
     """Foreseen time first, then every network in order; ``--config`` beside ``--all`` is refused."""
     monkeypatch.setattr("numeric.data.load_mnist", lambda *_, size, **__: images.resized(8))
