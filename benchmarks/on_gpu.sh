@@ -27,7 +27,7 @@ train_one() {  # network minutes limit folder
   local name side batch
   IFS=: read -r name side batch <<< "$1"
   OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=4 timeout -k 5 "$3" "$python" -m numeric train --config "$name" --size "$side" --device cuda \
-    --schedule cpu --batch-size "$batch" --warmup 50000 --decay-after 1000000 --compile --max-minutes "$2" --threads 1 --output "$4" \
+    --schedule cpu --batch-size "$batch" --warmup 50000 --decay-after 1000000 --no-compile --max-minutes "$2" --threads 1 --output "$4" \
     --resume > "$out/logs/$name-$side.log" 2>&1
   say "$name $side: status $?"
 }
