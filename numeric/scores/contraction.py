@@ -18,6 +18,7 @@ triangular map of the Wick-ordered ones (:func:`wick_map`), and so is a shift of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from itertools import pairwise, permutations
 from math import factorial
 
@@ -201,6 +202,12 @@ class CorrelatedNoise:
             )
         table = monomials.takings
         self.parts = [(m, table.chosen(table.order == m)) for m in range(1, monomials.degree + 1)]
+
+    def adjoint(self) -> CorrelatedNoise:
+        """The transpose of :meth:`add_to` (at alpha 1): ``<A, noise of S> = <adjoint's noise of A, S>``."""
+        out = copy(self)
+        out.parts = [(m, Takings(t.left, t.monomial, t.taken, t.kind, t.ways)) for m, t in self.parts]
+        return out
 
     def add_to(self, gram: Tensor, clean: Tensor, alpha: float, sigma: float, degrees: np.ndarray) -> None:
         """``gram += (noise)`` on the whole leading block that ``gram`` is; ``clean`` must be whole."""
