@@ -232,6 +232,8 @@ class WaveletEstimator(Selectable, BaseEstimator):
 
     #: how often a fit reads the images
     passes = 1
+    #: what features are of has white noise in every basis
+    noise_is_white = False
 
     def fit(
         self,
@@ -394,7 +396,7 @@ class WaveletEstimator(Selectable, BaseEstimator):
                 f"standard errors are of basis='monomial', this model has {self.basis!r}, whose coordinates move with the data: "
                 "set basis='monomial' (no other fit is needed)"
             )
-        if not self.transform_.is_orthonormal:
+        if not (self.noise_is_white or self.transform_.is_orthonormal):
             raise ValueError(f"standard errors need an orthonormal basis, {self.transform_} is not: use {self.transform_.to_orthonormal}")
         data = as_image_set(images)
         if data.shape != self.shape_:

@@ -123,24 +123,14 @@ class DenseInfluence(ABC):
     def errors(self, images: Any, wanted: Sequence[int], bar: Any = None) -> StandardErrors:
         """One pass over the images; theta of some outputs."""
         theta, gram = self.theta, self.gram
-        size, n = theta.shape
-        # The gradient of the expected error, zero without a ridge, and what it makes of an image's pull on theta.
-        pull = self.solved(2.0 * (gram @ theta - self.cross))
-        crossed = pull @ theta.T
-        wick = theta @ theta.T - 0.5 * (crossed + crossed.T)
-        linear = pull - 2.0 * theta
-        form = self.quadratic(wick)
-        moved = self.moved(wick, form, linear)
-
+        (size, n), forms = theta.shape, self.forms()
         sums = torch.zeros(3, len(self.plain(theta[:, :1])), len(wanted), dtype=torch.float64)
         probes = signs(PROBES, theta[0], torch.Generator().manual_seed(0))
         excess, optimism, losses, probed = 0.0, 0.0, [], 0
         means_of = torch.zeros(2, PROBES, size, dtype=torch.float64)  # of r and of IF, whose mean a ridge moves from zero
         for batch in images.batches(self.contracted.images):
             clean, f = self.features(batch)
-            losses.append(clean.square().sum(1) + ((linear.T @ f) * clean.T).sum(0) + ((form @ f) * f).sum(0))
-            if moved is not None:
-                losses[-1] += ((clean @ moved) * clean).sum(1)
+            losses.append(self.pulls(clean, f, *forms))
             for place, j in enumerate(wanted):
                 influence = self.plain(self._influence(f, theta[:, j], clean[:, j])[1])
                 for order, power in enumerate((1, 2, 4)):
@@ -166,6 +156,21 @@ class DenseInfluence(ABC):
             "delta", self.count, ((variance / self.count).sqrt(),), (relative,),
             *error_of_mean(torch.cat(losses) / n, self.count), excess / n / self.count, 2.0 * optimism / n / self.count,
         )  # fmt: skip
+
+    def forms(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the influence on the expected error is made of: of ``f . f``, of ``f . x`` and of ``x . x``."""
+        # The gradient of the expected error, zero without a ridge, and what it makes of an image's pull on theta.
+        pull = self.solved(2.0 * (self.gram @ self.theta - self.cross))
+        crossed = pull @ self.theta.T
+        wick = self.theta @ self.theta.T - 0.5 * (crossed + crossed.T)
+        linear = pull - 2.0 * self.theta
+        form = self.quadratic(wick)
+        return form, linear, self.moved(wick, form, linear)
+
+    def pulls(self, clean: Tensor, f: Tensor, form: Tensor, linear: Tensor, moved: Tensor | None) -> Tensor:
+        """Influence of images on the expected squared error summed over outputs, ``(n,)``, up to a constant."""
+        out = clean.square().sum(1) + ((linear.T @ f) * clean.T).sum(0) + ((form @ f) * f).sum(0)
+        return out if moved is None else out + ((clean @ moved) * clean).sum(1)
 
     def _influence(self, f: Tensor, theta: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """``r_i`` and ``IF_i`` of one output, ``(P, n)`` each."""
