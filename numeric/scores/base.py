@@ -357,11 +357,11 @@ class WaveletEstimator(Selectable, BaseEstimator):
 
     def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
         """The coefficients at a level, in coordinates that another fit, ``like``, sets: what standard errors are of."""
-        raise ValueError(f"standard errors are of the own and shared readouts, not of the {self.readout} one")
+        raise ValueError(f"the {self.readout} readout has no standard errors")
 
     def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
         """:meth:`standard_errors` by the delta method."""
-        raise ValueError(f"standard errors are of the own and shared readouts, not of the {self.readout} one")
+        raise ValueError(f"the {self.readout} readout has no standard errors")
 
     def standard_errors(
         self,

@@ -105,8 +105,8 @@ class DenseInfluence(ABC):
         """Clean values of the outputs less their mean ``(n, N)``, and averaged monomials ``(P, n)``."""
 
     @abstractmethod
-    def solved(self, right: Tensor) -> Tensor:
-        """``H^-1 right``."""
+    def solved(self, right: Tensor, output: int | None = None) -> Tensor:
+        """``H^-1 right``, where H is of one output, if every output has its own."""
 
     @abstractmethod
     def plain(self, influence: Tensor) -> Tensor:
@@ -120,34 +120,47 @@ class DenseInfluence(ABC):
         """What else an image moves: ``(N, N)``, the form of its clean values in its pull on ``E[:phi:^T A :phi: + (linear^T :phi:) . x]``."""
         return None
 
+    def combinations(self) -> tuple[Tensor, list[int | None], float]:
+        """Combinations of outputs ``(k, N)``, whose output each is, and how often their risks sum up to that of all outputs."""
+        probes = signs(PROBES, self.theta[0], torch.Generator().manual_seed(0))
+        return probes, [None] * PROBES, float(PROBES)
+
+    def pull(self, gradient: Tensor) -> Tensor:
+        """``H^-1 gradient`` of all outputs, ``(P, N)``."""
+        return self.solved(gradient)
+
+    def risk(self, influence: Tensor, output: int | None) -> float:
+        """``influence . G influence`` of a combination, summed over images."""
+        return float((influence * (self.gram @ influence)).sum())
+
     def errors(self, images: Any, wanted: Sequence[int], bar: Any = None) -> StandardErrors:
         """One pass over the images; theta of some outputs."""
-        theta, gram = self.theta, self.gram
+        theta = self.theta
         (size, n), forms = theta.shape, self.forms()
         sums = torch.zeros(3, len(self.plain(theta[:, :1])), len(wanted), dtype=torch.float64)
-        probes = signs(PROBES, theta[0], torch.Generator().manual_seed(0))
+        probes, outputs, times = self.combinations()
         excess, optimism, losses, probed = 0.0, 0.0, [], 0
-        means_of = torch.zeros(2, PROBES, size, dtype=torch.float64)  # of r and of IF, whose mean a ridge moves from zero
+        means_of = torch.zeros(2, len(probes), size, dtype=torch.float64)  # of r and of IF, whose mean a ridge moves from zero
         for batch in images.batches(self.contracted.images):
             clean, f = self.features(batch)
             losses.append(self.pulls(clean, f, *forms))
             for place, j in enumerate(wanted):
-                influence = self.plain(self._influence(f, theta[:, j], clean[:, j])[1])
+                influence = self.plain(self._influence(f, theta[:, j], clean[:, j], j)[1])
                 for order, power in enumerate((1, 2, 4)):
                     sums[order, :, place] += influence.pow(power).sum(1)
             if probed < PROBED_IMAGES:
-                for k, probe in enumerate(probes):
-                    right, influence = self._influence(f, theta @ probe, clean @ probe)
+                for k, (probe, output) in enumerate(zip(probes, outputs)):
+                    right, influence = self._influence(f, theta @ probe, clean @ probe, output)
                     optimism += float((right * influence).sum())
-                    excess += float((influence * (gram @ influence)).sum())
+                    excess += self.risk(influence, output)
                     means_of[0, k] += right.sum(1)
                     means_of[1, k] += influence.sum(1)
                 probed += len(batch)
             if bar is not None:
                 bar.update(len(batch))
         pulls, shifts = means_of / probed
-        excess = (excess / probed - float((shifts.T * (gram @ shifts.T)).sum())) / PROBES
-        optimism = (optimism / probed - float((pulls * shifts).sum())) / PROBES
+        excess = (excess / probed - sum(self.risk(shift[:, None], output) for shift, output in zip(shifts, outputs))) / times
+        optimism = (optimism / probed - float((pulls * shifts).sum())) / times
         count = len(images)
         means = sums / count
         variance = (means[1] - means[0].square()).clamp_min(0.0) * (count / (count - 1.0))
@@ -160,7 +173,7 @@ class DenseInfluence(ABC):
     def forms(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the influence on the expected error is made of: of ``f . f``, of ``f . x`` and of ``x . x``."""
         # The gradient of the expected error, zero without a ridge, and what it makes of an image's pull on theta.
-        pull = self.solved(2.0 * (self.gram @ self.theta - self.cross))
+        pull = self.pull(2.0 * (self.gram @ self.theta - self.cross))
         crossed = pull @ self.theta.T
         wick = self.theta @ self.theta.T - 0.5 * (crossed + crossed.T)
         linear = pull - 2.0 * self.theta
@@ -172,10 +185,10 @@ class DenseInfluence(ABC):
         out = clean.square().sum(1) + ((linear.T @ f) * clean.T).sum(0) + ((form @ f) * f).sum(0)
         return out if moved is None else out + ((clean @ moved) * clean).sum(1)
 
-    def _influence(self, f: Tensor, theta: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """``r_i`` and ``IF_i`` of one output, ``(P, n)`` each."""
+    def _influence(self, f: Tensor, theta: Tensor, target: Tensor, output: int | None) -> tuple[Tensor, Tensor]:
+        """``r_i`` and ``IF_i`` of one combination of outputs, ``(P, n)`` each."""
         right = torch.as_tensor(self.contracted.residual(f.numpy(), theta.numpy(), target.numpy()))
-        return right, self.solved(right)
+        return right, self.solved(right, output)
 
 
 def wanted_outputs(outputs: Sequence[int] | None, size: int, n: int) -> list[int]:
@@ -218,7 +231,7 @@ class SharedInfluence(DenseInfluence):
         clean = self.model.transform_.forward(images.to(torch.float64)).flatten(1) - torch.as_tensor(self.model.mean_)
         return clean, self.model.moments_.monomials.features(clean, len(self.powers)) * self.powers[:, None]
 
-    def solved(self, right: Tensor) -> Tensor:
+    def solved(self, right: Tensor, output: int | None = None) -> Tensor:
         return backward_solve(self.factor, forward_solve(self.factor, right))
 
     def plain(self, influence: Tensor) -> Tensor:

@@ -101,9 +101,11 @@ class WienerInfluence(DenseInfluence):
         self.model, self.count, self.mean = model, moments.count, moments.mean.cpu()
         solution, level = model.solve(noise, degree), model.coordinates_at(model._key(noise, degree)[0])
         self.level = LevelCoordinates(level.sigma, *(t.cpu() for t in (level.whiten, level.unwhiten, level.noise, level.letters)))
-        (sums,) = model._sums(moments, [level])
-        size, q = len(solution.theta), len(level.letters)
-        cross = (sums[:size, 1 : 1 + n] @ level.unwhiten.T).cpu()
+        theta = model.wick_theta(solution).cpu()
+        (sums,) = moments.grams([level], model.monomials_, moments.mean)
+        size, q = len(theta), len(level.letters)
+        self.targets = model.targets_.cpu()
+        cross = (sums[:size, 1 : 1 + n] @ level.unwhiten.T).cpu() @ self.targets.T
         gram = mirror(model._add_noise(level, sums))[:size, :size].cpu()
         self.monomials = with_linear_letters(model.monomials_, n, degree)
         self.kept = torch.cat([torch.arange(1 + n), torch.arange(1 + n + q, len(self.monomials))])
@@ -112,21 +114,25 @@ class WienerInfluence(DenseInfluence):
         spread[self.kept, torch.arange(size)] = 1.0
         spread[1 + n : 1 + n + q, 1 : 1 + n] = self.level.letters_of_linear
         self.gram = spread @ gram @ spread.T
-        self.theta, self.cross = self._embedded(solution.theta.cpu()), spread @ cross
-        self.factor = penalised_factor_(gram, feature_variance(gram), solution.ridge, "Gram matrix of the Wiener features")
+        self.theta, self.cross = self._embedded(theta), spread @ cross
+        self._factorise(gram, solution.ridge)
         covariance = torch.cat([torch.cat([self.level.noise.diag(), self.level.cross], 1), torch.cat([self.level.cross.T, self.level.covariance], 1)])
         self.noise = CorrelatedNoise(self.monomials, covariance.numpy(), "Wiener coordinates")
         self.contracted = Contracted(self.monomials, covariance.numpy(), len(self.monomials))
         self.to_plain = PlainMap(model.monomials_, self.level, degree)
 
+    def _factorise(self, gram: Tensor, strength: float) -> None:
+        """Make H ready, from the noisy Gram matrix of the features, which is overwritten."""
+        self.factor = penalised_factor_(gram, feature_variance(gram), strength, "Gram matrix of the Wiener features")
+
     def _embedded(self, theta: Tensor) -> Tensor:
         return theta.new_zeros(len(self.monomials), theta.shape[1]).index_copy_(0, self.kept, theta)
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        clean = images.to(torch.float64).flatten(1) - self.mean
-        return clean, averaged(self.monomials, self.level, clean)
+        centred = images.to(torch.float64).flatten(1) - self.mean
+        return centred @ self.targets.T, averaged(self.monomials, self.level, centred)
 
-    def solved(self, right: Tensor) -> Tensor:
+    def solved(self, right: Tensor, output: int | None = None) -> Tensor:
         return self._embedded(backward_solve(self.factor, forward_solve(self.factor, right[self.kept])))
 
     def plain(self, influence: Tensor) -> Tensor:
@@ -142,7 +148,10 @@ class WienerInfluence(DenseInfluence):
         if self.model.of != "wiener":
             return None
         moments, level, n = self.model.moments_, self.level, len(self.mean)
-        work = LetterPull([level], self.monomials, self.mean, double=quadratic + quadratic.T, linear=linear, every=self.monomials)
+        # The targets are an orthonormal basis of the pixels.
+        work = LetterPull(
+            [level], self.monomials, self.mean, double=quadratic + quadratic.T, linear=linear @ self.targets, every=self.monomials
+        )
         work.batch = self.contracted.images
         slope = moments.total(work)[0] / moments.count
         # Of the noise's covariance among all letters: they contract once more.
@@ -161,17 +170,56 @@ class WienerInfluence(DenseInfluence):
         scale = level.letters.norm(dim=1) / (rows @ estimate).norm(dim=1)
         by_estimate = rows.T @ (scale[:, None] * slope)
         inverse = (vectors / (values + level.sigma**2)) @ vectors.T
-        return level.sigma**2 * (inverse @ by_estimate @ inverse)
+        form = level.sigma**2 * (inverse @ by_estimate @ inverse)
+        return self.targets @ form @ self.targets.T
+
+
+class WienerOwnInfluence(WienerInfluence):
+    """Of a fitted :class:`numeric.scores.wiener_own.WienerOwnScore`: every output solves its own rows of the system of all."""
+
+    def _factorise(self, gram: Tensor, strength: float) -> None:
+        n, self.strength = len(self.mean), strength
+        variance = feature_variance(gram)
+        self.penalised = gram + torch.diag(strength * variance + (gram.diagonal() <= 0))
+        linear = torch.arange(1 + n)
+        self.rows: list[Tensor] = [linear] * n
+        for block in self.model.blocks_:
+            for target, numbers in zip(block.targets, block.numbers):
+                own = torch.as_tensor(numbers[numbers < len(gram) - 1 - n])
+                self.rows[int(target)] = torch.cat([linear, 1 + n + own])
+
+    def solved(self, right: Tensor, output: int | None = None) -> Tensor:
+        assert output is not None
+        rows = self.rows[output]
+        factor = torch.linalg.cholesky(self.penalised[rows][:, rows])
+        out = right.new_zeros(len(self.monomials), right.shape[1])
+        return out.index_copy_(0, self.kept[rows], torch.cholesky_solve(right[self.kept[rows]], factor))
+
+    def combinations(self) -> tuple[Tensor, list[int | None], float]:
+        return torch.eye(len(self.rows), dtype=torch.float64), list(range(len(self.rows))), 1.0
+
+    def pull(self, gradient: Tensor) -> Tensor:
+        return torch.cat([self.solved(gradient[:, [j]], j) for j in range(len(self.rows))], 1)
+
+    def risk(self, influence: Tensor, output: int | None) -> float:
+        assert output is not None
+        rows = self.kept[self.rows[output]]
+        mine = influence[rows]
+        return float((mine * (self.gram[rows][:, rows] @ mine)).sum())
 
 
 def wiener_delta_errors(
     model: Any, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None = None, bar: Any = None
 ) -> StandardErrors:
-    """The delta method for a fitted :class:`numeric.scores.wiener.WienerScore`, whose images must be at hand.
+    """The delta method for a fitted :class:`numeric.scores.wiener.WienerScore`, or its own form, whose images must be at hand.
 
     Raises:
         ValueError: as :func:`numeric.scores.influence_shared.wanted_outputs`.
-        MemoryError: too many ways to contract the letters.
+        MemoryError: of the squares of the number of features, foreseen; or too many ways to contract the letters.
+        NoImagesError: the images of the fit are not at hand.
     """
-    wanted = wanted_outputs(outputs, model.count(degree), len(model.fitted().mean))
-    return WienerInfluence(model, noise, degree).errors(images, wanted, bar)
+    moments = model.fitted()
+    moments.check_memory(model.count(degree) + len(model.groups_.monomials), 6)
+    wanted = wanted_outputs(outputs, model.count(degree), len(moments.mean))
+    kind = WienerOwnInfluence if model.readout == "wiener-own" else WienerInfluence
+    return kind(model, noise, degree).errors(images, wanted, bar)
