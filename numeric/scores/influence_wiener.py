@@ -52,6 +52,33 @@ def held_solution(model: Any, noise: NoiseLevel, degree: int, like: Any) -> tupl
     return solution, level
 
 
+def own_rows(blocks: Sequence[Any], n: int, size: int) -> list[Tensor]:
+    """The features, of the leading ``size``, that each of n targets reads: all that is linear, and its own monomials."""
+    rows = [torch.arange(1 + n)] * n
+    for block in blocks:
+        for target, numbers in zip(block.targets, block.numbers):
+            rows[int(target)] = torch.cat([rows[int(target)], 1 + n + torch.as_tensor(numbers[numbers < size - 1 - n])])
+    return rows
+
+
+def own_system(gram: Tensor, strength: float) -> Tensor:
+    """``G + lambda diag(variance)`` of all features, of which every target solves its rows."""
+    return gram + torch.diag(strength * feature_variance(gram) + (gram.diagonal() <= 0))
+
+
+def own_held_theta(model: Any, noise: NoiseLevel, degree: int, like: Any) -> tuple[Tensor, LevelCoordinates]:
+    """:func:`held_solution` of the own form ``(P, T)``: in others' coordinates the linear features are not quite white."""
+    level, mean = like.coordinates_at(noise.effective_sigma), like.moments_.mean
+    (gram,) = model.moments_.grams([level], like.monomials_, mean)
+    size, n = like.count(degree), len(mean)
+    cross = gram[:size, 1 : 1 + n] @ level.unwhiten.T @ like.targets_.T
+    system = own_system(mirror(like._add_noise(level, gram))[:size, :size], float(model.ridge))
+    out = torch.zeros_like(cross)
+    for target, rows in enumerate(own_rows(like.blocks_, n, size)):
+        out[rows, target] = torch.linalg.solve(system[rows][:, rows], cross[rows, target])
+    return out, level
+
+
 def with_linear_letters(monomials: MonomialSet, linear: int, degree: int) -> MonomialSet:
     """The monomials up to a degree, of letters counted behind ``linear`` more that stand alone."""
     rows = monomials.rows[: monomials.count(degree), -degree:]
@@ -178,15 +205,8 @@ class WienerOwnInfluence(WienerInfluence):
     """Of a fitted :class:`numeric.scores.wiener_own.WienerOwnScore`: every output solves its own rows of the system of all."""
 
     def _factorise(self, gram: Tensor, strength: float) -> None:
-        n, self.strength = len(self.mean), strength
-        variance = feature_variance(gram)
-        self.penalised = gram + torch.diag(strength * variance + (gram.diagonal() <= 0))
-        linear = torch.arange(1 + n)
-        self.rows: list[Tensor] = [linear] * n
-        for block in self.model.blocks_:
-            for target, numbers in zip(block.targets, block.numbers):
-                own = torch.as_tensor(numbers[numbers < len(gram) - 1 - n])
-                self.rows[int(target)] = torch.cat([linear, 1 + n + own])
+        self.penalised = own_system(gram, strength)
+        self.rows = own_rows(self.model.blocks_, len(self.mean), len(gram))
 
     def solved(self, right: Tensor, output: int | None = None) -> Tensor:
         assert output is not None

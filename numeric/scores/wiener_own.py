@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,10 +23,12 @@ from numeric.scores.contraction import wick_map
 from numeric.scores.coordinates import LevelCoordinates
 from numeric.scores.dense import SingularGramError
 from numeric.scores.families import Family, FamilyError, closure
+from numeric.scores.influence_wiener import own_held_theta
 from numeric.scores.levels import LevelGrams, LinearMoments
 from numeric.scores.monomials import MonomialSet
 from numeric.scores.passes import tensor_hash
 from numeric.scores.patterns import FirstMoments, contractions, linear_noise
+from numeric.scores.plain_readout import PlainMap
 from numeric.scores.wiener import LevelSolution, WienerScore
 from numeric.wavelets import WaveletTransform
 
@@ -317,6 +319,12 @@ class WienerOwnScore(WienerScore):
         if self.coordinates == "pixel":
             return eye
         return moments.transform.forward(eye.reshape(-1, moments.channels, *moments.transform.shape)).flatten(1).T
+
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """As of :class:`numeric.scores.wiener.WienerScore`, zero for the monomials that a target does not read."""
+        theta, level = own_held_theta(self, noise, degree, like)
+        constant, linear, weights = PlainMap(self.monomials_, level, degree)(theta)
+        return [torch.cat([constant[None], linear, weights])]
 
     def wick_theta(self, solution: LevelSolution) -> Tensor:
         head, found = self._parts(solution.theta)
