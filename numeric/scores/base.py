@@ -408,10 +408,13 @@ class WaveletEstimator(Selectable, BaseEstimator):
                 return self.delta_errors(data, level, degree, outputs, bar)
         if len(data) != fitted.count:
             raise ValueError(f"the jackknife wants the {fitted.count:,} images of the fit, got {len(data):,}")
-        wanted = slice(None) if outputs is None else list(outputs)
-        return jackknife_errors(
-            self, data, level, degree, groups, lambda model: [t[:, wanted] for t in model.coefficients(level, degree, self)], progress
-        )
+
+        def theta_of(model: Any) -> list[Tensor]:
+            if outputs is not None and not len(outputs):
+                return []  # of a Wiener estimate they cost a pass
+            return [t if outputs is None else t[:, list(outputs)] for t in model.coefficients(level, degree, self)]
+
+        return jackknife_errors(self, data, level, degree, groups, theta_of, progress)
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         return self.at_degrees(y, noise, [int(self.degree)])[0]

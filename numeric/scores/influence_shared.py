@@ -5,7 +5,7 @@ All of it is written in Wick-ordered monomials ``:phi:``, whose average over the
 - One output, or one random combination w of all: ``r_i = E_z[:phi: (x - D).w]``, from the table of ways to take letters out of
   monomials, for each image; then ``IF_i = H^-1 r_i``, two triangular solves.
 - The error of an image, and its pull on the fit's error, is a quadratic form ``E_z[:phi:^T A :phi:] = f^T Q f``; Q is made once.
-- The excess risk ``tr(G Cov(theta))`` sums over all outputs; random signs w make it the mean of ``IF_i . G IF_i``.
+- The excess risk ``tr(G Cov(theta))`` sums over all outputs; random signs w of every image make it the mean of ``IF_i . G IF_i``.
 
 The scale of the features in a penalty is held where it was fitted.
 """
@@ -13,7 +13,8 @@ The scale of the features in a penalty is held where it was fitted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ MOST_NUMBERS = 2**22
 """Coefficients of a shared readout (features times outputs) whose standard errors are given without asking for some of them."""
 PROBES = 4
 PROBED_IMAGES = 2000
-"""Random signs, and images, that the excess risk is estimated with."""
+"""Random signs an image, and images, that the excess risk is estimated with."""
 
 
 class Contracted:
@@ -53,7 +54,9 @@ class Contracted:
         self.size = size
         self.met = white_weights(self.takings, sigma) if isinstance(sigma, float) else correlated_weights(self.takings, sigma)
         columns = np.arange(len(self.takings.ways))
-        self.collect = sp.csr_matrix((self.takings.ways, (self.takings.monomial, columns)), shape=(size, len(columns)))
+        self.collect, self.by_kind = (
+            sp.csr_matrix((self.takings.ways, (rows, columns)), shape=(size, len(columns))) for rows in (self.takings.monomial, self.takings.kind)
+        )
 
     @property
     def images(self) -> int:
@@ -61,10 +64,9 @@ class Contracted:
         return max(1, CROSS_BYTES // (16 * len(self.takings.ways)))
 
     def residual(self, f: np.ndarray, theta: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """``(P, n)`` from the averaged monomials ``(P, n)``, one output's coefficients ``(P,)`` and clean values ``(n,)``."""
+        """``(P, n)`` from the averaged monomials ``(P, n)``, coefficients ``(P, n)`` or ``(P, 1)`` and clean values ``(n,)``."""
         t = self.takings
-        spread = sp.csr_matrix((t.ways * theta[t.monomial], (t.kind, t.left)), shape=(self.size, self.size))
-        slopes = spread @ f
+        slopes = self.by_kind @ (theta[t.monomial] * f[t.left])
         for kinds, weight in self.met:
             slopes[kinds] = weight @ slopes[kinds] if weight.ndim == 2 else weight[:, None] * slopes[kinds]
         return f * target - self.collect @ (slopes[t.kind] * f[t.left])
@@ -99,6 +101,7 @@ class DenseInfluence(ABC):
     cross: Tensor
     contracted: Contracted
     count: int
+    times = float(PROBES)
 
     @abstractmethod
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,47 +123,48 @@ class DenseInfluence(ABC):
         """What else an image moves: ``(N, N)``, the form of its clean values in its pull on ``E[:phi:^T A :phi: + (linear^T :phi:) . x]``."""
         return None
 
-    def combinations(self) -> tuple[Tensor, list[int | None], float]:
-        """Combinations of outputs ``(k, N)``, whose output each is, and how often their risks sum up to that of all outputs."""
-        probes = signs(PROBES, self.theta[0], torch.Generator().manual_seed(0))
-        return probes, [None] * PROBES, float(PROBES)
+    def combinations(self, clean: Tensor, generator: torch.Generator) -> Iterator[tuple[int | None, Tensor, Tensor]]:
+        """Combinations of outputs, as :meth:`influence` takes them; over :attr:`times`, their risks are that of all outputs."""
+        for probe in signs(PROBES, clean, generator):
+            yield None, self.theta @ probe.T, (clean * probe).sum(1)
 
-    def pull(self, gradient: Tensor) -> Tensor:
-        """``H^-1 gradient`` of all outputs, ``(P, N)``."""
-        return self.solved(gradient)
+    @cached_property
+    def pull(self) -> Tensor:
+        """``H^-1`` times the gradient of the expected error by theta, zero without a ridge, ``(P, N)``."""
+        return self.solved(2.0 * (self.gram @ self.theta - self.cross))
 
     def risk(self, influence: Tensor, output: int | None) -> float:
         """``influence . G influence`` of a combination, summed over images."""
         return float((influence * (self.gram @ influence)).sum())
 
+    def risk_of_all(self, influence: Tensor) -> float:
+        """The same of all outputs, ``(P, N)``."""
+        return self.risk(influence, None)
+
     def errors(self, images: Any, wanted: Sequence[int], bar: Any = None) -> StandardErrors:
         """One pass over the images; theta of some outputs."""
-        theta = self.theta
-        (size, n), forms = theta.shape, self.forms()
+        theta, forms, generator = self.theta, self.forms(), torch.Generator().manual_seed(0)
         sums = torch.zeros(3, len(self.plain(theta[:, :1])), len(wanted), dtype=torch.float64)
-        probes, outputs, times = self.combinations()
         excess, optimism, losses, probed = 0.0, 0.0, [], 0
-        means_of = torch.zeros(2, len(probes), size, dtype=torch.float64)  # of r and of IF, whose mean a ridge moves from zero
         for batch in images.batches(self.contracted.images):
             clean, f = self.features(batch)
             losses.append(self.pulls(clean, f, *forms))
             for place, j in enumerate(wanted):
-                influence = self.plain(self._influence(f, theta[:, j], clean[:, j], j)[1])
+                influence = self.plain(self.influence(f, j, theta[:, [j]], clean[:, j])[1])
                 for order, power in enumerate((1, 2, 4)):
                     sums[order, :, place] += influence.pow(power).sum(1)
             if probed < PROBED_IMAGES:
-                for k, (probe, output) in enumerate(zip(probes, outputs)):
-                    right, influence = self._influence(f, theta @ probe, clean @ probe, output)
-                    optimism += float((right * influence).sum())
-                    excess += self.risk(influence, output)
-                    means_of[0, k] += right.sum(1)
-                    means_of[1, k] += influence.sum(1)
+                for output, combined, target in self.combinations(clean, generator):
+                    right, influence = self.influence(f, output, combined, target)
+                    optimism += float((right * influence).sum()) / self.times
+                    excess += self.risk(influence, output) / self.times
                 probed += len(batch)
             if bar is not None:
                 bar.update(len(batch))
-        pulls, shifts = means_of / probed
-        excess = (excess / probed - sum(self.risk(shift[:, None], output) for shift, output in zip(shifts, outputs))) / times
-        optimism = (optimism / probed - float((pulls * shifts).sum())) / times
+        # A ridge moves the means of r and of IF from zero.
+        excess = excess / probed - self.risk_of_all(0.5 * self.pull)
+        optimism = optimism / probed - 0.5 * float((self.pull * (self.gram @ theta - self.cross)).sum())
+        n = theta.shape[1]
         count = len(images)
         means = sums / count
         variance = (means[1] - means[0].square()).clamp_min(0.0) * (count / (count - 1.0))
@@ -172,11 +176,9 @@ class DenseInfluence(ABC):
 
     def forms(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the influence on the expected error is made of: of ``f . f``, of ``f . x`` and of ``x . x``."""
-        # The gradient of the expected error, zero without a ridge, and what it makes of an image's pull on theta.
-        pull = self.pull(2.0 * (self.gram @ self.theta - self.cross))
-        crossed = pull @ self.theta.T
+        crossed = self.pull @ self.theta.T  # what the gradient makes of an image's pull on theta
         wick = self.theta @ self.theta.T - 0.5 * (crossed + crossed.T)
-        linear = pull - 2.0 * self.theta
+        linear = self.pull - 2.0 * self.theta
         form = self.quadratic(wick)
         return form, linear, self.moved(wick, form, linear)
 
@@ -185,8 +187,8 @@ class DenseInfluence(ABC):
         out = clean.square().sum(1) + ((linear.T @ f) * clean.T).sum(0) + ((form @ f) * f).sum(0)
         return out if moved is None else out + ((clean @ moved) * clean).sum(1)
 
-    def _influence(self, f: Tensor, theta: Tensor, target: Tensor, output: int | None) -> tuple[Tensor, Tensor]:
-        """``r_i`` and ``IF_i`` of one combination of outputs, ``(P, n)`` each."""
+    def influence(self, f: Tensor, output: int | None, theta: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """``r_i`` and ``IF_i``, ``(P, n)`` each, of an output (None: a combination), its theta ``(P, n)`` or ``(P, 1)`` and clean values."""
         right = torch.as_tensor(self.contracted.residual(f.numpy(), theta.numpy(), target.numpy()))
         return right, self.solved(right, output)
 

@@ -22,8 +22,9 @@ The linear features e and the letters u are one set of letters here, noise corre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,8 @@ class WienerInfluence(DenseInfluence):
 class WienerOwnInfluence(WienerInfluence):
     """Of a fitted :class:`numeric.scores.wiener_own.WienerOwnScore`: every output solves its own rows of the system of all."""
 
+    times = 1.0
+
     def _factorise(self, gram: Tensor, strength: float) -> None:
         self.penalised = own_system(gram, strength)
         self.rows = own_rows(self.model.blocks_, len(self.mean), len(gram))
@@ -215,10 +218,13 @@ class WienerOwnInfluence(WienerInfluence):
         out = right.new_zeros(len(self.monomials), right.shape[1])
         return out.index_copy_(0, self.kept[rows], torch.cholesky_solve(right[self.kept[rows]], factor))
 
-    def combinations(self) -> tuple[Tensor, list[int | None], float]:
-        return torch.eye(len(self.rows), dtype=torch.float64), list(range(len(self.rows))), 1.0
+    def combinations(self, clean: Tensor, generator: torch.Generator) -> Iterator[tuple[int | None, Tensor, Tensor]]:
+        for output in range(len(self.rows)):
+            yield output, self.theta[:, [output]], clean[:, output]
 
-    def pull(self, gradient: Tensor) -> Tensor:
+    @cached_property
+    def pull(self) -> Tensor:
+        gradient = 2.0 * (self.gram @ self.theta - self.cross)
         return torch.cat([self.solved(gradient[:, [j]], j) for j in range(len(self.rows))], 1)
 
     def risk(self, influence: Tensor, output: int | None) -> float:
@@ -226,6 +232,9 @@ class WienerOwnInfluence(WienerInfluence):
         rows = self.kept[self.rows[output]]
         mine = influence[rows]
         return float((mine * (self.gram[rows][:, rows] @ mine)).sum())
+
+    def risk_of_all(self, influence: Tensor) -> float:
+        return sum(self.risk(influence[:, [j]], j) for j in range(len(self.rows)))
 
 
 def wiener_delta_errors(
@@ -239,7 +248,7 @@ def wiener_delta_errors(
         NoImagesError: the images of the fit are not at hand.
     """
     moments = model.fitted()
-    moments.check_memory(model.count(degree) + len(model.groups_.monomials), 6)
+    moments.check_memory(len(model.monomials_) + len(moments.mean), 8)
     wanted = wanted_outputs(outputs, model.count(degree), len(moments.mean))
     kind = WienerOwnInfluence if model.readout == "wiener-own" else WienerInfluence
     return kind(model, noise, degree).errors(images, wanted, bar)
