@@ -21,10 +21,10 @@ from numeric.cluster import check_client
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
 from numeric.derivatives import outside_transforms
-from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import reading
+from numeric.scores.cache import SolutionCache
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
 from numeric.scores.groups import GROUPS, StandardErrors, jackknife_errors
@@ -34,8 +34,6 @@ from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 
 BASES = ("monomial", "hermite")
-KEPT_BYTES = 2**30
-"""Solutions of earlier noise levels and degrees that an estimator keeps for the next call."""
 SCORE_SIGMAS = (0.1, 0.25, 0.5, 1.0)
 """Noise levels of :meth:`WaveletEstimator.score` without one, where scikit-learn asks for a number."""
 SETTINGS = ("family", "radius", "interactions", "channels_coupled", "wavelet", "levels", "mode", "synthesis", "device")
@@ -72,35 +70,6 @@ def read_by(images: Any, client: Any = None) -> ImageSet | Shards:
         return as_image_set(images)
     check_client(client)
     return as_shards(images, client=client)
-
-
-class SolutionCache:
-    """Keeps what is expensive to make, up to a number of bytes; the oldest goes first.
-
-    Args:
-        limit: bytes. None: a quarter of what is free or held here, and :data:`KEPT_BYTES` at least, so that a loop over twenty
-            noise levels of a large readout solves each of them once.
-    """
-
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit, self._kept = limit, dict[Hashable, tuple[Any, int]]()
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._kept
-
-    def __getitem__(self, key: Hashable) -> Any:
-        return self._kept[key][0]
-
-    def put(self, key: Hashable, value: Any, size: int) -> Any:
-        """Keep ``value`` of ``size`` bytes, and return it."""
-        held = sum(kept for _, kept in self._kept.values())
-        limit = self.limit
-        if limit is None:
-            limit = max(KEPT_BYTES, ((free_memory() or 0) + held) // 4)
-        while self._kept and held > limit - size:
-            held -= self._kept.pop(next(iter(self._kept)))[1]
-        self._kept[key] = (value, size)
-        return value
 
 
 class Selectable(Denoiser):
@@ -375,16 +344,22 @@ class WaveletEstimator(Selectable, BaseEstimator):
     ) -> StandardErrors:
         """Standard errors of every coefficient theta and of :meth:`expected_mse` of the fit, images being independent.
 
+        Of a readout of the Wiener estimate theta is named by its coordinates, which the images set too: its errors are in the
+        fitted ones, held; the expected MSE moves with both (:mod:`numeric.scores.influence_wiener`), as does D(y)
+        (:func:`numeric.scores.groups.estimate_errors`).
+
         Args:
             images: the delta method needs any images of the kind the model was fitted on (their spread is what it reads); the
                 jackknife fits again without each of ``groups`` contiguous groups, so it wants those it was fitted on.
             method: ``"delta"`` (:mod:`numeric.scores.influence`; a ridge chosen from the data is held) or ``"jackknife"``
                 (:mod:`numeric.scores.groups`; it is chosen anew).
-            outputs: of the shared readout, whose theta is large: the coefficients whose theta is wanted, ``[]`` for the errors only.
+            outputs: of readouts whose theta is large (shared, Wiener): the coefficients or pixels whose theta is wanted, ``[]`` for
+                the errors only.
 
         Raises:
-            ValueError: an unknown method, images that do not fit, another readout, or an over-complete basis, whose noise is
-                correlated.
+            ValueError: an unknown method (the delta method of the potential too), images that do not fit, or an over-complete
+                basis, whose noise is correlated.
+            NoImagesError: a loaded readout of the Wiener estimate without its images.
             SettingsError: Hermite features: their coordinates move with the data.
         """
         fitted, level = self.fitted(), as_noise(noise)

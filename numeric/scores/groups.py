@@ -30,10 +30,12 @@ class StandardErrors:
         method: ``"delta"`` or ``"jackknife"``.
         images: n, on which the model was fitted: the errors are those of a fit on so many.
         theta: one standard error for every coefficient, in the shape and order of the solution's: for the own readout a table
-            ``(groups, features)`` a block, as ``model.solve(noise).blocks[i].theta``; for the shared one ``(P, outputs)``.
+            ``(groups, features)`` a block, as ``model.solve(noise).blocks[i].theta``; for the shared one ``(P, outputs)``; for those
+            of the Wiener estimate ``(1 + N + Q, outputs)``: constant, linear map and weights of its ``PlainReadout``.
         theta_error: relative standard errors of those, same shapes.
         expected_mse: of the expected MSE per pixel on the fitted images. expected_mse_error: its relative standard error.
-        excess: delta only: predicted excess risk per pixel ``tr(G Cov(theta))``: the error beyond that of the best coefficients.
+        excess: delta only: predicted excess risk per pixel ``tr(G Cov(theta))``: the error beyond that of the best coefficients
+            (of the Wiener estimate: in the coordinates of that fit).
         optimism: delta only: by how much the error per pixel on other images is expected to lie above that on the fitted ones
             (about twice the excess).
     """

@@ -72,7 +72,7 @@ def own_held_theta(model: Any, noise: NoiseLevel, degree: int, like: Any) -> tup
     level, mean = like.coordinates_at(noise.effective_sigma), like.moments_.mean
     (gram,) = model.moments_.grams([level], like.monomials_, mean)
     size, n = like.count(degree), len(mean)
-    cross = gram[:size, 1 : 1 + n] @ level.unwhiten.T @ like.targets_.T
+    cross = gram[:size, 1 : 1 + n] @ level.unwhiten.T @ like._targets.T
     system = own_system(mirror(like._add_noise(level, gram))[:size, :size], float(model.ridge))
     out = torch.zeros_like(cross)
     for target, rows in enumerate(own_rows(like.blocks_, n, size)):
@@ -129,10 +129,10 @@ class WienerInfluence(DenseInfluence):
         self.model, self.count, self.mean = model, moments.count, moments.mean.cpu()
         solution, level = model.solve(noise, degree), model.coordinates_at(model._key(noise, degree)[0])
         self.level = LevelCoordinates(level.sigma, *(t.cpu() for t in (level.whiten, level.unwhiten, level.noise, level.letters)))
-        theta = model.wick_theta(solution).cpu()
+        theta = model._wick_theta(solution).cpu()
         (sums,) = moments.grams([level], model.monomials_, moments.mean)
         size, q = len(theta), len(level.letters)
-        self.targets = model.targets_.cpu()
+        self.targets = model._targets.cpu()
         cross = (sums[:size, 1 : 1 + n] @ level.unwhiten.T).cpu() @ self.targets.T
         gram = mirror(model._add_noise(level, sums))[:size, :size].cpu()
         self.monomials = with_linear_letters(model.monomials_, n, degree)

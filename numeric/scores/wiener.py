@@ -358,18 +358,18 @@ class WienerScore(WaveletEstimator):
         return float((theta * (gram @ theta)).sum()) - 2.0 * float((theta * rhs).sum())
 
     @property
-    def targets_(self) -> Tensor:
+    def _targets(self) -> Tensor:
         """``(T, N)``: what the outputs are of centred pixels, an orthonormal basis."""
         return torch.eye(len(self.moments_.mean)).to(self.moments_.mean)
 
-    def wick_theta(self, solution: LevelSolution) -> Tensor:
+    def _wick_theta(self, solution: LevelSolution) -> Tensor:
         """``(P, T)`` of intercept, whitened linear features and Wick-ordered monomials."""
         return solution.theta
 
     def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
         """Constant, linear map and weights of :class:`PlainReadout`, ``(1 + N + Q, N)``, solved in the coordinates of ``like``."""
         solution, level = held_solution(self, noise, degree, like)
-        constant, linear, weights = PlainMap(self.monomials_, level, degree)(self.wick_theta(solution))
+        constant, linear, weights = PlainMap(self.monomials_, level, degree)(self._wick_theta(solution))
         return [torch.cat([constant[None], linear, weights])]
 
     def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:

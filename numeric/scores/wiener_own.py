@@ -314,8 +314,8 @@ class WienerOwnScore(WienerScore):
     # ----- the systems ---------------------------------------------------------------------------------------------------
 
     @property
-    def targets_(self) -> Tensor:
-        moments, eye = self.moments_, super().targets_
+    def _targets(self) -> Tensor:
+        moments, eye = self.moments_, super()._targets
         if self.coordinates == "pixel":
             return eye
         return moments.transform.forward(eye.reshape(-1, moments.channels, *moments.transform.shape)).flatten(1).T
@@ -326,7 +326,7 @@ class WienerOwnScore(WienerScore):
         constant, linear, weights = PlainMap(self.monomials_, level, degree)(theta)
         return [torch.cat([constant[None], linear, weights])]
 
-    def wick_theta(self, solution: LevelSolution) -> Tensor:
+    def _wick_theta(self, solution: LevelSolution) -> Tensor:
         head, found = self._parts(solution.theta)
         size = 1 + self.monomials_.variables + max((int(b.numbers[:, : t.shape[1]].max(initial=-1)) + 1 for b, t in zip(self.blocks_, found)), default=0)
         rest = self._by_monomial(found, size)[1 + self.monomials_.variables :].toarray()
@@ -334,7 +334,7 @@ class WienerOwnScore(WienerScore):
 
     def _solve(self, level: LevelCoordinates, sums: OwnSums, degrees: Sequence[int]) -> list[LevelSolution]:
         strength = float(self.ridge)
-        noisy, read = self._noisy_cross(level, sums), self.targets_ @ level.unwhiten  # (T, N): targets in e
+        noisy, read = self._noisy_cross(level, sums), self._targets @ level.unwhiten  # (T, N): targets in e
         linear = sums.head[:, 1:] @ read.T  # E[(1, e) x], (1 + N, T)
         weights = torch.full((len(noisy), 1), 1.0 + strength, dtype=torch.float64, device=noisy.device)
         weights[0] = 1.0  # the intercept is free
@@ -390,7 +390,7 @@ class WienerOwnScore(WienerScore):
     def _excess(self, solution: LevelSolution, level: LevelCoordinates, sums: OwnSums, moments: LinearMoments) -> float:
         """``E|D - x|^2 - E|x|^2`` about the fitted mean, summed over pixels, from the sums of a pass."""
         head, found = self._parts(solution.theta)
-        noisy, read = self._noisy_cross(level, sums), self.targets_ @ level.unwhiten
+        noisy, read = self._noisy_cross(level, sums), self._targets @ level.unwhiten
         gram = sums.head.clone()
         gram[1:, 1:] += torch.diag(level.noise)
         total = float((head * (gram @ head - 2.0 * sums.head[:, 1:] @ read.T)).sum())
@@ -436,7 +436,7 @@ class WienerOwnScore(WienerScore):
             # Columns of the inverse Wick map: theta . :phi: = theta . M^-1 phi; a target's monomials are closed under it.
             plain = (wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T @ wick).tocsr()
             straight = level.whiten.T @ head[1:] + level.letters.T @ torch.from_numpy(plain[1 : 1 + letters].toarray()).to(mean)
-            constant = self.targets_ @ mean + head[0] + torch.from_numpy(plain[0].toarray()[0]).to(mean)
+            constant = self._targets @ mean + head[0] + torch.from_numpy(plain[0].toarray()[0]).to(mean)
             every = sp.csr_matrix(plain[row, column]).toarray()[0] if len(row) else np.zeros(0)
             parts = torch.from_numpy(every).to(kind).split([t.numel() for t in found])
             weights = tuple(part.reshape(t.shape) for part, t in zip(parts, found))
@@ -478,7 +478,7 @@ class WienerOwnScore(WienerScore):
         size, readout = self.monomials_.count(degree), self.own_readout(noise, degree, y.detach().new_zeros(0))
 
         def make() -> Tensor:
-            targets = self.targets_.to(readout.mean)
+            targets = self._targets.to(readout.mean)
             along = (targets @ readout.letters).T.double().cpu().numpy()  # (q, T)
             weights, step = self._by_monomial(readout.weights, size), max(1, CHUNK_BYTES // (8 * len(targets)))
 
