@@ -42,8 +42,8 @@ class ExcessConfig(Parameters):
         size: image side. n_train: images of the population (None: all); n_test: held out.
         counts: images to fit on. draws: training sets of each number up to ``many``; one above it.
         sigma: the noise level (VE). families, shared: ``family:degree`` of the own and the shared readout; lower degrees too.
-        wiener: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore`, that degree alone: every fit of it reads the
-            population and the held-out images again, in its own coordinates.
+        wiener: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore`, that degree alone; wiener_counts: images to fit
+            it on, one training set each: every fit reads the population and the held-out images again, in its own coordinates.
         n_spread: images that the prediction reads. bound_degrees: of the bound; n_bound: images it is of; delta: its
             probability to fail.
     """
@@ -59,6 +59,7 @@ class ExcessConfig(Parameters):
     families: Sequence[str] = ("independent:3", "band:3", "local:2")
     shared: Sequence[str] = ("independent:2",)
     wiener: Sequence[str] = ("pixel:3",)
+    wiener_counts: Sequence[int] = (1000, 3000, 10000)
     n_spread: int = 1000
     bound_degrees: Sequence[int] = (1, 2)
     n_bound: int = 60000
@@ -70,8 +71,10 @@ class ExcessConfig(Parameters):
         self.counts = as_list(self.counts, int, "counts")
         self.bound_degrees = as_list(self.bound_degrees, int, "bound_degrees")
         self.wiener = as_list(self.wiener, str, "wiener")
-        if not self.counts or min(self.counts) < 10:
-            raise ValueError(f"counts must be numbers of images >= 10, got {self.counts}")
+        self.wiener_counts = as_list(self.wiener_counts, int, "wiener_counts")
+        for name, counts in (("counts", self.counts), ("wiener_counts", self.wiener_counts)):
+            if not counts or min(counts) < 10:
+                raise ValueError(f"{name} must be numbers of images >= 10, got {counts}")
         if not self.sigma > 0:
             raise ValueError(f"sigma must be > 0, got {self.sigma}")
         if self.draws < 1 or self.n_spread < 10:
@@ -87,6 +90,10 @@ class ExcessConfig(Parameters):
         """Training sets of so many images."""
         return self.draws if count <= self.many else 1
 
+    def sets(self, readout: str) -> list[tuple[int, int]]:
+        """Numbers of images to fit a readout on, each with how many training sets."""
+        return [(n, 1) for n in self.wiener_counts] if readout == "wiener" else [(n, self.drawn(n)) for n in self.counts]
+
     def work(self, train: int) -> list[Work]:
         images = train + self.n_test + sum(count * self.drawn(count) for count in self.counts)
         fits = sum(self.drawn(count) for count in self.counts) + 1
@@ -94,8 +101,8 @@ class ExcessConfig(Parameters):
         for text in self.shared:
             name, degree = family_degree(text)
             out.append(shared_work(name, range(1, (degree or 1) + 1), self.size, images, 2 * fits, 0))
-        read = fits * (train + self.n_test) + 2 * sum(count * self.drawn(count) for count in self.counts)
-        return out + [wiener_work(*coordinates_degree(text), self.size, read, fits + 1) for text in self.wiener]
+        read = len(self.wiener_counts) * (train + self.n_test) + train + sum(self.wiener_counts)
+        return out + [wiener_work(*coordinates_degree(text), self.size, read, 3 * len(self.wiener_counts)) for text in self.wiener]
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -125,7 +132,7 @@ def curves(config: ExcessConfig, readout: str, text: str, train: ImageSet, test:
     family, degrees, make = made_by(readout, text)
     noise = ve(config.sigma)
     random = np.random.default_rng(config.seed)
-    total = len(train) + len(test) + sum(count * config.drawn(count) for count in config.counts)
+    total = len(train) + len(test) + sum(count * draws for count, draws in config.sets(readout))
     rows: list[dict[str, Any]] = []
     with progress_bar(make().passes * total, f"{readout} {family}", progress) as bar:
         model = make().fit_moments(moments_of(make(), train, bar))
@@ -135,9 +142,9 @@ def curves(config: ExcessConfig, readout: str, text: str, train: ImageSet, test:
         found = {d: model.standard_errors(noise, spread, d, **options) for d in degrees}
         best = {d: model.expected_mse(noise, d) for d in degrees}
         features = {d: features_of(model, d) for d in degrees}
-        for count in config.counts:
+        for count, sets in config.sets(readout):
             draws: dict[int, list[dict[str, float]]] = {d: [] for d in degrees}
-            for _ in range(config.drawn(count)):
+            for _ in range(sets):
                 chosen = train.subset(np.sort(random.integers(len(train), size=count)))
                 fit = make().fit_moments(moments_of(model, chosen, bar))
                 for d in degrees:
@@ -194,7 +201,7 @@ def measure(config: ExcessConfig, progress: bool = True) -> dict[str, Any]:
     """Every family in turn; a finished one is kept in the cache."""
     train, test = config.images("train", config.size, config.n_train), config.images("test", config.size, config.n_test)
     data = {"fit": train.provenance, "test": test.provenance}
-    settings = {k: config.settings[k] for k in ("counts", "draws", "many", "sigma", "n_spread", "seed")}
+    settings = {k: config.settings[k] for k in ("counts", "wiener_counts", "draws", "many", "sigma", "n_spread", "seed")}
     rows: list[dict[str, Any]] = []
 
     def kept(key: dict[str, Any], make: Any) -> Any:
