@@ -187,12 +187,14 @@ def test_error_bars_of_a_denoised_image(digits):
     every = [digits.subset(np.sort(random.integers(1990, size=1000))) for _ in range(40)]
     fits = [WienerScore(degree=2, coordinates="pixel").fit(drawn) for drawn in every]
     spread = torch.stack([fit.estimate(y, level) for fit in fits]).std(0)
-    assert float((error / spread).log().mean().exp()) == pytest.approx(1.0, abs=0.12)  # 40 draws, 40 groups, 1 / n
+    alive = error > 1e-12  # a corner that is black in all images has no error, and hardly any where it is black in nearly all
+    assert float(alive.double().mean()) > 0.9 and (bool(alive.all()) or float(spread[~alive].max()) < float(spread.median()))
+    assert float((error / spread)[alive].log().mean().exp()) == pytest.approx(1.0, abs=0.12)  # 40 draws, 40 groups, 1 / n
     readout, size = model.plain_readout(level, 2, y), 1 + 64
     centred = y.flatten(1) - readout.mean
     phi = torch.cat([torch.ones(1, 10), centred.T, model.monomials_.features(centred @ readout.letters)[size:]])
     held = torch.stack([phi.T @ fit.coefficients(level, 2, model)[0] for fit in fits]).std(0).reshape(y.shape)
-    assert 0.75 < float((held / spread).log().mean().exp()) < 0.94
+    assert 0.75 < float((held / spread)[alive].log().mean().exp()) < 0.94
 
 
 def test_ve_and_vp_and_lower_degrees(digits):
