@@ -19,10 +19,11 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks.page import write_section
 from numeric.cluster import connected
 from numeric.data import load_mnist
 from numeric.reduction import FAN_IN
-from numeric.results import atomic_path, provenance, read_json, write_json
+from numeric.results import provenance, read_json, write_json
 from numeric.scores.moments import CleanMoments, Products
 from numeric.scores.own import WaveletScore
 from numeric.scores.passes import merge
@@ -31,8 +32,6 @@ from numeric.scores.totals import sum_run
 from numeric.shards import FileShard, as_shards
 
 OUTPUT = Path(__file__).with_suffix(".json")
-PAGE = OUTPUT.with_name("README.md")
-MARKS = ("<!-- cluster -->", "<!-- end of cluster -->")
 """Between them the page is written by this command."""
 app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
 
@@ -247,14 +246,6 @@ def section(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_page(page: Path, text: str) -> None:
-    """Put a section between its marks in a page."""
-    head, _, rest = page.read_text().partition(MARKS[0])
-    _, _, tail = rest.partition(MARKS[1])
-    with atomic_path(page) as temporary:
-        temporary.write_text(f"{head}{MARKS[0]}\n{text}\n{MARKS[1]}{tail}")
-
-
 @app.command()
 def main(
     output: Annotated[Path, typer.Option(help="results file")] = OUTPUT,
@@ -295,7 +286,7 @@ def main(
     record |= {"network": network, "plan": plan, "imagenet": [{**row, "foreseen": foreseen(row, each, network, plan)} for row in found]}
     write_json(output, record)
     if output == OUTPUT:
-        write_page(PAGE, section(record))
+        write_section("cluster", section(record))
     typer.echo(section(record))
 
 

@@ -22,11 +22,12 @@ import torch
 import typer
 from torch import Tensor
 
+from benchmarks.page import write_section
 from numeric.data import load_mnist
 from numeric.evaluation.sweep import image_errors, noise_like
 from numeric.imageset import ImageSet
 from numeric.memory import free_memory
-from numeric.results import provenance, write_json
+from numeric.results import provenance, read_json, write_json
 from numeric.scores.dense import PANEL_THERE
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
@@ -170,6 +171,43 @@ def level_floor(card: Card, sizes: Sequence[int], outputs: int, batches: int) ->
     return {"cholesky_seconds": cholesky, "solves_seconds": solve, "evaluation_seconds": evaluation}
 
 
+# ----- the page ----------------------------------------------------------------------------------------------------------
+
+
+def section(records: Sequence[dict[str, Any]]) -> str:
+    """The part of ``README.md`` about this benchmark, from results files: each model's last row of every level."""
+    base: dict[tuple[int, float], float] = {}  # degree 1 of the shared readout is the linear denoiser
+    for row in (row for record in records for row in record["rows"] if row["what"] == "level" and row["part"].startswith("shared")):
+        base[row["size"], row["sigma"]] = row["held_out_mse"][0]
+    lines = [
+        "| images | model | features | fit, s | a level, s | time over the floor | peak, GiB | held-out MSE over linear's at " + ", ".join(f"{s:g}" for s in SIGMAS) + " |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        rows = record["rows"]
+        for part, size, model in dict.fromkeys((r["part"], r["size"], r["model"]) for r in rows if r["what"] == "fit"):
+            mine = [r for r in rows if (r["part"], r["size"], r["model"]) == (part, size, model)]
+            fit, levels = next(r for r in mine if r["what"] == "fit"), [r for r in mine if r["what"] == "level"]
+            floor = [f"{r['over_floor']['all']:.2f}" for r in mine if "over_floor" in r]
+            peak = max([fit["peak_gib"], *(r["peak_gib"] for r in levels)])
+            seconds = sorted(r["seconds"] for r in levels)[len(levels) // 2] if levels else math.nan
+            errors = [f"{r['held_out_mse'][-1] / base[size, r['sigma']]:.3f}" if (size, r["sigma"]) in base else f"{r['held_out_mse'][-1]:.5f}" for r in levels]
+            count = next((r["features"] for r in mine if "features" in r), None)
+            name = {"own": "own", "wiener": "Wiener"}.get(part, "shared")
+            lines.append(
+                f"| {size} x {size} | {name} {model} | {f'{count:,}' if count else ''} | {fit['seconds']:.1f} | {seconds:.2f} | "
+                f"{', '.join(floor)} | {peak:.1f} | {', '.join(errors)} |"
+            )
+    images = {r["images"] for record in records for r in record["rows"] if r["what"] == "fit"}
+    cards = sorted({record["card"] for record in records})
+    lines += [
+        "",
+        f"On one {' or '.join(cards)}, {' or '.join(f'{n:,}' for n in sorted(images))} digits, float64 (evaluation: float32); a level is all degrees of "
+        "the shared readout, one of the others, the median of the levels; the floor is the dense products, factor and solves by themselves, on the same card.",
+    ]
+    return "\n".join(lines)
+
+
 # ----- parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +304,7 @@ def wiener(card: Card, rows: Rows, train: ImageSet, test: ImageSet, setting: str
 
 @app.command()
 def main(
-    part: Annotated[list[str], typer.Option(help=f"what to measure, of {', '.join(PARTS)}; may be repeated")],
+    part: Annotated[list[str] | None, typer.Option(help=f"what to measure, of {', '.join(PARTS)}; may be repeated")] = None,
     output: Annotated[Path, typer.Option(help="results file")] = OUTPUT,
     device: Annotated[str, typer.Option(help="torch device")] = "cuda",
     count: Annotated[int | None, typer.Option(help="training images (all)")] = None,
@@ -277,8 +315,14 @@ def main(
     size: Annotated[int, typer.Option(help="side of wiener's images, pixels")] = 32,
     small: Annotated[int, typer.Option(help="side of own's and shared32's images, pixels")] = 32,
     large: Annotated[int, typer.Option(help="side of shared64's images, pixels")] = 64,
+    page: Annotated[bool, typer.Option("--page", help="measure nothing: write the section of README.md from the files gpu_*.json")] = False,
 ) -> None:
     """Measure the parts asked for and write the results file, row by row."""
+    if page:
+        write_section("gpu", section([read_json(path) for path in sorted(OUTPUT.parent.glob("gpu_*.json"))]))
+        return
+    if not part:
+        raise typer.BadParameter(f"--part: name what to measure, some of {', '.join(PARTS)}")
     if unknown := sorted(set(part) - set(PARTS)):
         raise typer.BadParameter(f"unknown part {', '.join(unknown)}: use some of {', '.join(PARTS)}")
     card = Card(device)
@@ -287,7 +331,9 @@ def main(
     found = {side: (read("train", side, count), read("test", side, n_eval)) for side in sorted({sides[p] for p in part})}
     sets = {side: (train[0], test[0]) for side, (train, test) in found.items()}
     data = {str(side): {"train": train[1], "test": test[1]} for side, (train, test) in found.items()}
-    rows = Rows(output, provenance(None, 0, device=device, card=card.name, data=data))
+    options = {"count": count, "n-eval": n_eval, "models": models, "settings": settings, "ridges": ridges, "size": size, "small": small, "large": large}
+    words = [*(f"--part {name}" for name in part), f"--device {device}", *(f"--{k} {v}" for k, v in options.items() if v is not None)]
+    rows = Rows(output, provenance(f"python -m benchmarks.gpu {' '.join(words)}", 0, device=device, card=card.name, data=data))
     print(f"{card.name}: {', '.join(part)} on {', '.join(f'{len(a):,} + {len(b):,} images of {s}' for s, (a, b) in sets.items())}", flush=True)
     card.warm_up()
     for name in part:

@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("analytic", "numeric")
 WEIGHTS = Path(__file__).parent / "baselines" / "weights"
@@ -66,7 +67,17 @@ def meaning(source: str) -> str:
                 and isinstance(first.value.value, str)
             ):
                 node.body = node.body[1:]
-    return ast.dump(tree)
+    return _written(tree)
+
+
+def _written(node: Any) -> str:
+    """A syntax tree as text, without empty fields and empty parts of f-strings: which there are is a matter of Python's version."""
+    if isinstance(node, ast.JoinedStr):
+        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+    if isinstance(node, ast.AST):
+        given = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
+        return f"{type(node).__name__}({', '.join(f'{name}={_written(value)}' for name, value in given.items())})"
+    return f"[{', '.join(map(_written, node))}]" if isinstance(node, list) else repr(node)
 
 
 @cache

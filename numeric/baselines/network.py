@@ -213,6 +213,13 @@ def trained(
     return choose(out, names, f"networks for {size} x {size} images")
 
 
+def records_alone(size: int, folder: str | Path | None = None) -> list[dict[str, Any]]:
+    """Records of networks for images of ``size`` pixels a side whose weights were left out, being too large: their curves are there."""
+    place = Path(folder) if folder is not None else WEIGHTS
+    records = [read_json(path) for path in sorted(place.glob("*.json")) if not path.with_suffix(".safetensors").is_file()]
+    return [record for record in records if "config" in record and record.get("size") == size]
+
+
 def trained_at(
     sizes: Sequence[int], names: str | Sequence[str] | None = None, folder: str | Path | None = None
 ) -> dict[int, dict[str, NetworkDenoiser]]:

@@ -114,7 +114,7 @@ class Trainer:
     ) -> None:
         self.config, self.images, self.schedule = config, images, schedule
         device = schedule.device
-        self.capture = device.startswith("cuda") if capture is None else capture
+        self.capture = False if capture is None else capture
         self.edm = edm if edm is not None else EDM.measured(images)
         self.network = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class SampledShared(Denoiser):
         key: Sequence[int] = (0,),
         start: int = 0,
     ) -> None:
-        self.features, self.ridge, self.n, self.noise = features, ridge, n, noise
+        self.features, self.ridge, self.n, self.noise, self.degree = features, ridge, n, noise, degree
         size = features.monomials.count(degree)
         self.dual = n < size
         pairs = noisy_sample(images, n, noise, key, start, max(1, min(1000, BATCH_BYTES // (8 * size))))
@@ -93,7 +94,11 @@ class SampledShared(Denoiser):
             self._gram *= self._norm[:, None]
             self._gram *= self._norm
             self._target *= self._norm[:, None]
-        self.readout = self.at(degree)
+
+    @cached_property
+    def readout(self) -> Tensor:
+        """Of the degree."""
+        return self.at(self.degree)
 
     def at(self, degree: int) -> Tensor:
         """Readout ``(features, coefficients)`` of a degree."""

@@ -25,14 +25,13 @@ from numeric.evaluation.identity import identity
 from numeric.evaluation.metrics import image_agreement
 from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, Trajectory
 from numeric.evaluation.sweep import FittedLater
-from numeric.figures.base import FigureMaker, coordinates_degree, family_degree
+from numeric.figures.base import FigureMaker, family_degree
 from numeric.figures.fig11 import GenerateConfig, fitted_later, make_denoisers
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import STYLE, fitted_on
 from numeric.fingerprint import code_hash
 from numeric.progress import progress_bar
 from numeric.results import kept_json
-from numeric.scores.wiener import WienerScore
 
 MEASURES = ("r2", "determination", "mse")
 RESAMPLES = 400
@@ -44,8 +43,7 @@ class AgreementConfig(GenerateConfig):
     """Parameters of the agreement: those of Figure 11, but
 
     Attributes:
-        n_seeds: seeds compared. wiener: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore` (one pass over the
-            images for each level). mixtures: numbers of components of a Gaussian mixture.
+        n_seeds: seeds compared. mixtures: numbers of components of a Gaussian mixture.
         optimal: compare the optimal empirical denoiser too.
     """
 
@@ -62,9 +60,6 @@ class AgreementConfig(GenerateConfig):
 
     def check(self) -> None:
         super().check()
-        self.wiener = as_list(self.wiener, str, "wiener")
-        for text in self.wiener:
-            coordinates_degree(text)
         self.mixtures = as_list(self.mixtures, int, "mixtures")
         if self.n_seeds < 2:
             raise ValueError(f"n_seeds must be >= 2 for an interval over seeds, got {self.n_seeds}")
@@ -82,14 +77,10 @@ class AgreementConfig(GenerateConfig):
         ]  # fmt: skip
 
     def closed_forms(self, train: Any, progress: bool) -> dict[str, FittedLater]:
-        """Label -> denoiser, fitted only if its rows are not there yet: those of Figure 11, and the closed forms beyond the paper."""
+        """Label -> denoiser, fitted only if its rows are not there yet: those of Figure 11, and Gaussian mixtures."""
         out = make_denoisers(self, train, progress)
         if not self.optimal:
             del out["optimal empirical"]
-        for text in self.wiener:
-            coordinates, degree = coordinates_degree(text)
-            wiener, label = WienerScore(degree=degree, coordinates=coordinates), f"Wiener {coordinates}, degree {degree}"
-            out[label] = fitted_later(label, wiener, train, wiener.get_params(), progress=progress)
         for n in self.mixtures:
             label, mixture = f"Gaussian mixture, {n}", GaussianMixtureDenoiser(n)
             out[label] = fitted_later(label, mixture, train, vars(mixture).copy(), progress=progress)

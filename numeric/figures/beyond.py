@@ -21,6 +21,8 @@ from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, re
 from numeric.figures.contenders import MACHINES, Row, measured, rows_of
 from numeric.figures.style import COLOURS, STYLE, fitted_on, number_points, plain_log, plus_minus
 from numeric.fingerprint import code_hash, weights_hash
+from numeric.imageset import ImageSet
+from numeric.pictures import load_images
 from numeric.results import kept_json
 
 KINDS = {
@@ -36,6 +38,8 @@ class BeyondConfig(Parameters):
     """Parameters of the comparison.
 
     Attributes:
+        dataset: ``"mnist"``, or what :func:`numeric.load_images` knows, such as ``"natural"`` (patches of photographs) or a folder, in grey;
+            networks stand beside it only where ``weights`` names a folder of them.
         size: image side. n_train: images to fit on (None: all). n_eval: held-out images for closed forms; n_network: for networks.
         sigmas: VE levels. wiener, potential: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore` and its conservative
             twin :class:`numeric.scores.potential.PotentialScore`; families, shared:
@@ -49,6 +53,7 @@ class BeyondConfig(Parameters):
     """
 
     name: str = "beyond"
+    dataset: str = "mnist"
     size: int = 32
     n_train: int | None = None
     n_eval: int = 2000
@@ -82,7 +87,15 @@ class BeyondConfig(Parameters):
             coordinates_degree(text)
         for text in [*self.families, *self.shared]:
             required_degree(text)
+        if self.networks is None and self.weights is None and self.dataset != "mnist":
+            self.networks = []  # those shipped have seen digits alone
         trained(self.size, self.networks, self.weights)
+
+    def images(self, split: str, size: int, count: int | None = None) -> ImageSet:
+        """The first ``count`` grey images of the data set's split at a size."""
+        if self.dataset == "mnist":
+            return super().images(split, size, count)
+        return load_images(self.dataset, split, size=size, channels=1, count=count, root=self.data_root)
 
 
 def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from analytic.theory.finite import KINDS, FiniteSampleBound, interval_of
 from numeric.arguments import as_list
 from numeric.data import ImageSet
-from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
-from numeric.figures.foresee import Work, own_work, shared_work
+from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, family_degree, required_degree
+from numeric.figures.foresee import Work, own_work, shared_work, wiener_work
 from numeric.figures.style import COLOURS, STYLE, fitted_on, legend_figure, plain_log, select
 from numeric.fingerprint import code_hash
 from numeric.noise import ve
@@ -31,6 +31,7 @@ from numeric.results import read_json, write_json
 from numeric.scores.own import WaveletScore
 from numeric.scores.readouts import READOUTS
 from numeric.scores.recommend import features_of
+from numeric.scores.wiener import WienerScore
 
 
 @dataclass(kw_only=True)
@@ -41,6 +42,8 @@ class ExcessConfig(Parameters):
         size: image side. n_train: images of the population (None: all); n_test: held out.
         counts: images to fit on. draws: training sets of each number up to ``many``; one above it.
         sigma: the noise level (VE). families, shared: ``family:degree`` of the own and the shared readout; lower degrees too.
+        wiener: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore`, that degree alone; wiener_counts: images to fit
+            it on, one training set each: every fit reads the population and the held-out images again, in its own coordinates.
         n_spread: images that the prediction reads. bound_degrees: of the bound; n_bound: images it is of; delta: its
             probability to fail.
     """
@@ -55,6 +58,8 @@ class ExcessConfig(Parameters):
     sigma: float = 0.25
     families: Sequence[str] = ("independent:3", "band:3", "local:2")
     shared: Sequence[str] = ("independent:2",)
+    wiener: Sequence[str] = ("pixel:3",)
+    wiener_counts: Sequence[int] = (1000, 3000, 10000)
     n_spread: int = 1000
     bound_degrees: Sequence[int] = (1, 2)
     n_bound: int = 60000
@@ -65,8 +70,11 @@ class ExcessConfig(Parameters):
     def check(self) -> None:
         self.counts = as_list(self.counts, int, "counts")
         self.bound_degrees = as_list(self.bound_degrees, int, "bound_degrees")
-        if not self.counts or min(self.counts) < 10:
-            raise ValueError(f"counts must be numbers of images >= 10, got {self.counts}")
+        self.wiener = as_list(self.wiener, str, "wiener")
+        self.wiener_counts = as_list(self.wiener_counts, int, "wiener_counts")
+        for name, counts in (("counts", self.counts), ("wiener_counts", self.wiener_counts)):
+            if not counts or min(counts) < 10:
+                raise ValueError(f"{name} must be numbers of images >= 10, got {counts}")
         if not self.sigma > 0:
             raise ValueError(f"sigma must be > 0, got {self.sigma}")
         if self.draws < 1 or self.n_spread < 10:
@@ -75,10 +83,16 @@ class ExcessConfig(Parameters):
             raise ValueError(f"delta must lie strictly between 0 and 1, got {self.delta}: it is a probability")
         for text in [*self.families, *self.shared]:
             required_degree(text)
+        for text in self.wiener:
+            coordinates_degree(text)
 
     def drawn(self, count: int) -> int:
         """Training sets of so many images."""
         return self.draws if count <= self.many else 1
+
+    def sets(self, readout: str) -> list[tuple[int, int]]:
+        """Numbers of images to fit a readout on, each with how many training sets."""
+        return [(n, 1) for n in self.wiener_counts] if readout == "wiener" else [(n, self.drawn(n)) for n in self.counts]
 
     def work(self, train: int) -> list[Work]:
         images = train + self.n_test + sum(count * self.drawn(count) for count in self.counts)
@@ -87,7 +101,23 @@ class ExcessConfig(Parameters):
         for text in self.shared:
             name, degree = family_degree(text)
             out.append(shared_work(name, range(1, (degree or 1) + 1), self.size, images, 2 * fits, 0))
-        return out
+        read = len(self.wiener_counts) * (train + self.n_test) + train + sum(self.wiener_counts)
+        return out + [wiener_work(*coordinates_degree(text), self.size, read, 3 * len(self.wiener_counts)) for text in self.wiener]
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Readout and ``name:degree`` of every panel."""
+        kinds = {"own": self.families, "shared": self.shared, "wiener": self.wiener}
+        return [(readout, text) for readout, texts in kinds.items() for text in texts]
+
+
+def made_by(readout: str, text: str) -> tuple[str, list[int], Callable[[], Any]]:
+    """Name and degrees of a row of the figure, and what makes an unfitted estimator of it."""
+    if readout == "wiener":
+        coordinates, degree = coordinates_degree(text)
+        return coordinates, [degree], lambda: WienerScore(degree=degree, coordinates=coordinates)
+    family, degree = required_degree(text)
+    return family, list(range(1, degree + 1)), lambda: READOUTS[readout](family, degree)
 
 
 def moments_of(model: Any, images: ImageSet, bar: Any = None) -> Any:
@@ -99,24 +129,24 @@ def moments_of(model: Any, images: ImageSet, bar: Any = None) -> Any:
 
 def curves(config: ExcessConfig, readout: str, text: str, train: ImageSet, test: ImageSet, progress: bool) -> list[dict[str, Any]]:
     """One family's rows: for each degree and number of images, risks measured and predicted."""
-    family, degree = family_degree(text)
-    degrees, noise = list(range(1, (degree or 1) + 1)), ve(config.sigma)
+    family, degrees, make = made_by(readout, text)
+    noise = ve(config.sigma)
     random = np.random.default_rng(config.seed)
-    total = len(train) + len(test) + sum(count * config.drawn(count) for count in config.counts)
+    total = len(train) + len(test) + sum(count * draws for count, draws in config.sets(readout))
     rows: list[dict[str, Any]] = []
-    with progress_bar(READOUTS[readout].passes * total, f"{readout} {family}", progress) as bar:
-        model = READOUTS[readout](family, max(degrees)).fit_moments(moments_of(READOUTS[readout](family, max(degrees)), train, bar))
+    with progress_bar(make().passes * total, f"{readout} {family}", progress) as bar:
+        model = make().fit_moments(moments_of(make(), train, bar))
         held_out = moments_of(model, test, bar)
         spread = train.subset(np.sort(random.choice(len(train), min(config.n_spread, len(train)), replace=False)))
-        options: Any = {"outputs": []} if readout == "shared" else {}
+        options: Any = {} if readout == "own" else {"outputs": []}
         found = {d: model.standard_errors(noise, spread, d, **options) for d in degrees}
         best = {d: model.expected_mse(noise, d) for d in degrees}
         features = {d: features_of(model, d) for d in degrees}
-        for count in config.counts:
+        for count, sets in config.sets(readout):
             draws: dict[int, list[dict[str, float]]] = {d: [] for d in degrees}
-            for _ in range(config.drawn(count)):
+            for _ in range(sets):
                 chosen = train.subset(np.sort(random.integers(len(train), size=count)))
-                fit = READOUTS[readout](family, max(degrees)).fit_moments(moments_of(model, chosen, bar))
+                fit = make().fit_moments(moments_of(model, chosen, bar))
                 for d in degrees:
                     draws[d].append(
                         {
@@ -171,8 +201,7 @@ def measure(config: ExcessConfig, progress: bool = True) -> dict[str, Any]:
     """Every family in turn; a finished one is kept in the cache."""
     train, test = config.images("train", config.size, config.n_train), config.images("test", config.size, config.n_test)
     data = {"fit": train.provenance, "test": test.provenance}
-    wanted = [("own", text) for text in config.families] + [("shared", text) for text in config.shared]
-    settings = {k: config.settings[k] for k in ("counts", "draws", "many", "sigma", "n_spread", "seed")}
+    settings = {k: config.settings[k] for k in ("counts", "wiener_counts", "draws", "many", "sigma", "n_spread", "seed")}
     rows: list[dict[str, Any]] = []
 
     def kept(key: dict[str, Any], make: Any) -> Any:
@@ -182,7 +211,7 @@ def measure(config: ExcessConfig, progress: bool = True) -> dict[str, Any]:
             write_json(path, {"key": key, "rows": make()})
         return read_json(path)["rows"]
 
-    for readout, text in wanted:
+    for readout, text in config.rows:
         key = {"readout": readout, "family": text, "data": data, **settings, "code": code_hash("numeric.figures.excess")}
         rows += kept(key, lambda r=readout, t=text: curves(config, r, t, train, test, progress))
     of_bound = {k: config.settings[k] for k in ("bound_degrees", "n_bound", "delta", "sigma", "seed")}

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from numeric.arguments import as_list
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import NetworkDenoiser, data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
@@ -23,10 +24,12 @@ from numeric.evaluation.kept import WILD, kept_samples
 from numeric.evaluation.metrics import SampleQuality, nearest_training_image, seed_agreement
 from numeric.evaluation.sample import Sampler, edm_sigmas
 from numeric.evaluation.sweep import FittedLater
-from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
+from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, show_image
+from numeric.scores.potential import PotentialScore
 from numeric.scores.readouts import READOUTS
+from numeric.scores.wiener import WienerScore
 
 FAMILIES = ("independent:1", "independent:3", "band:3", "local:1", "local:3")
 
@@ -37,7 +40,9 @@ class GenerateConfig(Parameters):
 
     Attributes:
         size: image side. n_train: images to fit on (None: all).
-        families: ``family:degree`` with the ``own`` readout; shared: the same with the ``shared`` one.
+        families: ``family:degree`` with the ``own`` readout; shared: the same with the ``shared`` one. wiener, potential:
+            ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore` and of its conservative twin
+            :class:`numeric.scores.potential.PotentialScore` (passes over the images for all levels of the sampler).
         n_shown: samples drawn in the figure (the first seeds). n_quality: samples scored.
         steps, sigma_min, sigma_max, method, process: of :class:`numeric.evaluation.sample.Sampler`.
         clip_denoised: clamp each denoised image to its range on the way. What happens without is measured too.
@@ -51,6 +56,8 @@ class GenerateConfig(Parameters):
     n_train: int | None = None
     families: Sequence[str] = FAMILIES
     shared: Sequence[str] = ("independent:2", "band:2", "local:2")
+    wiener: Sequence[str] = ()
+    potential: Sequence[str] = ()
     ridge: float = 1e-10
     n_shown: int = 8
     n_quality: int = 200
@@ -69,6 +76,10 @@ class GenerateConfig(Parameters):
     def check(self) -> None:
         for text in [*self.families, *self.shared]:
             required_degree(text)
+        self.wiener = as_list(self.wiener, str, "wiener")
+        self.potential = as_list(self.potential, str, "potential")
+        for text in [*self.wiener, *self.potential]:
+            coordinates_degree(text)
         if not 2 <= self.n_shown <= self.n_quality:
             raise ValueError(f"need 2 <= n_shown <= n_quality, got {self.n_shown} and {self.n_quality}")
         self.sampler()
@@ -112,6 +123,12 @@ def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = Tru
             model = READOUTS[readout](family, degree, **({"ridge": config.ridge} if readout == "own" else {}))
             label = f"{family}, degree {degree}, {readout}"
             out[label] = fitted_later(label, model, train, model.get_params(), progress=progress)
+    for kind, texts in ((WienerScore, config.wiener), (PotentialScore, config.potential)):
+        for text in texts:
+            coordinates, degree = coordinates_degree(text)
+            wiener = kind(degree=degree, coordinates=coordinates)
+            label = f"{'potential of ' if kind is PotentialScore else ''}Wiener {coordinates}, degree {degree}"
+            out[label] = fitted_later(label, wiener, train, wiener.get_params(), progress=progress)
     out["linear"] = fitted_later("linear", LinearDenoiser(), train, progress=progress)
     out["optimal empirical"] = fitted_later("optimal empirical", OptimalDenoiser(), train)
     return out

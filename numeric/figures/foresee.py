@@ -49,6 +49,13 @@ def shared_work(family: str, degrees: Sequence[int], size: int, fit: int, levels
     return Work(f"{family}, shared, degree {max(degrees)}", 1.0 * fit * p**2 + levels * (solves + uses), 8.0 * (2 * p**2 + 3 * p * pixels))
 
 
+def wiener_work(coordinates: str, degree: int, size: int, read: int, solves: int) -> Work:
+    """A readout of the Wiener estimate (of powers): images read at a level, and its systems solved."""
+    pixels = size**2
+    p = pixels * (1 + (degree - 1) * (2 if coordinates == "both" else 1)) + 1
+    return Work(f"Wiener {coordinates}, degree {degree}", 1.0 * read * p**2 + solves * (p**3 / 3 + 4.0 * p**2 * pixels), 8.0 * 4 * p**2)
+
+
 def linear_work(size: int, fit: int, levels: int = 0, images: int = 0) -> Work:
     """The linear denoiser: covariance, eigenvectors, and its estimates (:func:`numeric.baselines.linear.eigenpairs`)."""
     d = size**2

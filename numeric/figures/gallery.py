@@ -36,6 +36,8 @@ FULL: dict[str, dict[str, Any]] = {
     "fig8": {"n_eval": 1000},
     "fig9": {"n_eval": 2000},
     "fig10": {"n_eval": 2000},
+    "fig11": {"wiener": ["pixel:3"], "potential": ["pixel:3"]},
+    "beyond": {"potential": ["pixel:3"]},
 }
 """What ``--full`` sets beyond the defaults (which already fit on all the images there are)."""
 SUFFIXES = (".png", ".pdf", ".json", ".md")

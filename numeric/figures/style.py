@@ -202,7 +202,8 @@ def fitted_on(record: dict[str, Any]) -> str:
     """``fitted on 60,000 images of MNIST``, from the data of a record (of its first size)."""
     data = record["data"]
     fit = data["fit"] if "fit" in data else next(iter(data.values()))["fit"]
-    return f"fitted on {fit['count']:,} images of {fit['source']}"
+    first, *others = fit["source"].split(", ")  # patches of many photographs
+    return f"fitted on {fit['count']:,} images of {first}{' and others' if others else ''}"
 
 
 def plus_minus(value: float, error: float | None) -> str:

@@ -15,10 +15,10 @@ from numeric.baselines.configs import CONFIGS, get_config, parameter_count
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.locality import LocalityDenoiser
 from numeric.baselines.mixture import GaussianMixtureDenoiser
-from numeric.baselines.network import overlap_caution, trained, trained_label
+from numeric.baselines.network import overlap_caution, records_alone, trained, trained_label
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalScoreMachine
-from numeric.baselines.plateau import images_seen
+from numeric.baselines.plateau import images_seen, state
 from numeric.baselines.schedule import Schedule
 from numeric.baselines.shrinkage import WaveletShrinkage
 from numeric.baselines.train import train
@@ -155,6 +155,7 @@ def _closed_forms(config: Table1Config, images: Any, progress: bool) -> Rows:
 
 def _networks(config: Table1Config, images: Any, progress: bool) -> Rows:
     found = sorted(trained(config.size, None, config.weights).values(), key=lambda d: len(d.path.stem) if d.path else 0, reverse=True)
+    alone = records_alone(config.size, config.weights)
     there = {d.record["config"]["name"]: d for d in found}  # of several seeds or widths the usual one, with the shortest file name
     models: dict[str, Denoiser] = {}
     facts: dict[str, dict[str, Any]] = {}
@@ -180,7 +181,8 @@ def _networks(config: Table1Config, images: Any, progress: bool) -> Rows:
             denoiser, source = trainer.denoiser(), "trained here"
         else:
             count = parameter_count(row.build(images.shape[0]))
-            facts[f"{row.title} (not trained)"] = {**fact, "parameters": count, "source": "not trained"}
+            what = next((f"{state(r)}, weights not shipped" for r in alone if r["config"]["name"] == name), "not trained")
+            facts[f"{row.title} ({what})"] = {**fact, "parameters": count, "source": "not trained" if what == "not trained" else "not shipped"}
             continue
         label = trained_label(row, record)
         models[label] = denoiser
@@ -351,6 +353,7 @@ def findings(record: dict[str, Any]) -> list[str]:
     lines += overlap_caution({r["method"]: r["fitted_on_source"] for r in networks}, test)
     missing = [r["method"] for r in record["rows"] if r.get("source") == "not trained"]
     lines.append("not trained: " + (", ".join(missing) or "none"))
+    lines += [f"not measured here: {r['method']}" for r in record["rows"] if r.get("source") == "not shipped"]
     return lines
 
 

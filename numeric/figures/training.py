@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 from numeric.baselines.configs import get_config
 from numeric.baselines.linear import LinearDenoiser
-from numeric.baselines.network import trained_at
+from numeric.baselines.network import records_alone, trained_at, trained_label
 from numeric.baselines.plateau import LEAST_IMAGES, SIGMAS, TOLERANCE, images_seen, last_doubling, mean_mse, state
 from numeric.baselines.train import measure as held_out_errors
 from numeric.figures.base import FigureMaker, Parameters
@@ -48,11 +48,12 @@ def measure(config: TrainingConfig, progress: bool = True) -> dict[str, Any]:
     """Curves from the networks' records, and the linear denoiser's error on the same images and noise."""
     rows, linear, data = [], {}, {}
     for size, networks in trained_at(config.sizes, config.networks, config.weights).items():
-        for label, network in networks.items():
-            record = network.record
+        alone = records_alone(size, config.weights) if config.networks is None else []
+        for label, record in [(label, network.record) for label, network in networks.items()] + [("", record) for record in alone]:
             rows.append(
                 {
-                    "network": label,
+                    "network": label or f"{trained_label(get_config(record['config']['name']), record)}, weights not shipped",
+                    "weights": bool(label),
                     "title": get_config(record["config"]["name"]).title,
                     "size": size,
                     "images": images_seen(record),
@@ -107,7 +108,7 @@ def findings(record: dict[str, Any]) -> list[str]:
     lines = []
     for row in record["rows"]:
         drop = row["last_doubling"]
-        text = f"{row['size']}x{row['size']}, {row['title']}: {row['state']}"
+        text = f"{row['size']}x{row['size']}, {row['title']}: {row['state']}{'' if row['weights'] else ' (its weights are not shipped)'}"
         if drop is not None:
             text += f"; the last doubling of images lowered its mean held-out MSE by {100 * drop:.1f} %"
         linear = record["linear"].get(str(row["size"]))

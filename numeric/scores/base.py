@@ -21,10 +21,10 @@ from numeric.cluster import check_client
 from numeric.data import ImageSet, as_image_set
 from numeric.denoiser import UNIT_RANGE, Denoiser, NotFittedError
 from numeric.derivatives import outside_transforms
-from numeric.memory import free_memory
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import reading
+from numeric.scores.cache import SolutionCache
 from numeric.scores.crossval import Ridge
 from numeric.scores.families import Family
 from numeric.scores.groups import GROUPS, StandardErrors, jackknife_errors
@@ -34,8 +34,6 @@ from numeric.shards import Shards, as_shards
 from numeric.wavelets import WaveletTransform
 
 BASES = ("monomial", "hermite")
-KEPT_BYTES = 2**30
-"""Solutions of earlier noise levels and degrees that an estimator keeps for the next call."""
 SCORE_SIGMAS = (0.1, 0.25, 0.5, 1.0)
 """Noise levels of :meth:`WaveletEstimator.score` without one, where scikit-learn asks for a number."""
 SETTINGS = ("family", "radius", "interactions", "channels_coupled", "wavelet", "levels", "mode", "synthesis", "device")
@@ -72,35 +70,6 @@ def read_by(images: Any, client: Any = None) -> ImageSet | Shards:
         return as_image_set(images)
     check_client(client)
     return as_shards(images, client=client)
-
-
-class SolutionCache:
-    """Keeps what is expensive to make, up to a number of bytes; the oldest goes first.
-
-    Args:
-        limit: bytes. None: a quarter of what is free or held here, and :data:`KEPT_BYTES` at least, so that a loop over twenty
-            noise levels of a large readout solves each of them once. device: where most of it lies; of a GPU half as much is kept.
-    """
-
-    def __init__(self, limit: int | None = None, device: str = "cpu") -> None:
-        self.limit, self.device, self._kept = limit, device, dict[Hashable, tuple[Any, int]]()
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._kept
-
-    def __getitem__(self, key: Hashable) -> Any:
-        return self._kept[key][0]
-
-    def put(self, key: Hashable, value: Any, size: int) -> Any:
-        """Keep ``value`` of ``size`` bytes, and return it."""
-        held = sum(kept for _, kept in self._kept.values())
-        limit = self.limit
-        if limit is None:
-            limit = max(KEPT_BYTES, ((free_memory(self.device) or 0) + held) // (4 if self.device == "cpu" else 8))
-        while self._kept and held > limit - size:
-            held -= self._kept.pop(next(iter(self._kept)))[1]
-        self._kept[key] = (value, size)
-        return value
 
 
 class Selectable(Denoiser):
@@ -232,6 +201,8 @@ class WaveletEstimator(Selectable, BaseEstimator):
 
     #: how often a fit reads the images
     passes = 1
+    #: what features are of has white noise in every basis
+    noise_is_white = False
 
     def fit(
         self,
@@ -355,11 +326,11 @@ class WaveletEstimator(Selectable, BaseEstimator):
 
     def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
         """The coefficients at a level, in coordinates that another fit, ``like``, sets: what standard errors are of."""
-        raise ValueError(f"standard errors are of the own and shared readouts, not of the {self.readout} one")
+        raise ValueError(f"the {self.readout} readout has no standard errors")
 
     def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
         """:meth:`standard_errors` by the delta method."""
-        raise ValueError(f"standard errors are of the own and shared readouts, not of the {self.readout} one")
+        raise ValueError(f"the {self.readout} readout has no standard errors")
 
     def standard_errors(
         self,
@@ -373,16 +344,22 @@ class WaveletEstimator(Selectable, BaseEstimator):
     ) -> StandardErrors:
         """Standard errors of every coefficient theta and of :meth:`expected_mse` of the fit, images being independent.
 
+        Of a readout of the Wiener estimate theta is named by its coordinates, which the images set too: its errors are in the
+        fitted ones, held; the expected MSE moves with both (:mod:`numeric.scores.influence_wiener`), as does D(y)
+        (:func:`numeric.scores.groups.estimate_errors`).
+
         Args:
             images: the delta method needs any images of the kind the model was fitted on (their spread is what it reads); the
                 jackknife fits again without each of ``groups`` contiguous groups, so it wants those it was fitted on.
             method: ``"delta"`` (:mod:`numeric.scores.influence`; a ridge chosen from the data is held) or ``"jackknife"``
                 (:mod:`numeric.scores.groups`; it is chosen anew).
-            outputs: of the shared readout, whose theta is large: the coefficients whose theta is wanted, ``[]`` for the errors only.
+            outputs: of readouts whose theta is large (shared, Wiener): the coefficients or pixels whose theta is wanted, ``[]`` for
+                the errors only.
 
         Raises:
-            ValueError: an unknown method, images that do not fit, another readout, or an over-complete basis, whose noise is
-                correlated.
+            ValueError: an unknown method (the delta method of the potential too), images that do not fit, or an over-complete
+                basis, whose noise is correlated.
+            NoImagesError: a loaded readout of the Wiener estimate without its images.
             SettingsError: Hermite features: their coordinates move with the data.
         """
         fitted, level = self.fitted(), as_noise(noise)
@@ -394,7 +371,7 @@ class WaveletEstimator(Selectable, BaseEstimator):
                 f"standard errors are of basis='monomial', this model has {self.basis!r}, whose coordinates move with the data: "
                 "set basis='monomial' (no other fit is needed)"
             )
-        if not self.transform_.is_orthonormal:
+        if not (self.noise_is_white or self.transform_.is_orthonormal):
             raise ValueError(f"standard errors need an orthonormal basis, {self.transform_} is not: use {self.transform_.to_orthonormal}")
         data = as_image_set(images)
         if data.shape != self.shape_:
@@ -406,10 +383,13 @@ class WaveletEstimator(Selectable, BaseEstimator):
                 return self.delta_errors(data, level, degree, outputs, bar)
         if len(data) != fitted.count:
             raise ValueError(f"the jackknife wants the {fitted.count:,} images of the fit, got {len(data):,}")
-        wanted = slice(None) if outputs is None else list(outputs)
-        return jackknife_errors(
-            self, data, level, degree, groups, lambda model: [t[:, wanted] for t in model.coefficients(level, degree, self)], progress
-        )
+
+        def theta_of(model: Any) -> list[Tensor]:
+            if outputs is not None and not len(outputs):
+                return []  # of a Wiener estimate they cost a pass
+            return [t if outputs is None else t[:, list(outputs)] for t in model.coefficients(level, degree, self)]
+
+        return jackknife_errors(self, data, level, degree, groups, theta_of, progress)
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
         return self.at_degrees(y, noise, [int(self.degree)])[0]

@@ -17,9 +17,11 @@ triangular map of the Wick-ordered ones (:func:`wick_map`), and so is a shift of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import copy
 from itertools import pairwise, permutations
 from math import factorial
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -183,6 +185,15 @@ class WhiteNoise:
         gram.index_put_((index[0], index[1]), values, accumulate=True)
 
 
+def add_gathered_(out: np.ndarray, gather: sp.csr_matrix, block: Callable[[slice], np.ndarray], scale: float = 1.0) -> None:
+    """``out += scale C B C^T`` for a sparse C, with B made some rows at a time (:data:`CROSS_BYTES` of them)."""
+    count = gather.shape[1]
+    step = max(1, CROSS_BYTES // (8 * max(1, count)))
+    for start in range(0, count, step):
+        rows = slice(start, min(start + step, count))
+        out += scale * (gather[:, rows] @ (gather @ block(rows).T).T)
+
+
 class CorrelatedNoise:
     """The same for noise of covariance ``s^2 K``: every two letters may contract, so the correction is dense.
 
@@ -202,6 +213,12 @@ class CorrelatedNoise:
         table = monomials.takings
         self.parts = [(m, table.chosen(table.order == m)) for m in range(1, monomials.degree + 1)]
 
+    def adjoint(self) -> CorrelatedNoise:
+        """The transpose of :meth:`add_to` (at alpha 1): ``<A, noise of S> = <adjoint's noise of A, S>``."""
+        out = copy(self)
+        out.parts = [(m, Takings(t.left, t.monomial, t.taken, t.kind, t.ways)) for m, t in self.parts]
+        return out
+
     def add_to(self, gram: Tensor, clean: Tensor, alpha: float, sigma: float, degrees: np.ndarray) -> None:
         """``gram += (noise)`` on the whole leading block that ``gram`` is; ``clean`` must be whole."""
         size, s = len(gram), clean.cpu().numpy()
@@ -215,13 +232,12 @@ class CorrelatedNoise:
             scale = alpha ** degrees[part.left].astype(float)
             t = np.arange(len(part.monomial))
             gather = sp.csr_matrix((part.ways * scale, (part.monomial, t)), (size, len(t)))
-            step = max(1, CROSS_BYTES // (8 * len(t)))
-            for start in range(0, len(t), step):
-                rows = slice(start, start + step)
+
+            def block(rows: slice, letters: Any = letters, place: Any = place, left: Any = part.left) -> np.ndarray:
                 used, position = np.unique(place[rows], return_inverse=True)
-                weight = permanents(self.covariance, letters[used], letters)
-                block = weight[position.ravel()][:, place] * s[np.ix_(part.left[rows], part.left)]
-                out += sigma ** (2.0 * order) * (gather[:, rows] @ (gather @ block.T).T)
+                return permanents(self.covariance, letters[used], letters)[position.ravel()][:, place] * s[np.ix_(left[rows], left)]
+
+            add_gathered_(out, gather, block, sigma ** (2.0 * order))
         if gram.device.type != "cpu":
             gram.copy_(torch.from_numpy(out))
 

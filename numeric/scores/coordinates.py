@@ -78,6 +78,19 @@ def letter_monomials(
     return MonomialSet(by_pattern(np.concatenate(parts)), count)
 
 
+def linear_estimate(sigma: float, values: Tensor, vectors: Tensor, floor: float = FLOOR) -> Tensor:
+    """A, ``(N, N)``, from the eigenvalues and eigenvectors of the images' covariance."""
+    return (vectors * (values / (values + sigma**2) + floor)) @ vectors.T
+
+
+def analysed(image: Tensor, coordinates: str, transform: WaveletTransform, shape: tuple[int, int, int]) -> Tensor:
+    """Pixels, wavelet coefficients or both of a linear map to images ``(N, m)``, ``(q, m)``."""
+    parts = [] if coordinates == "wavelet" else [image]
+    if coordinates != "pixel":
+        parts.append(transform.forward(image.T.reshape(-1, *shape)).flatten(1).T)
+    return torch.cat(parts)
+
+
 @dataclass(frozen=True)
 class LevelCoordinates:
     """Linear features and letters at one noise level.
@@ -103,14 +116,8 @@ class LevelCoordinates:
         """From the eigenvalues ``(N,)`` and eigenvectors ``(N, N)`` (columns) of the images' covariance."""
         total = values + sigma**2
         root = total.sqrt()
-        if of == "wiener":
-            image = (vectors * (values / total + floor)) @ vectors.T
-        else:
-            image = torch.eye(len(values), dtype=values.dtype, device=values.device)
-        parts = [] if coordinates == "wavelet" else [image]
-        if coordinates != "pixel":
-            parts.append(transform.forward(image.T.reshape(-1, *shape)).flatten(1).T)
-        letters = torch.cat(parts)
+        image = linear_estimate(sigma, values, vectors, floor) if of == "wiener" else torch.eye(len(values)).to(values)
+        letters = analysed(image, coordinates, transform, shape)
         spread = ((letters @ vectors) * root).square().sum(1).sqrt()
         letters = letters / spread.clamp_min(torch.finfo(values.dtype).tiny)[:, None]
         return cls(sigma, (vectors / root).T, vectors * root, sigma**2 / total, letters)

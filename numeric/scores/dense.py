@@ -90,6 +90,21 @@ def backward_solve(factor: Tensor, rhs: Tensor) -> Tensor:
     return out
 
 
+def feature_variance(gram: Tensor) -> Tensor:
+    """``(P,)``, from a Gram matrix (on and below the diagonal) whose first feature is the constant: 0 for that one."""
+    variance = gram.diagonal() - gram[:, 0].square()
+    variance[0] = 0.0
+    return variance
+
+
+def penalised_factor_(gram: Tensor, variance: Tensor, strength: float, what: str) -> Tensor:
+    """The Cholesky factor of ``G + lambda diag(variance)``, in its place; features that are always zero get a theta of zero."""
+    diagonal = gram.diagonal()
+    dead = diagonal <= 0
+    diagonal.add_(strength * variance).add_(dead.to(gram))
+    return cholesky_(gram, what)
+
+
 def sparse_quadratic(t: sp.csr_matrix, gram: Tensor) -> np.ndarray:
     """``diag(T G T^T)`` for a sparse T and a symmetric G known on and below the diagonal, ``(P,)``."""
     t.sort_indices()

@@ -30,10 +30,12 @@ class StandardErrors:
         method: ``"delta"`` or ``"jackknife"``.
         images: n, on which the model was fitted: the errors are those of a fit on so many.
         theta: one standard error for every coefficient, in the shape and order of the solution's: for the own readout a table
-            ``(groups, features)`` a block, as ``model.solve(noise).blocks[i].theta``; for the shared one ``(P, outputs)``.
+            ``(groups, features)`` a block, as ``model.solve(noise).blocks[i].theta``; for the shared one ``(P, outputs)``; for those
+            of the Wiener estimate ``(1 + N + Q, outputs)``: constant, linear map and weights of its ``PlainReadout``.
         theta_error: relative standard errors of those, same shapes.
         expected_mse: of the expected MSE per pixel on the fitted images. expected_mse_error: its relative standard error.
-        excess: delta only: predicted excess risk per pixel ``tr(G Cov(theta))``: the error beyond that of the best coefficients.
+        excess: delta only: predicted excess risk per pixel ``tr(G Cov(theta))``: the error beyond that of the best coefficients
+            (of the Wiener estimate: in the coordinates of that fit).
         optimism: delta only: by how much the error per pixel on other images is expected to lie above that on the fitted ones
             (about twice the excess).
     """
@@ -119,6 +121,39 @@ def deviations(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return (square * (k - 1.0)).sqrt(), relative_error(square, gaps.pow(4).mean(0), k - 1.0, least=3.0)
 
 
+def refits(model: Any, images: Any, groups: int, progress: bool = False) -> Iterator[Any]:
+    """Estimators of a model's settings, fitted without each group of images in turn."""
+    for moments in all_but_one(grouped_moments(model, images, groups, progress)):
+        yield type(model)(**model.get_params()).fit_moments(moments)
+
+
+def estimate_errors(
+    model: Any, images: Any, y: Tensor, noise: Any, degree: int | None = None, groups: int = GROUPS, progress: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Standard error of every pixel of the unclamped ``D(y)`` by the delete-a-group jackknife, and its relative standard error.
+
+    All that is fitted is fitted again, so it is of the denoiser as it is evaluated, whatever coordinates its coefficients are in.
+
+    Args:
+        model: gives the settings; images: those it was fitted on; y: noisy images ``(n, channels, height, width)``.
+
+    Returns:
+        Both in the shape of y.
+
+    Example:
+        >>> import torch
+        >>> from numeric import WienerScore
+        >>> from numeric.scores.groups import estimate_errors
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model = WienerScore(degree=2, coordinates='pixel')
+        >>> error, relative = estimate_errors(model, images, images[:2], 0.5, groups=4)
+        >>> error.shape, bool((error > 0).all())
+        (torch.Size([2, 1, 8, 8]), True)
+    """
+    degree = int(model.degree) if degree is None else degree
+    return deviations([part.estimate_degrees(y, noise, [degree])[0] for part in refits(model, images, groups, progress)])
+
+
 def jackknife_errors(
     model: Any, images: Any, noise: Any, degree: int | None, groups: int, theta_of: Callable[[Any], Sequence[Tensor]], progress: bool = False
 ) -> StandardErrors:
@@ -128,15 +163,13 @@ def jackknife_errors(
         model: gives the settings; images: those it was fitted on (their number is what the errors are of).
         theta_of: the coefficients of an estimator at this level and degree, in coordinates that do not move with the fit.
     """
-    parts = grouped_moments(model, images, groups, progress)
     thetas: list[Sequence[Tensor]] = []
-    errors = []
-    for moments in all_but_one(parts):
-        part = type(model)(**model.get_params()).fit_moments(moments)
+    errors, count = [], len(as_image_set(images))
+    for part in refits(model, images, groups, progress):
         thetas.append([t.clone() for t in theta_of(part)])
         errors.append(torch.tensor(part.expected_mse(noise, degree), dtype=torch.float64))
     theta = [deviations(column) for column in zip(*thetas)]
     error, relative = deviations(errors)
     return StandardErrors(
-        "jackknife", sum(part.count for part in parts), tuple(t for t, _ in theta), tuple(r for _, r in theta), float(error), float(relative)
+        "jackknife", count, tuple(t for t, _ in theta), tuple(r for _, r in theta), float(error), float(relative)
     )

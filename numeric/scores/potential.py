@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from numeric.scores.contraction import wick_map
 from numeric.scores.coordinates import LevelCoordinates, letter_monomials
 from numeric.scores.dense import backward_solve, cholesky_, forward_solve, mirror
 from numeric.scores.families import FamilyError
+from numeric.scores.groups import StandardErrors
+from numeric.scores.influence_wiener import held_solution
 from numeric.scores.levels import LinearMoments
 from numeric.scores.monomials import MonomialSet
 from numeric.scores.patterns import STEP, Exponents, GramReader, Group, Groups
@@ -128,6 +130,16 @@ class PotentialScore(WienerScore):
 
     def _theta_shape(self, degree: int) -> tuple[int, ...]:
         return (self.count(degree),)
+
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """Theta of the Wick-ordered monomials, ``(Q, 1)``, solved in the coordinates of ``like``."""
+        return [held_solution(self, noise, degree, like)[0].theta[:, None]]
+
+    def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
+        raise ValueError(
+            "the delta method is not of the potential readout, whose linear part is the linear denoiser's and moves with the images "
+            "without being fitted beside the rest: use method='jackknife'"
+        )
 
     # ----- derivatives of the monomials ----------------------------------------------------------------------------------
 

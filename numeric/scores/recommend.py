@@ -22,6 +22,7 @@ from numeric.scores.groups import all_but_one, grouped_moments
 from numeric.scores.readouts import READOUTS
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.totals import one_thread
+from numeric.scores.wiener import WienerScore
 
 GROUPS = 5
 MOST_FEATURES = 4000
@@ -136,7 +137,7 @@ class Recommendation:
 
 def features_of(model: Any, degree: int) -> int:
     """Coefficients of one output of a fitted estimator (of the own readout: on average)."""
-    if isinstance(model, SharedWaveletScore):
+    if isinstance(model, SharedWaveletScore | WienerScore):
         return int(model.count(degree))
     blocks = model.moments_.blocks
     total = sum(len(b.block.variables) * len(b.plan.features(degree)) for b in blocks)

@@ -30,16 +30,18 @@ from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
 from numeric.scores.base import WaveletEstimator, plain
-from numeric.scores.contraction import CROSS_BYTES, wick_map
+from numeric.scores.contraction import CROSS_BYTES
 from numeric.scores.coordinates import LevelCoordinates, check_coordinates, letter_monomials
 from numeric.scores.crossval import GCV_GRID, gcv_scores
-from numeric.scores.dense import backward_solve, cholesky_, forward_solve, mirror
+from numeric.scores.dense import backward_solve, feature_variance, forward_solve, mirror, penalised_factor_
 from numeric.scores.families import Family
+from numeric.scores.groups import StandardErrors
+from numeric.scores.influence_wiener import held_solution, wiener_delta_errors
 from numeric.scores.levels import LinearMoments
 from numeric.scores.moments import MomentError
 from numeric.scores.monomials import MonomialSet
 from numeric.scores.patterns import Groups, add_noise_
-from numeric.scores.sparse import sparse_product
+from numeric.scores.plain_readout import PlainMap, PlainReadout
 from numeric.scores.stored import pixel_range, whole
 from numeric.scores.totals import clear, steps
 from numeric.shards import Shards, as_shards
@@ -60,29 +62,6 @@ class LevelSolution:
     expected_error: float
     ridge: float
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class PlainReadout:
-    """The same as it is evaluated: ``D = constant + c linear + monomials(c letters)^T weights`` for ``c = y / a - mean``.
-
-    Attributes:
-        mean, constant: ``(N,)``; linear: ``(N, N)``; letters: ``(N, q)``; weights: ``(Q, N)`` of the nonlinear plain monomials.
-    """
-
-    mean: Tensor
-    constant: Tensor
-    linear: Tensor
-    letters: Tensor
-    weights: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return sum(t.nbytes for t in vars(self).values())
-
-    def to(self, like: Tensor) -> PlainReadout:
-        """In the type and on the device of a tensor."""
-        return PlainReadout(*(t.to(like) for t in vars(self).values()))
 
 
 class WienerScore(WaveletEstimator):
@@ -121,6 +100,7 @@ class WienerScore(WaveletEstimator):
     readout = "wiener"
     moments_class = LinearMoments
     basis, ridge_side, ridge_scaling, synthesis = "monomial", "denoiser", "unit", "pseudo-inverse"
+    noise_is_white = True  # of the pixels, whatever the basis
 
     def __init__(
         self,
@@ -324,15 +304,11 @@ class WienerScore(WaveletEstimator):
         rhs = gram[:, 1 : 1 + pixels] @ level.unwhiten.T
         clean = gram.clone() if isinstance(strength, str) else None
         self._add_noise(level, gram)
-        variance = gram.diagonal() - gram[:, 0].square()
-        variance[0] = 0.0  # the intercept is free
+        variance = feature_variance(gram)
         if clean is not None:
             strength = self._cross_validated(clean, mirror(gram.clone()), rhs, variance)
         assert not isinstance(strength, str)
-        diagonal = gram.diagonal()
-        dead = diagonal <= 0  # coordinates without variance or noise: their theta is zero
-        diagonal.add_(strength * variance).add_(dead.to(gram))
-        factor = cholesky_(gram, "Gram matrix of the Wiener features")
+        factor = penalised_factor_(gram, variance, strength, "Gram matrix of the Wiener features")
         half = forward_solve(factor, rhs)
         out, second = [], float(self.moments_.covariance.trace())
         for degree in degrees:
@@ -379,6 +355,24 @@ class WienerScore(WaveletEstimator):
         gram = mirror(self._add_noise(level, sums))[:size, :size]
         return float((theta * (gram @ theta)).sum()) - 2.0 * float((theta * rhs).sum())
 
+    @property
+    def _targets(self) -> Tensor:
+        """``(T, N)``: what the outputs are of centred pixels, an orthonormal basis."""
+        return torch.eye(len(self.moments_.mean)).to(self.moments_.mean)
+
+    def _wick_theta(self, solution: LevelSolution) -> Tensor:
+        """``(P, T)`` of intercept, whitened linear features and Wick-ordered monomials."""
+        return solution.theta
+
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """Constant, linear map and weights of :class:`PlainReadout`, ``(1 + N + Q, N)``, solved in the coordinates of ``like``."""
+        solution, level = held_solution(self, noise, degree, like)
+        constant, linear, weights = PlainMap(self.monomials_, level, degree)(self._wick_theta(solution))
+        return [torch.cat([constant[None], linear, weights])]
+
+    def delta_errors(self, images: Any, noise: NoiseLevel, degree: int, outputs: Sequence[int] | None, bar: Any) -> StandardErrors:
+        return wiener_delta_errors(self, images, noise, degree, outputs, bar)
+
     def chosen_ridge(self, noise: NoiseLevel | float, degree: int | None = None) -> float:
         """The lambda used at a noise level, for ``ridge="gcv"`` the chosen one."""
         return self.solve(noise, degree).ridge
@@ -391,15 +385,9 @@ class WienerScore(WaveletEstimator):
         dtype, device = like.dtype, like.device
 
         def make() -> PlainReadout:
-            level, mean, letters = self.coordinates_at(key[0]), self.moments_.mean, self.monomials_.variables
-            size, linear = self.monomials_.count(degree), 1 + len(mean)
-            wick = mean.new_zeros(size, len(mean))
-            wick[0], wick[1 + letters :] = solution.theta[0], solution.theta[linear:]
-            unit = level.unit_covariance.cpu().numpy()
-            # Columns of the inverse Wick map: theta . :phi: = theta . M^-1 phi.
-            theta = sparse_product(wick_map(self.monomials_, level.sigma, unit, size, sign=-1.0).T, wick)
-            straight = level.whiten.T @ solution.theta[1:linear] + level.letters.T @ theta[1 : 1 + letters]
-            return PlainReadout(mean, mean + theta[0], straight, level.letters.T, theta[1 + letters :]).to(torch.empty(0, dtype=dtype, device=device))
+            level, mean = self.coordinates_at(key[0]), self.moments_.mean
+            constant, linear, weights = PlainMap(self.monomials_, level, degree)(solution.theta)
+            return PlainReadout(mean, mean + constant, linear, level.letters.T, weights).to(torch.empty(0, dtype=dtype, device=device))
 
         return self.kept(("plain", key, like.dtype, like.device), make, lambda made: made.nbytes)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,10 +23,12 @@ from numeric.scores.contraction import wick_map
 from numeric.scores.coordinates import LevelCoordinates
 from numeric.scores.dense import SingularGramError
 from numeric.scores.families import Family, FamilyError, closure
+from numeric.scores.influence_wiener import own_held_theta
 from numeric.scores.levels import LevelGrams, LinearMoments
 from numeric.scores.monomials import MonomialSet
 from numeric.scores.passes import tensor_hash
 from numeric.scores.patterns import FirstMoments, contractions, linear_noise
+from numeric.scores.plain_readout import PlainMap
 from numeric.scores.wiener import LevelSolution, WienerScore
 from numeric.wavelets import WaveletTransform
 
@@ -313,12 +315,22 @@ class WienerOwnScore(WienerScore):
 
     @property
     def _targets(self) -> Tensor:
-        """``(T, N)``: targets of centred pixels."""
-        moments = self.moments_
-        eye = torch.eye(len(moments.mean), dtype=torch.float64, device=moments.mean.device)
+        moments, eye = self.moments_, super()._targets
         if self.coordinates == "pixel":
             return eye
         return moments.transform.forward(eye.reshape(-1, moments.channels, *moments.transform.shape)).flatten(1).T
+
+    def coefficients(self, noise: NoiseLevel, degree: int, like: Self) -> list[Tensor]:
+        """As of :class:`numeric.scores.wiener.WienerScore`, zero for the monomials that a target does not read."""
+        theta, level = own_held_theta(self, noise, degree, like)
+        constant, linear, weights = PlainMap(self.monomials_, level, degree)(theta)
+        return [torch.cat([constant[None], linear, weights])]
+
+    def _wick_theta(self, solution: LevelSolution) -> Tensor:
+        head, found = self._parts(solution.theta)
+        size = 1 + self.monomials_.variables + max((int(b.numbers[:, : t.shape[1]].max(initial=-1)) + 1 for b, t in zip(self.blocks_, found)), default=0)
+        rest = self._by_monomial(found, size)[1 + self.monomials_.variables :].toarray()
+        return torch.cat([head, torch.from_numpy(rest).to(head)])
 
     def _solve(self, level: LevelCoordinates, sums: OwnSums, degrees: Sequence[int]) -> list[LevelSolution]:
         strength = float(self.ridge)

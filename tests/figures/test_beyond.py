@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from numeric.baselines.linear import LinearDenoiser
+from numeric.evaluation.sweep import measure as measured_errors
 from numeric.figures.beyond import BeyondConfig, findings, frame, measure
+from numeric.figures.style import fitted_on
 from numeric.figures.table1 import Table1Config
 from numeric.figures.table1 import measure as measure_table
+from numeric.pictures import load_images
 
 TOY = {"size": 16, "n_train": 150, "n_eval": 30, "n_network": 5, "n_slow": 6, "sigmas": (0.25,), "families": (), "shared": ()}
 
@@ -33,6 +37,23 @@ def test_every_method_sees_the_same_images(tmp_path):
     text = "\n".join(findings(record))
     assert "the first 6 or 30 of the same ones" in text and "chosen on training images" in text
     assert len(frame(record)) == 9
+
+
+def test_photographs_stand_for_digits(tmp_path):
+    """Another data set by name: whole photographs held out, no network that has seen digits alone, and linear fitted on the patches."""
+    toy = {**TOY, "n_train": 300, "mixtures": (), "refined": (), "machines": ()}
+    config = BeyondConfig(**toy, dataset="natural", wiener=("pixel:2",), n_symmetry=0, cache=str(tmp_path))
+    config.check()
+    record = measure(config, progress=False)
+    assert [row["kind"] for row in record["rows"]] == ["paper", "beyond"]
+    fit, test = (record["data"][name]["source"].split(" (")[0].removeprefix("patches of ").split(", ") for name in ("fit", "test"))
+    assert not set(fit) & set(test) and fitted_on(record) == f"fitted on 300 images of patches of {fit[0]} and others"
+    linear = LinearDenoiser().fit(load_images("natural", "train", size=16, channels=1, count=300))
+    test_images = load_images("natural", "test", size=16, channels=1, count=30)
+    errors = measured_errors({"linear": (linear, None)}, test_images, 0.25, key=(0, 1, 250_000), batch_size=250)
+    assert record["rows"][0]["errors"]["0.25"]["mse"] == pytest.approx(float(errors["linear", None].mean()), rel=1e-6)
+    with pytest.raises(ValueError, match="neither a folder nor the name of a set"):
+        BeyondConfig(**toy, dataset="phtographs").images("train", 16)
 
 
 def test_unknown_machines_and_mixtures_are_named():

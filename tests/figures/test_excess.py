@@ -17,7 +17,8 @@ from numeric.scores.own import WaveletScore
 def test_excess_is_exact_and_kept(tmp_path, monkeypatch):
     """Excess is never negative and falls like 1 / n as predicted; a second run measures nothing; the bound lies above the truth."""
     settings = {
-        "size": 8, "n_train": 400, "n_test": 60, "counts": [100, 1600], "families": ["band:2"], "shared": ["independent:1"], "n_spread": 200,
+        "size": 8, "n_train": 400, "n_test": 60, "counts": [100, 1600], "families": ["band:2"], "shared": ["independent:1"],
+        "wiener": ["pixel:2"], "wiener_counts": [1600], "n_spread": 200,
         "n_bound": 3000, "bound_degrees": [1], "draws": 2, "many": 10**6, "cache": str(tmp_path), "data_root": str(tmp_path / "none"),
     }  # fmt: skip
     config = ExcessConfig(**settings)
@@ -26,8 +27,10 @@ def test_excess_is_exact_and_kept(tmp_path, monkeypatch):
         record = {**excess.measure(config, progress=False), "parameters": config.settings}
         train = config.images("train", 8, 400)
     for row in record["rows"]:
-        assert len(row["draws"]) == 2 and min(d["excess"] for d in row["draws"]) > 0
-        assert 0.3 < row["excess"] / row["predicted_excess"] < 3
+        assert len(row["draws"]) == (1 if row["readout"] == "wiener" else 2) and min(d["excess"] for d in row["draws"]) > 0
+        if row["n"] > row["features"] * 2:  # the first order
+            assert 0.3 < row["excess"] / row["predicted_excess"] < 3
+    assert {(r["readout"], r["family"], r["degree"], r["features"]) for r in record["rows"]} >= {("wiener", "pixel", 2, 129)}
     few, many = (next(r for r in record["rows"] if r["n"] == n and r["readout"] == "own" and r["degree"] == 2) for n in config.counts)
     assert few["excess"] > 4 * many["excess"] and few["predicted_excess"] == pytest.approx(16 * many["predicted_excess"])
     assert few["best"] == pytest.approx(WaveletScore("band", 2).fit(train).expected_mse(0.25), rel=1e-9)
@@ -40,7 +43,7 @@ def test_excess_is_exact_and_kept(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackDataWarning)
         assert excess.measure(config, progress=False)["rows"] == record["rows"]
-    assert len(list((tmp_path / "excess").glob("*.json"))) == 3
+    assert len(list((tmp_path / "excess").glob("*.json"))) == 4
 
 
 def test_approximation_record(tmp_path):
@@ -62,6 +65,8 @@ def test_approximation_record(tmp_path):
         (lambda: ExcessConfig(counts=[5]), ">= 10"),
         (lambda: ExcessConfig(sigma=0.0), "sigma"),
         (lambda: ExcessConfig(families=["local"]), "name:degree"),
+        (lambda: ExcessConfig(wiener_counts=[]), "wiener_counts"),
+        (lambda: ExcessConfig(wiener=["local:3"]), "coordinates:degree"),
         (lambda: ExcessConfig(delta=1.5), "probability"),
         (lambda: ExcessConfig(draws=0), "draws"),
         (lambda: ApproximationConfig(laws=["cauchy"]), "cauchy"),

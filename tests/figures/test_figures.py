@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -52,6 +53,7 @@ from numeric.figures.illustrations import (
 )
 from numeric.figures.style import plus_minus
 from numeric.figures.table1 import Table1Config
+from numeric.fingerprint import _written as written
 from numeric.fingerprint import code_hash, imports, meaning, modules_behind
 from numeric.noise import ve
 from numeric.results import keep_larger, read_json, write_json
@@ -513,6 +515,20 @@ def test_fingerprint_follows_imports_and_ignores_comments():
     assert meaning('def f():\n    """Doc."""\n    return 1  # note') == meaning("def f():\n    return 1\n")
     assert meaning("x = 1") != meaning("x = 2")
     assert code_hash("numeric.noise") != code_hash("numeric.scores.families")
+
+
+def test_a_fingerprint_is_the_same_in_every_python():
+    """What newer Pythons' trees have more, empty lists and empty parts of f-strings, is not part of the meaning; these texts are 3.11's."""
+    assert meaning("def f(x): return x") == (
+        "Module(body=[FunctionDef(name='f', args=arguments(args=[arg(arg='x')]), body=[Return(value=Name(id='x', ctx=Load()))])])"
+    )
+    assert meaning("f'{x:{y}}'") == (
+        "Module(body=[Expr(value=JoinedStr(values=[FormattedValue(value=Name(id='x', ctx=Load()), conversion=-1, "
+        "format_spec=JoinedStr(values=[FormattedValue(value=Name(id='y', ctx=Load()), conversion=-1)]))]))])"
+    )
+    tree = ast.parse("f'{x}'")
+    tree.body[0].value.values.append(ast.Constant(""))
+    assert written(tree) == meaning("f'{x}'") != meaning("f'{x} '")
 
 
 # ----- foresight ----------------------------------------------------------------------------------------------------------

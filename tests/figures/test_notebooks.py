@@ -70,9 +70,12 @@ OWN: dict[str, dict[str, Any]] = {
     "video": {"digit_size": 6, "frames": 4, "speeds": [1.0, 2.0], "n_train": 40, "n_eval": 10, "degree": 1},
     "restoration": {"n_eval": 3, "n_tune": 2, "families": ["independent:1"], "shared": [], "wiener": [], "networks": []},
     "agreement": {"families": ["band:2"], "shared": ["independent:1"], "wiener": [], "mixtures": [2], "networks": ["cnn"], "n_seeds": 3, "size": 32},
-    "excess": {"counts": [30, 60], "draws": 1, "families": ["band:2"], "shared": ["independent:1"], "n_spread": 30, "n_bound": 200, "bound_degrees": [1]},
+    "excess": {
+        "counts": [30, 60], "draws": 1, "families": ["band:2"], "shared": ["independent:1"], "wiener": ["pixel:2"], "wiener_counts": [60],
+        "n_spread": 30, "n_bound": 200, "bound_degrees": [1],
+    },
     "approximation": {"laws": ["two-atom", "mixture-2d"], "degree": 12, "degree_2d": 3, "first": 1, "sigmas": [1.0]},
-    "fig11": {"families": ["independent:1", "band:2"], "shared": ["independent:1"], "size": 16},
+    "fig11": {"families": ["independent:1", "band:2"], "shared": ["independent:1"], "wiener": ["pixel:1"], "potential": ["pixel:1"], "size": 16},
 }
 
 

@@ -482,8 +482,9 @@ def test_the_command_names_what_it_cannot_use(places, tmp_path):
 def test_the_page_says_what_the_results_file_says():
     """The section of the benchmarks' page is that of the results file, and ImageNet is foreseen from its rates."""
     cluster = pytest.importorskip("benchmarks.cluster")
+    page = pytest.importorskip("benchmarks.page").PAGE
     record = read_json(cluster.OUTPUT)
-    assert cluster.section(record) in cluster.PAGE.read_text()
+    assert cluster.section(record) in page.read_text()
     for row in record["imagenet"]:
         rates = {key: value for key, value in row.items() if key != "foreseen"}
         overhead = record["small_shards"]["scheduler_cpu_per_task"]

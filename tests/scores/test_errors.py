@@ -17,7 +17,7 @@ from numeric.scores.influence import averaged_powers
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.video import VideoScore
-from numeric.scores.wiener import WienerScore
+from tests.agreement import check_agreement
 
 FAMILIES = [("independent", 3), ("band", 3), ("local", 2)]
 
@@ -78,11 +78,6 @@ def test_videos_are_units_too(digits):
     check_agreement(VideoScore("independent", 2, time_wavelet="haar", time_radius=1).fit(videos), videos, 0.5)
 
 
-def test_other_readouts_say_so(digits):
-    with pytest.raises(ValueError, match="own and shared readouts, not of the wiener"):
-        WienerScore(degree=1, coordinates="pixel").fit(digits.take(80)).standard_errors(0.5, digits)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("readout, family, options", [(WaveletScore, "local", {}), (SharedWaveletScore, "independent", {"outputs": [0, 500]})])
 def test_at_the_size_people_use(mnist32, readout, family, options):
@@ -102,22 +97,6 @@ def test_at_the_size_people_use(mnist32, readout, family, options):
             assert bool(torch.isfinite(theta).all()) and float(theta.min()) >= 0 and float((theta > 0).double().mean()) > 0.5
     finally:
         torch.set_num_threads(threads)
-
-
-def check_agreement(model, images, noise, **options):
-    delta = model.standard_errors(noise, images, **options)
-    jackknife = model.standard_errors(noise, images, method="jackknife", groups=40, **options)
-    one = torch.cat([theta.flatten() for theta in delta.theta])
-    other = torch.cat([theta.flatten() for theta in jackknife.theta])
-    errors = [torch.cat([e.flatten() for e in found.theta_error]) for found in (delta, jackknife)]
-    varies = one > 1e-9 * one.max()  # coefficients of what is zero in every image have no error but rounding
-    one, other, errors = one[varies], other[varies], [e[varies] for e in errors]
-    gaps = (other / one).log() / (errors[0] ** 2 + errors[1] ** 2).sqrt()
-    assert float((gaps.abs() < 3).double().mean()) > 0.98
-    # 40 groups leave 11 % each; the coefficients are far from independent, so their median is left 10 %.
-    assert float((other / one).median()) == pytest.approx(1.0, abs=0.1)
-    gap = math.log(jackknife.expected_mse / delta.expected_mse)
-    assert abs(gap) < 3 * math.hypot(delta.expected_mse_error, jackknife.expected_mse_error)
 
 
 @pytest.mark.parametrize("readout, family, degree", [(WaveletScore, *case) for case in FAMILIES] + [(SharedWaveletScore, "band", 2)])

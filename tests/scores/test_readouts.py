@@ -14,7 +14,8 @@ from sklearn.model_selection import GridSearchCV
 
 from numeric.denoiser import Denoiser, NotFittedError
 from numeric.noise import as_levels, ve, vp
-from numeric.scores.base import SettingsError, SolutionCache
+from numeric.scores.base import SettingsError
+from numeric.scores.cache import SolutionCache
 from numeric.scores.own import WaveletScore
 from numeric.scores.potential import PotentialScore
 from numeric.scores.shared import SharedWaveletScore
@@ -289,7 +290,7 @@ def test_twenty_levels_of_a_large_readout_are_kept_where_memory_allows(monkeypat
         cache = SolutionCache()
         for k in range(20):
             held = min(k, kept) * size
-            monkeypatch.setattr("numeric.scores.base.free_memory", lambda _device, free=free, held=held: free and free - held)
+            monkeypatch.setattr("numeric.scores.cache.free_memory", lambda _device, free=free, held=held: free and free - held)
             cache.put(k, k, size)
         assert sum(k in cache for k in range(20)) == kept
 
