@@ -1,7 +1,7 @@
 """Training on a GPU: images a second of every network at the printed batch size, and what the printed schedules would take.
 
-Three ways in one run: PyTorch's own steps, the step captured as one CUDA graph, and captured with ``torch.compile`` as the
-``train`` command runs it.  The first step of each (which compiles, chooses algorithms and captures) is given by itself.
+Three ways in one run: PyTorch's own steps, as the ``train`` command runs them, the step captured as one CUDA graph, and captured with
+``torch.compile``.  The first step of each (which compiles, chooses algorithms and captures) is given by itself.
 ``python -m benchmarks.training --device cuda`` writes ``benchmarks/training.json`` after every row.
 """
 

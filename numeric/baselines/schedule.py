@@ -64,10 +64,10 @@ class Schedule:
 
     @classmethod
     def printed(cls, config: NetworkConfig, device: str = "cpu", **changes: Any) -> Schedule:
-        """The paper's: batches of 2,048, constant learning rate; on a GPU in bf16 and compiled."""
+        """The paper's: batches of 2,048, constant learning rate; on a GPU in bf16."""
         gpu = device.startswith("cuda")
         values: dict[str, Any] = {"steps": config.steps, "batch_size": config.batch_size, "learning_rate": config.learning_rate}
-        return cls(**values | {"seed": config.seed, "device": device, "bf16": gpu, "compile": gpu} | changes)
+        return cls(**values | {"seed": config.seed, "device": device, "bf16": gpu} | changes)
 
     @classmethod
     def cpu(cls, config: NetworkConfig, **changes: Any) -> Schedule:

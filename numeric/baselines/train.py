@@ -48,13 +48,12 @@ def saved_bytes(network: nn.Module, edm: EDM, shape: tuple[int, int, int]) -> in
     def kept(count: int) -> int:
         total = 0
 
-        def pack(tensor: Tensor) -> Tensor:
+        def pack(tensor: Tensor) -> None:  # a hook that keeps what it is given keeps the whole graph for ever
             nonlocal total
             total += tensor.numel() * tensor.element_size()
-            return tensor
 
         device = next(network.parameters()).device
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None):
             x = torch.zeros(count, *shape, device=device)
             edm.loss(network, x, torch.ones(count, device=device), torch.zeros_like(x))
         return total
@@ -106,7 +105,7 @@ class Trainer:
             with another schedule.
 
     Args:
-        capture: steps as one CUDA graph (:class:`~numeric.baselines.graphs.CapturedStep`); by default on a GPU.
+        capture: steps as one CUDA graph (:class:`~numeric.baselines.graphs.CapturedStep`), on a GPU; None: not.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class Trainer:
     ) -> None:
         self.config, self.images, self.schedule = config, images, schedule
         device = schedule.device
-        self.capture = False if capture is None else capture
+        self.capture = bool(capture)
         self.edm = edm if edm is not None else EDM.measured(images)
         self.network = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -159,7 +158,7 @@ class Trainer:
         return loss
 
     def _differentiated(self, x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-        """The loss of a batch, its gradients left in the parameters; on a GPU captured once and replayed."""
+        """The loss of a batch, its gradients left in the parameters; captured once and replayed where that was asked for."""
 
         def step(x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
@@ -186,8 +185,8 @@ class Trainer:
         except Exception as error:
             if self._forward is self.network:
                 raise
-            name = type(error).__name__
-            warnings.warn(f"torch.compile does not work here ({name}): training goes on without it", stacklevel=2)
+            reason = f"{type(error).__name__} {error}".splitlines()[0].strip()
+            warnings.warn(f"torch.compile does not work here ({reason}): training goes on without it", stacklevel=2)
             self._forward = self.network
             return self._loss(x, sigma, noise)
 

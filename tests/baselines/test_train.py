@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import shlex
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 import numeric.baselines.train as train_module
 from numeric.baselines.configs import CONFIGS, TRAINING_ORDER, NetworkConfig, get_config
+from numeric.baselines.edm import EDM
 from numeric.baselines.network import trained
 from numeric.baselines.plateau import count_after, is_trained, last_doubling
 from numeric.baselines.runs import Run, all_runs, foresee, publish, train_all
@@ -423,6 +425,19 @@ def test_command_line_writes_weights_and_record(tmp_path, monkeypatch, images):
     assert json.loads((tmp_path / "2blocks_noattn_8.json").read_text())["images"] == 6
     refused = run_cli(*more, "--publish", str(tmp_path / "shipped"))
     assert refused.exit_code == 2 and "nothing longer is replaced" in refused.output
+
+
+def test_measuring_what_a_step_keeps_keeps_nothing(images):
+    """The graph of the measurement is gone afterwards: kept, its accumulators would tie later steps to the stream they were made on."""
+    network = SMALL.build()
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    before = alive()
+    assert saved_bytes(network, EDM(), images.shape) > 0
+    assert alive() == before
 
 
 def test_the_recorded_command_makes_the_same_weights(tmp_path, monkeypatch, images):
