@@ -72,7 +72,9 @@ def merged(own: Tensor, precision: float) -> Tensor | None:
     return torch.nonzero(inked).flatten()
 
 
-def window_means(data: ImageSet, y: Tensor, rows: Tensor, columns: Tensor, precision: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def window_means(
+    data: ImageSet, y: Tensor, rows: Tensor, columns: Tensor, precision: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Posterior means of whole windows, place by place.
 
     Args:
@@ -147,7 +149,9 @@ def _by_rows(
         norms = field.norms(columns)
         for j, wide in enumerate(across):
             band, values = _take(field.pixels, wide, 1).flatten(1, 2), field.pixels[:, j].transpose(1, 2)
-            strips = zip(*(t[..., :-1].split(step, -1) for t in (band, norms[:, j, None])), values[:, :-1].split(step, 1))
+            strips = zip(
+                *(t[..., :-1].split(step, -1) for t in (band, norms[:, j, None])), values[:, :-1].split(step, 1)
+            )
             parts = _take(queries, wide, 2).flatten(2).split(block, 1)
             column = states.setdefault(j, [RunningSoftmax() for _ in parts])
             for strip, own, value in strips:
