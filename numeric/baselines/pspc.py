@@ -16,8 +16,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from numeric.baselines.places import MANY, window_means
 from numeric.baselines.sides import PatchDenoiser
 from numeric.baselines.softmax import BLOCK
+from numeric.derivatives import tracked, transformed
 from numeric.memory import need
 
 
@@ -29,7 +31,8 @@ class PSPCDenoiser(PatchDenoiser):
         n_train: use the first so many training images (None: all). chunk: training images at a time.
 
     Cost for each noisy and training image is two box filters and two of their transposes; memory is a weight for each training
-    image and patch of a noisy image.
+    image and patch of a noisy image.  On 2,000 images and more, where no gradient is asked for, it works by
+    :mod:`numeric.baselines.places`: all 60,000 digits of 32 x 32 exactly, in about 1 GiB.
 
     Raises:
         ValueError: a side or chunk below 1.
@@ -62,6 +65,11 @@ class PSPCDenoiser(PatchDenoiser):
     def with_side(self, x: Tensor, side: int, precision: float) -> Tensor:
         height, width = x.shape[-2:]
         rows, columns = (_inside(length, min(side, length)).to(x) for length in (height, width))
+        if len(self.data_) >= MANY and not (tracked(x) or transformed(x)):
+            out = torch.zeros_like(x)
+            for down, across, mean in window_means(self.data_, x, rows, columns, precision):
+                out[..., down[:, None], across] += mean
+            return out / torch.outer(rows.sum(0), columns.sum(0))
         places = len(rows) * len(columns)
         need(x.element_size() * 3 * len(self.data_) * places, f"weights of {len(self.data_):,} images", "lower n_train")
         block = max(1, BLOCK // (len(self.data_) * places))

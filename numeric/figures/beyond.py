@@ -47,7 +47,7 @@ class BeyondConfig(Parameters):
             components of :class:`numeric.scores.refined.RefinedScore`.
         machines: those that hold training images, of ``optimal``, ``LS``, ``ELS``, ``PSPC``; the side of their patches is chosen at
             every level on training images. n_slow: held-out images for them; n_local: training images of LS and PSPC (a fifth: ELS), at most
-            all but ten.
+            all but ten; None: all but ten (ELS: 100).
         networks: which (None: all shipped ones of the size); weights: folder of networks (None: those shipped).
         n_symmetry: held-out images at which the Jacobian's asymmetry is measured; 0 leaves it out.
     """
@@ -67,7 +67,7 @@ class BeyondConfig(Parameters):
     mixtures: Sequence[str] = ("class", "100")
     machines: Sequence[str] = ("optimal", "LS", "ELS", "PSPC")
     n_slow: int = 50
-    n_local: int = 500
+    n_local: int | None = 500
     networks: Sequence[str] | None = None
     weights: str | None = None
     n_symmetry: int = 1

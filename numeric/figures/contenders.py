@@ -77,13 +77,29 @@ def _calibrated(model: Any, images: ImageSet, sigmas: Sequence[float]) -> tuple[
 
 CALIBRATED = 10
 """Training images on which a patch machine's side is chosen, none of them among those it sums over."""
+EQUIVARIANT = 100
+"""Training images of the equivariant machine where the others take all: its time goes with their windows at all places."""
+
+
+def summed_over(name: str, n_local: int | None, count: int, spared: int) -> int:
+    """Training images that a machine sums over.
+
+    Args:
+        name: ``"ELS"`` takes a fifth, and of all :data:`EQUIVARIANT`. n_local: None: all. count: there are; spared: for calibration.
+    """
+    most = max(1, count - spared)
+    if name != "ELS":
+        return most if n_local is None else min(n_local, most)
+    return min(EQUIVARIANT, most) if n_local is None else max(1, min(n_local, most) // 5)
+
+
 MACHINES: dict[str, Callable[[int], tuple[Any, str]]] = {
     "optimal": lambda count: (OptimalDenoiser(), "numeric.baselines.optimal"),
     "LS": lambda count: (LocalScoreMachine(3, False, n_train=count), "numeric.baselines.patches"),
-    "ELS": lambda count: (LocalScoreMachine(3, True, n_train=max(1, count // 5)), "numeric.baselines.patches"),
+    "ELS": lambda count: (LocalScoreMachine(3, True, n_train=count), "numeric.baselines.patches"),
     "PSPC": lambda count: (PSPCDenoiser(3, n_train=count), "numeric.baselines.pspc"),
 }
-"""Denoisers that hold training images: name -> unfitted with so many of them (ELS a fifth, optimal all), and its module."""
+"""Denoisers that hold training images: name -> unfitted with so many of them (optimal all), and its module."""
 
 
 def rows_of(config: Any, images: ImageSet) -> list[Row]:
@@ -156,7 +172,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
             )
         )  # fmt: skip
     for name in config.machines:
-        model, module = MACHINES[name](max(1, min(config.n_local, len(images) - CALIBRATED)))
+        model, module = MACHINES[name](summed_over(name, config.n_local, len(images), CALIBRATED))
 
         def kept(m: Any) -> int:
             return len(m.data_) * pixels

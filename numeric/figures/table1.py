@@ -25,6 +25,7 @@ from numeric.baselines.train import train
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
 from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
+from numeric.figures.contenders import summed_over
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import STYLE, fitted_on, plus_minus, sigma_colours, sigma_handles
 from numeric.noise import ve
@@ -42,8 +43,8 @@ class Table1Config(Parameters):
     Attributes:
         size: image side. n_train: images to fit closed forms on (None: all).
         n_eval: images per split for closed forms. n_network: for networks. n_slow: for the optimal and local denoisers.
-        n_local: training images of the local machine and the PCA-locality denoiser; a fifth of them for the equivariant one. The
-            machines' windows are chosen at every level on ``n_calibrate`` training images that they do not sum over.
+        n_local: training images of the local machine and the PCA-locality denoiser, a fifth of them for the equivariant one; None: all
+            but ``n_calibrate`` for the local machine, 500 and 100 for the others. The machines' windows are chosen at every level on ``n_calibrate`` training images that they do not sum over.
         mixtures: Gaussian mixtures, numbers of k-means components or ``"class"``.
         sigmas: VE levels. families: ``family:degree`` of the ``own`` readout; shared: of the ``shared`` one.
         networks: configurations to show (None: all eight); those not there are trained for ``steps`` steps here, or listed as
@@ -57,7 +58,7 @@ class Table1Config(Parameters):
     n_eval: int = 2000
     n_network: int = 250
     n_slow: int = 50
-    n_local: int = 500
+    n_local: int | None = 500
     n_calibrate: int = 10
     mixtures: Sequence[str] = ("class", "100")
     sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
@@ -133,13 +134,15 @@ def _closed_forms(config: Table1Config, images: Any, progress: bool) -> Rows:
 
         add(mixture.label, mixture, numbers)
     if config.slow:
+        local, pooled = (summed_over(name, config.n_local, len(images), config.n_calibrate) for name in ("LS", "ELS"))
+        masked = min(500, len(images)) if config.n_local is None else config.n_local
         holders: dict[str, tuple[Any, int]] = {
             "optimal empirical": (OptimalDenoiser().fit(images), len(images)),
-            "LS machine": (LocalScoreMachine(3, False, n_train=config.n_local).fit(images), config.n_local),
-            "ELS machine": (LocalScoreMachine(3, True, n_train=max(1, config.n_local // 5)).fit(images), max(1, config.n_local // 5)),
+            "LS machine": (LocalScoreMachine(3, False, n_train=local).fit(images), local),
+            "ELS machine": (LocalScoreMachine(3, True, n_train=pooled).fit(images), pooled),
         }
-        locality = LocalityDenoiser(n_train=config.n_local)
-        holders[locality.label] = (locality.fit(images, linear=linear), config.n_local)
+        locality = LocalityDenoiser(n_train=masked)
+        holders[locality.label] = (locality.fit(images, linear=linear), masked)
         for holder, _ in holders.values():
             if isinstance(holder, LocalScoreMachine):
                 holder.calibrate(sigmas=config.sigmas, count=config.n_calibrate, progress=progress)

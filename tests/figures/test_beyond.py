@@ -7,6 +7,7 @@ import pytest
 from numeric.baselines.linear import LinearDenoiser
 from numeric.evaluation.sweep import measure as measured_errors
 from numeric.figures.beyond import BeyondConfig, findings, frame, measure
+from numeric.figures.contenders import CALIBRATED, EQUIVARIANT, rows_of, summed_over
 from numeric.figures.style import fitted_on
 from numeric.figures.table1 import Table1Config
 from numeric.figures.table1 import measure as measure_table
@@ -70,3 +71,18 @@ def test_table_names_the_windows_that_calibration_chose(tmp_path):
         (label,) = (key for key in rows if key.startswith(name))
         assert label == f"{name}, windows {rows[label]['sides']['0.25']}"
     assert rows["Gaussian mixture, 3 k-means components"]["parameters"] > 3 * 256
+
+
+def test_machines_take_all_images_but_those_of_calibration(tmp_path):
+    """``n_local=None``; the equivariant machine stays at its own number; a number given is a bound, and a fifth of it for ELS."""
+    assert [summed_over(name, None, 1000, 10) for name in ("LS", "PSPC", "ELS")] == [990, 990, EQUIVARIANT]
+    assert [summed_over(name, 500, 1000, 10) for name in ("LS", "PSPC", "ELS")] == [500, 500, 100]
+    assert [summed_over(name, None, 50, 10) for name in ("LS", "ELS")] == [40, 40] and summed_over("LS", 500, 50, 10) == 40
+    config = BeyondConfig(**TOY, n_local=None, machines=("LS", "PSPC"), wiener=(), refined=(), mixtures=(), networks=(), cache=str(tmp_path))
+    images = config.images("train", 16, 150)
+    for row in rows_of(config, images)[1:]:
+        model, _ = row.fit()
+        assert len(model.data_) == 150 - CALIBRATED and 0.25 in model.sides_
+    table = Table1Config(**TOY, n_local=None, n_calibrate=4, mixtures=(), networks=("cnn",), cache=str(tmp_path))
+    rows = {row["method"].split(",")[0]: row for row in measure_table(table, progress=False)["rows"]}
+    assert rows["LS machine"]["fitted_on"] == 146 and rows["ELS machine"]["fitted_on"] == EQUIVARIANT
