@@ -48,12 +48,13 @@ def saved_bytes(network: nn.Module, edm: EDM, shape: tuple[int, int, int]) -> in
     def kept(count: int) -> int:
         total = 0
 
-        def pack(tensor: Tensor) -> None:  # a hook that keeps what it is given keeps the whole graph for ever
+        def pack(tensor: Tensor) -> Any:  # a hook that keeps what it is given keeps the whole graph for ever
             nonlocal total
             total += tensor.numel() * tensor.element_size()
+            return None
 
         device = next(network.parameters()).device
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
             x = torch.zeros(count, *shape, device=device)
             edm.loss(network, x, torch.ones(count, device=device), torch.zeros_like(x))
         return total
