@@ -207,7 +207,7 @@ def findings(record: dict[str, Any]) -> list[str]:
             mine = ours[0]["errors"][key]
             ratio, se = mine["of_linear"]["ratio"], mine["of_linear"]["se"]
             text += (
-                f"; {ours[0]['method']} {plus_minus(mine['mse'], mine['se'])}, {1 - ratio:.0%} below linear "
+                f"; {ours[0]['method']} {plus_minus(mine['mse'], mine['se'])}, {abs(1 - ratio):.0%} {'below' if ratio <= 1 else 'above'} linear "
                 f"({linear['errors'][key]['mse']:.5f}), place {ranked.index(ours[0]) + 1} of {len(ranked)}"
             )
             level = [
