@@ -244,7 +244,8 @@ def draw(record: dict[str, Any]) -> Any:
         held, bounded = panels[len(names)], panels[len(names) + 1]
         for name, colour in zip(names, shades):
             mine = [r for r in rows if _name(r) == name]
-            for degree, line in zip(sorted({r["degree"] for r in mine}), (":", "--", "-", "-.")):
+            for degree in sorted({r["degree"] for r in mine}):
+                line = (":", "--", "-", "-.")[(degree - 1) % 4]
                 here = select(mine, degree=degree)
                 held.plot([r["n"] for r in here], [r["held_out"] for r in here], line, color=colour, linewidth=1.2, marker=".")
         held.set(xscale="log", title="held-out error (dotted, dashed, full: degrees 1, 2, 3)", xlabel="images")
