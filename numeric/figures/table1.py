@@ -243,7 +243,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     """The text columns of a row."""
     steps, times = row.get("steps"), [row[k] for k in ("fit_seconds", "solve_seconds") if row.get(k) is not None]
     return {
-        "method": row["method"],
+        "method": row["method"] if row.get("source") != "not shipped" else f"{row['method'].partition(' (')[0]} (weights not shipped)",
         "blocks": f"{row['blocks']}" if row.get("blocks") else "",
         "base": f"{row['base_channels']}" if row.get("base_channels") else "",
         "ch_mult": ",".join(map(str, row["channel_mult"])) if row.get("channel_mult") else "",
