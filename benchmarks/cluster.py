@@ -32,7 +32,6 @@ from numeric.scores.totals import sum_run
 from numeric.shards import FileShard, as_shards
 
 OUTPUT = Path(__file__).with_suffix(".json")
-"""Between them the page is written by this command."""
 app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
 
 

@@ -106,15 +106,15 @@ class Trainer:
             with another schedule.
 
     Args:
-        capture: steps as one CUDA graph (:class:`~numeric.baselines.graphs.CapturedStep`), on a GPU; None: not.
+        capture: steps as one CUDA graph (:class:`~numeric.baselines.graphs.CapturedStep`), on a GPU.
     """
 
     def __init__(
-        self, config: NetworkConfig, images: ImageSet, schedule: Schedule, edm: EDM | None = None, capture: bool | None = None
+        self, config: NetworkConfig, images: ImageSet, schedule: Schedule, edm: EDM | None = None, capture: bool = False
     ) -> None:
         self.config, self.images, self.schedule = config, images, schedule
         device = schedule.device
-        self.capture = bool(capture)
+        self.capture = capture
         self.edm = edm if edm is not None else EDM.measured(images)
         self.network = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
