@@ -80,6 +80,8 @@ def main(
     def make(network: NetworkConfig) -> Schedule:
         return Schedule.printed(network, **given) if kind == "printed" else Schedule.cpu(network, **given)
 
+    if start_from is not None and start_from.resolve() == output.resolve():
+        raise ValueError(f"--start-from and --output are the same folder, {output}: what is gone on from would be written over; name another --output")
     cache: dict[int, Any] = {}
 
     def data(side: int) -> Any:

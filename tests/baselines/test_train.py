@@ -486,6 +486,8 @@ def test_going_on_from_published_weights(tmp_path, monkeypatch, images):
     more = [*base, "--steps", "5", "--output", "on"]
     missing = run_cli(*more, "--start-from", "nowhere")
     assert missing.exit_code == 2 and "cnn_8.safetensors was not found" in " ".join(missing.output.split())
+    same = run_cli(*more, "--overwrite", "--start-from", "on")
+    assert same.exit_code == 2 and "the same folder" in " ".join(same.output.split())
     assert run_cli(*more, "--start-from", "runs/train").exit_code == 0
     record = json.loads((tmp_path / "on/cnn_8.json").read_text())
     assert (record["images"], record["steps"]) == (15, 5)
