@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import gpu, refined
+from numeric.scores.refined import refined_settings
 from benchmarks.page import PAGE, write_section
 from numeric.results import read_json
 
@@ -49,14 +50,18 @@ def test_closed_forms_are_measured_row_by_row(tmp_path):
 
 def test_settings_of_the_refined_readout_are_read(tmp_path):
     """``name=value`` by the types of the estimator's parameters; the setting of the lower error over linear is evaluated on test images."""
-    assert refined.parsed("experts=1,8 pixels=2e4 softness=0.5 coordinates=both") == {
-        "experts": (1, 8), "pixels": 20_000, "softness": 0.5, "coordinates": "both"
+    assert refined_settings("experts=1,8 pixels=2e4 softness=0.5 readouts=both:5,pixel:3:local") == {
+        "experts": (1, 8), "pixels": 20_000, "softness": 0.5, "readouts": ("both:5", "pixel:3:local")
     }  # fmt: skip
-    with pytest.raises(ValueError, match="expert=3"):
-        refined.parsed("expert=3")
+    assert refined_settings("100") == {"components": 100} and refined_settings("readouts=none") == {"readouts": ()}
+    for wrong, named in (("expert=3", "expert=3"), ("experts=1,x", "is no number"), ("experts", "write name=value")):
+        with pytest.raises(ValueError, match=named):
+            refined_settings(wrong)
     path = tmp_path / "refined.json"
-    common = "components=1 pixels=4000 side=3 dims=4 degree=1"
-    refined.main(f"experts=2 {common}; experts=1 {common}", "0.5", 8, 240, 20, "cpu", path)
+    common = "components=1 pixels=4000 side=3 dims=4 readouts=none"
+    refined.main(f"experts=2 {common}; experts=1 {common}", "0.5", "0.5,1", 8, 240, 20, "cpu", path)
     record = json.loads(path.read_text())
     best = min(record["judged"], key=lambda row: row["over_linear"])
-    assert record["chosen"]["settings"]["experts"] == best["settings"]["experts"] and set(record["chosen"]["errors"]) == {"0.1", "0.25", "0.5", "1"}
+    assert record["chosen"]["settings"]["experts"] == best["settings"]["experts"] and set(record["chosen"]["errors"]) == {"0.5", "1"}
+    refined.main(f"experts=1 {common}", "0.5", "0.5", 8, 240, 20, "cpu", path)  # one setting alone is not judged
+    assert json.loads(path.read_text())["judged"] == [] and json.loads(path.read_text())["chosen"]["errors"]["0.5"]["parameters"] > 0

@@ -113,7 +113,7 @@ def potential(path):
 
 def refined(path):
     """Two components and a level of two stages; no labels, so that every tensor is read."""
-    settings = {"degree": 2, "coordinates": "pixel", "components": 2, "directions": 4, "experts": (1, 2), "pixels": 60}
+    settings = {"readouts": ("pixel:2",), "components": 2, "directions": 4, "experts": (1, 2), "pixels": 60}
     model = RefinedScore(**settings, side=3, dims=2).fit(IMAGES)
     model.prepare_levels([0.5]).save(path)
     return lambda: used(RefinedScore.load(path))

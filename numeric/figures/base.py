@@ -23,7 +23,7 @@ from numeric.data import ImageSet, load_mnist
 from numeric.figures.foresee import Work, foresee
 from numeric.fingerprint import code_hash
 from numeric.results import keep_larger, provenance, read_json, save_figure
-from numeric.scores.coordinates import COORDINATES
+from numeric.scores.coordinates import wiener_settings
 from numeric.scores.families import FAMILIES
 
 Made = tuple[Any, dict[str, Any], list[Path]]
@@ -150,10 +150,10 @@ def coordinates_degree(text: str) -> tuple[str, int]:
     Raises:
         ValueError: other coordinates than it takes, or a degree that is no whole number >= 1.
     """
-    name, _, degree = text.partition(":")
-    if name not in COORDINATES or not (degree.isdigit() and int(degree) >= 1):
-        raise ValueError(f"a Wiener readout is written coordinates:degree, such as both:3 (any of {', '.join(COORDINATES)}); got {text!r}")
-    return name, int(degree)
+    settings = wiener_settings(text)
+    if settings["pixel_family"] != "independent":
+        raise ValueError(f"only coordinates:degree are drawn, such as both:3; got {text!r}")
+    return settings["coordinates"], settings["degree"]
 
 
 def assigned(source: str) -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,22 @@ COORDINATES = ("wavelet", "pixel", "both")
 OF = ("wiener", "noisy")
 FLOOR = 1e-3
 """Share of the noisy image itself in a Wiener coordinate: one of (nearly) no variance is then noise, not an outlier's trace."""
+
+
+def wiener_settings(text: str) -> dict[str, Any]:
+    """``"both:3"`` or, with products of neighbouring pixels, ``"both:3:local"`` as arguments of a readout of the linear estimate.
+
+    Raises:
+        ValueError: other coordinates than it takes, a degree that is no whole number >= 1, or another word after it.
+    """
+    name, _, rest = text.partition(":")
+    degree, _, family = rest.partition(":")
+    if name not in COORDINATES or not (degree.isdigit() and int(degree) >= 1) or rest.count(":") > 1 or family not in ("", "local"):
+        raise ValueError(
+            f"a Wiener readout is written coordinates:degree, such as both:3 (any of {', '.join(COORDINATES)}), and :local after it "
+            f"for products of neighbouring pixels; got {text!r}"
+        )
+    return {"coordinates": name, "degree": int(degree), "pixel_family": family or "independent"}
 
 
 def check_coordinates(coordinates: str, of: str) -> None:

@@ -3,9 +3,10 @@
 At pixel x let ``f_x`` be 1 and the windows around x of some maps (the noisy image and estimates of the clean one), e the last of
 these estimates and ``z_x`` the leading principal coordinates of e's window.  A *stage* returns
 
-    D_x = e_x + sum_k r_k(z_x) W_k^T f_x,    r_k(z) = softmax_k(log pi_k - |z - c_k|^2 / (2 tau)),
+    D_x = e_x + sum_k r_k(z_x) W_k^T f_x,    r_k(z) = max(s_k - s_(5), 0) / sum,    s(z) = softmax_k(log pi_k - |z - c_k|^2 / (2 tau)),
 
-with centres ``c_k`` of k-means.  Each ``W_k`` is the ridge solution of the weighted least squares of ``x - e`` with weights r_k:
+with centres ``c_k`` of k-means and ``s_(5)`` the fifth largest share: at most four experts are called upon at a pixel, and one that
+leaves the four has come to weigh nothing, so that D is continuous.  Each ``W_k`` is the ridge solution of the weighted least squares of ``x - e`` with weights r_k:
 
     (sum r_k f f^T + lam diag(var)) W_k = sum r_k f (x - e)^T,
 
@@ -27,10 +28,12 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
-ACTIVE = 1e-2
-"""An expert is fitted to pixels that it takes at least this share of."""
-BLOCK = 2**18
-"""Pixels worked on at a time (their windows and responsibilities are held); eight times as many on a GPU."""
+from numeric.derivatives import tracked
+
+NEAREST = 4
+"""Experts that are called upon at a pixel."""
+BLOCK = 2**16
+"""Pixels worked on at a time (their windows and responsibilities are held); 32 times as many on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ TENSORS = ("mean", "basis", "centres", "log_weights", "tau", "weights")
 
 
 def _block(like: Tensor) -> int:
-    return BLOCK if like.device.type == "cpu" else 8 * BLOCK
+    return BLOCK if like.device.type == "cpu" else 32 * BLOCK
 
 
 def window(image: Tensor, side: int, place: Tensor | None = None) -> Tensor:
@@ -90,25 +93,48 @@ def features(maps: Sequence[Tensor], sides: Sequence[int], place: Tensor | None 
     return torch.cat([parts[0].new_ones(len(parts[0]), 1), *parts], 1)
 
 
-def responsibilities(stage: Stage, key: Tensor) -> Tensor:
-    """``r_k`` of key windows ``(pixels, q)``: ``(pixels, K)``."""
+def nearest(stage: Stage, key: Tensor) -> tuple[Tensor, Tensor]:
+    """``r_k`` of key windows ``(pixels, q)`` above zero, and their k: both ``(pixels, at most NEAREST)``."""
     z = (key - stage.mean) @ stage.basis
     logits = torch.addmm(stage.log_weights - 0.5 / stage.tau * stage.centres.square().sum(1), z, stage.centres.T / stage.tau)
-    return logits.softmax(1)
+    share, expert = logits.softmax(1).topk(min(NEAREST + 1, logits.shape[1]), 1)
+    if share.shape[1] > NEAREST:  # the last is subtracted but for a trace of it: five equal centres still share the pixel
+        share, expert = share[:, :NEAREST] - (1 - 1e-6) * share[:, NEAREST:], expert[:, :NEAREST]
+    return share / share.sum(1, keepdim=True), expert
+
+
+def responsibilities(stage: Stage, key: Tensor) -> Tensor:
+    """``r_k`` of key windows ``(pixels, q)`` for all experts: ``(pixels, K)``."""
+    share, expert = nearest(stage, key)
+    return torch.zeros_like(share[:, :1]).expand(-1, len(stage.centres)).scatter(1, expert, share)
+
+
+def by_expert(stage: Stage, key: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+    """For each expert that is called upon: its number, the pixels that do, and its ``r_k`` there."""
+    share, expert = nearest(stage, key)
+    calls, order = expert.flatten().sort(stable=True)
+    counts = torch.bincount(calls, minlength=len(stage.centres)).cpu().tolist()
+    parts = zip((order // expert.shape[1]).split(counts), share.flatten()[order].split(counts))
+    return [(k, rows, weight) for k, (rows, weight) in enumerate(parts) if len(rows)]
 
 
 def apply_stage(stage: Stage, maps: Sequence[Tensor]) -> Tensor:
     """``D`` from maps ``(n, channels, height, width)``, the last of which is refined; the same shape, differentiable."""
     stage = stage.to(maps[-1])
     height, width = maps[-1].shape[-2:]
-    channels, step = maps[-1].shape[1], max(1, _block(maps[-1]) // (8 * height * width))
+    channels, step = maps[-1].shape[1], max(1, _block(maps[-1]) // (height * width))
     parts = []
     for start in range(0, len(maps[-1]), step):
         part = [m[start : start + step] for m in maps]
-        r = responsibilities(stage, window(part[-1], stage.side))
-        f = features(part, stage.sides)
-        added = [(r * (f @ stage.weights[:, :, c].T)).sum(1) for c in range(channels)]
-        parts.append(part[-1] + torch.stack(added, 1).reshape(-1, height, width, channels).permute(0, 3, 1, 2))
+        key, f = window(part[-1], stage.side), features(part, stage.sides)
+        if tracked(maps[-1]):  # all experts at all pixels: no transform need know which are called upon
+            r = responsibilities(stage, key)
+            added = torch.stack([(r * (f @ stage.weights[:, :, c].T)).sum(1) for c in range(channels)], 1)
+        else:
+            added = f.new_zeros(len(f), channels)
+            for k, rows, weight in by_expert(stage, key):
+                added.index_add_(0, rows, weight[:, None] * (f[rows] @ stage.weights[k]))
+        parts.append(part[-1] + added.reshape(-1, height, width, channels).permute(0, 3, 1, 2))
     return torch.cat(parts)
 
 
@@ -138,15 +164,12 @@ def fit_stage(
     stage = Stage(tuple(sides), side, mean, basis, centres, weights.log(), tau, empty)
     d = 1 + sum(m.shape[1] * s**2 for m, s in zip(maps, sides))
     sums = torch.zeros(experts, d + clean.shape[1], d + clean.shape[1], dtype=torch.float64, device=clean.device)
-    for place in draw.split(_block(clean) // 4):
-        f = features(maps, sides, place)
-        r = responsibilities(stage, window(maps[-1], side, place))
+    for place in draw.split(_block(clean)):
         target = window(clean, 1, place) - window(maps[-1], 1, place)
-        both = torch.cat([f, target], 1)
-        for k, weight in enumerate(r.T.contiguous()):
-            rows = torch.nonzero(weight > ACTIVE).flatten()
+        both = torch.cat([features(maps, sides, place), target], 1)
+        for k, rows, weight in by_expert(stage, window(maps[-1], side, place)):
             part = both[rows]
-            sums[k] += part.T @ (part * weight[rows, None])
+            sums[k] += part.T @ (part * weight[:, None])
     gram, rhs = sums[:, :d, :d], sums[:, :d, d:]
     pooled = gram.sum(0) / gram[:, 0, 0].sum()
     variance = (pooled.diagonal() - pooled[0].square()).clamp_min(0.0)

@@ -121,7 +121,7 @@ class PrincipalMixture:
         made = []
         for count, centre, square in parts:
             eigenvalues, vectors = torch.linalg.eigh((square + pooling * within) / (count + pooling))
-            made.append(Component(count / len(z), centre, vectors, eigenvalues.clamp_min(0.0)))
+            made.append(Component(count / len(z), centre, vectors.contiguous(), eigenvalues.clamp_min(0.0)))  # as a file gives them back
         return cls(mean, basis, made)
 
     def estimate(self, y: Tensor, linear: Tensor, noise: NoiseLevel) -> Tensor:

@@ -1,12 +1,14 @@
 """Beyond the paper: a mixture, then features of its estimate; stages of least squares, no gradient step.
 
-At a noise level three estimates of the clean image are made in closed form from the noisy one: linear, the readout of monomials
-of the linear estimate (:class:`~numeric.scores.wiener.WienerScore`) and the posterior mean of a Gaussian mixture
+At a noise level estimates of the clean image are made in closed form from the noisy one: linear, readouts of monomials of the
+linear estimate (:class:`~numeric.scores.wiener.WienerScore`) and the posterior mean of a Gaussian mixture
 (:class:`~numeric.scores.gaussians.PrincipalMixture`).  Stages of experts on their windows (:mod:`numeric.scores.experts`) follow,
 the same at every pixel, each starting from what the one before returned.
 
-What is exact: the three estimates, given the images they were fitted on.  What is not: the stages, for which noise is drawn, on
-images held out from the fit of the three (whose errors on their own images are too low to learn from).  On Gaussian data the
+What is exact: these estimates, given the images they were fitted on.  What is not: the stages, for which noise is drawn.
+They are fitted to estimates of images that had no part in them: the images are divided into folds and each fold is estimated from
+the others (on their own images their errors are too low to learn from), while what is returned starts from estimates
+fitted on all images.  On Gaussian data the
 linear estimate is the posterior mean and the stages add nothing but their sampling error.  Nor is the field a gradient: where the
 experts of a window change its Jacobian is far from symmetric (:mod:`numeric.evaluation.symmetry` measures it), the more so the
 lower ``softness``.
@@ -18,9 +20,11 @@ import math
 import numbers
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -32,6 +36,7 @@ from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
 from numeric.scores.base import Selectable, plain
+from numeric.scores.coordinates import wiener_settings
 from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
 from numeric.scores.gaussians import Component, PrincipalMixture
 from numeric.scores.levels import LinearMoments, NoImagesError
@@ -41,18 +46,34 @@ from numeric.scores.wiener import WienerScore
 from numeric.shards import Shards
 
 
+LISTS = ("readouts", "experts")
+"""Parameters that are sequences."""
+SPREAD = 4
+"""A stage sees so many images that one in so many of their pixels is drawn: neighbours say nearly the same."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Images, and what all others say of the linear estimate and of the mixture."""
+
+    moments: LinearMoments
+    mixture: PrincipalMixture | None
+    images: ImageSet
+
+
 class RefinedScore(Selectable, BaseEstimator):
     """Closed-form estimates refined by stages of local experts.
 
     Args:
-        degree, coordinates: of the readout of the linear estimate; degree 1 leaves it out.
+        readouts: of the linear estimate, each ``coordinates:degree`` or ``coordinates:degree:local`` as in
+            :func:`numeric.scores.coordinates.wiener_settings`; ``()`` for none.
         components, directions, pooling: of the mixture (1: none, since it is the linear estimate); leading directions; images that
             the prior of a component's covariance is worth.
         experts: experts of each stage, one after another; ``()`` returns the mixture's estimate.
         pixels: drawn to fit a stage to. side: of the windows of the noisy image and of the last estimate; the others' are two
             pixels less, the linear one's 3. dims: principal coordinates of a window that the partition sees. softness: of it.
         ridge: in pixels (see :mod:`numeric.scores.experts`).
-        held: share of the images that the stages are fitted to, drawn at random, the others making the three estimates.
+        folds: parts of the images, drawn at random, each estimated from the others where the stages are fitted.
         seed: of that draw, of k-means and of the stages' noise. device: of everything but k-means and the drawing of noise, whose
             numbers are the same on every device.
 
@@ -63,7 +84,7 @@ class RefinedScore(Selectable, BaseEstimator):
         >>> import tempfile, torch
         >>> from numeric import RefinedScore
         >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-        >>> model = RefinedScore(degree=1, components=2, experts=(2,), pixels=2000, side=3, dims=2).fit(images)
+        >>> model = RefinedScore(readouts=(), components=2, experts=(2,), pixels=2000, side=3, dims=2).fit(images)
         >>> model.prepare_levels([0.5]).denoise(images[:2], 0.5).shape, model.label, model.parameter_count(0.5) > 0
         (torch.Size([2, 1, 8, 8]), 'mixture of 2, then 1 stages of experts', True)
         >>> mse, error = model.held_out_mse(1 - images, 0.5)
@@ -79,8 +100,7 @@ class RefinedScore(Selectable, BaseEstimator):
 
     def __init__(
         self,
-        degree: int = 3,
-        coordinates: str = "pixel",
+        readouts: Sequence[str] = ("pixel:3",),
         components: int = 100,
         directions: int = 300,
         pooling: float = 50.0,
@@ -90,23 +110,24 @@ class RefinedScore(Selectable, BaseEstimator):
         dims: int = 16,
         softness: float = 1.0,
         ridge: float = 10.0,
-        held: float = 1 / 6,
+        folds: int = 3,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.degree, self.coordinates, self.components, self.directions = degree, coordinates, components, directions
+        self.readouts, self.components, self.directions = readouts, components, directions
         self.pooling, self.experts, self.pixels, self.side, self.dims = pooling, experts, pixels, side, dims
-        self.softness, self.ridge, self.held, self.seed, self.device = softness, ridge, held, seed, device
+        self.softness, self.ridge, self.folds, self.seed, self.device = softness, ridge, folds, seed, device
 
     @property
     def label(self) -> str:
         """Name for legends."""
-        start = f"mixture of {self.components}" if self.components > 1 else "linear estimate"
-        return f"{start}, then {len(self.experts)} stages of experts"
+        starts = [f"{base.label} n={base.degree}" for base in self._new_bases() if base.degree > 1]
+        starts += [f"mixture of {self.components}"] * (self.components > 1)
+        return f"{', '.join(starts) or 'linear estimate'}, then {len(self.experts)} stages of experts"
 
     def check_settings(self) -> None:
         """Raise ValueError for parameters that cannot be used, before any work."""
-        for name in ("degree", "components", "directions", "pixels", "dims", "side"):
+        for name in ("components", "directions", "pixels", "dims", "side", "folds"):
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be >= 1 and whole, got {value!r}: use one such as {name}=3")
@@ -117,9 +138,10 @@ class RefinedScore(Selectable, BaseEstimator):
         for name in ("pooling", "softness", "ridge"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a finite number > 0, got {getattr(self, name)}")
-        if not 0 < self.held < 1:
-            raise ValueError(f"held must lie strictly between 0 and 1, got {self.held}: it is the share that fits the stages")
-        self._new_base().check_settings()
+        if self.folds < 2:
+            raise ValueError(f"folds must be >= 2, got {self.folds}: each is estimated from the others")
+        for base in self._new_bases():
+            base.check_settings()
 
     # ----- fit -----------------------------------------------------------------------------------------------------------
 
@@ -139,42 +161,67 @@ class RefinedScore(Selectable, BaseEstimator):
                 "WienerScore, whose passes run over shards"
             )
         data = as_image_set(images)
-        part, held = self._parts(data)
-        if len(part) < self.components or len(held) < 1:
+        folds = self._divided(data)
+        least = min((len(rest) for rest, _ in folds), default=0)
+        if len(folds) < self.folds or least < self.components:
             raise ValueError(
-                f"{len(data)} images are {len(part)} to make estimates of {self.components} components from and {len(held)} for the "
-                "stages: give more images, or fewer components"
+                f"{len(data)} images in {self.folds} folds leave {least} to make estimates of {self.components} components from: "
+                "give more images, or fewer components"
             )
-        self._check_memory(len(part), len(held), math.prod(data.shape))
-        self.base_ = self._new_base()
-        self.base_.fit(part, batch_size=batch_size, progress=progress)
-        self.mixture_: PrincipalMixture | None = None
-        if self.components > 1:
-            basis = torch.linalg.eigh(self.base_.moments_.covariance)[1][:, -int(self.directions) :]
-            x = torch.cat([batch.flatten(1) for batch in part.batches()]).to(str(self.device))
-            mean = self.base_.moments_.mean
-            self.mixture_ = PrincipalMixture.fit(x, mean, basis, int(self.components), float(self.pooling), int(self.seed))
-        self.held_: ImageSet | None = held
+        self._check_memory(len(data), sum(len(part) for _, part in folds), math.prod(data.shape))
+        first = self._new_bases()[0].fit(data, batch_size=batch_size, progress=progress)
+        self.bases_, self.mixture_ = self._bases(first.moments_), self._new_mixture(first.moments_, data)
+        self.folds_: list[Fold] | None = []
+        for rest, part in folds if self.experts else []:
+            moments = self._new_bases()[0].fit(rest, batch_size=batch_size, progress=progress).moments_
+            self.folds_.append(Fold(moments, self._new_mixture(moments, rest), part))
         self.stages_: dict[float, list[Stage]] = {}
         self.seconds_: dict[float, float] = {}
         self.remember(data)
         return self
 
-    def _check_memory(self, part: int, held: int, pixels: int) -> None:
+    def _divided(self, data: ImageSet) -> list[tuple[ImageSet, ImageSet]]:
+        """For every fold the images of all others, and its own as far as the stages see them: a share of each one's pixels is drawn."""
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(int(self.seed))).numpy()
+        seen = math.ceil(SPREAD * int(self.pixels) / math.prod(data.shape[1:]) / int(self.folds))
+        parts = [part for part in np.array_split(order, int(self.folds)) if len(part)]
+        if len(parts) < 2:
+            return []
+        others = [np.sort(np.concatenate(parts[:k] + parts[k + 1 :])) for k in range(len(parts))]
+        return [(data.subset(rest), data.subset(np.sort(part[:seen]))) for rest, part in zip(others, parts)]
+
+    def _new_mixture(self, moments: LinearMoments, images: ImageSet) -> PrincipalMixture | None:
+        """The mixture of images whose covariance is known."""
+        if self.components == 1:
+            return None
+        basis = torch.linalg.eigh(moments.covariance)[1][:, -int(self.directions) :].contiguous()
+        x = torch.cat([batch.flatten(1) for batch in images.batches()]).to(str(self.device))
+        return PrincipalMixture.fit(x, moments.mean, basis, int(self.components), float(self.pooling), int(self.seed))
+
+    def _check_memory(self, count: int, seen: int, pixels: int) -> None:
         """Raise MemoryError unless what stands beside the readout of the linear estimate is free: float32, for k-means and the stages."""
         rank = min(int(self.directions), pixels)
-        mixture = (pixels + rank) * part + 4 * int(self.components) * rank**2 if self.components > 1 else 0
-        maps = (2 * self._starts + 3) * held * pixels  # in parts and put together; clean and noisy images, and a stage's estimate
-        what = f"{part + held:,} images of {pixels:,} pixels"
-        need(4 * max(mixture, maps), what, "give fewer images, or a smaller share held")
+        mixture = (pixels + rank) * count + 4 * (int(self.folds) + 1) * int(self.components) * rank**2 if self.components > 1 else 0
+        maps = (2 * self._starts + 3) * seen * pixels  # in parts and put together; clean and noisy images, and a stage's estimate
+        need(4 * max(mixture, maps), f"{count:,} images of {pixels:,} pixels", "give fewer images, or fewer pixels")
 
-    def _new_base(self) -> WienerScore:
-        return WienerScore(degree=int(self.degree), coordinates=str(self.coordinates), device=str(self.device))
+    def _new_bases(self) -> list[WienerScore]:
+        """The readouts of the linear estimate, unfitted; without any, the linear estimate itself."""
+        kinds = [wiener_settings(text) for text in self.readouts] or [{"coordinates": "pixel", "degree": 1}]
+        return [WienerScore(**kind, device=str(self.device)) for kind in kinds]
 
-    def _parts(self, data: ImageSet) -> tuple[ImageSet, ImageSet]:
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(int(self.seed)))
-        cut = round(len(data) * self.held)
-        return data.subset(order[cut:].sort().values.numpy()), data.subset(order[:cut].sort().values.numpy())
+    def _bases(self, moments: LinearMoments) -> list[WienerScore]:
+        """The readouts of images whose mean and covariance are known."""
+        shape, bases = (moments.channels, *moments.transform.shape), self._new_bases()
+        names = ("mean", "covariance", "count", "sets", "hashes", "pixel_range")
+        known = {name: getattr(moments, name) for name in names}
+        return [base.fit_moments(replace(base.new_moments(shape), **known)) for base in bases]
+
+    @staticmethod
+    def _prepare(bases: Sequence[WienerScore], sigma: float) -> None:
+        """Solve the readouts of a level, the first one's linear estimate too."""
+        for place, base in enumerate(bases):
+            base.prepare_levels([sigma], sorted({int(base.degree)} | ({1} if place == 0 else set())))
 
     # ----- levels --------------------------------------------------------------------------------------------------------
 
@@ -194,7 +241,7 @@ class RefinedScore(Selectable, BaseEstimator):
             NoImagesError: after :meth:`load`, for a level that was not saved.
             MomentError: the checkpoint is of other images or settings.
         """
-        self.learned("base_")
+        self.learned("bases_")
         if checkpoint is not None and Path(checkpoint).exists():
             self._adopt(Path(checkpoint))
         keys = [key for key in dict.fromkeys(map(self._key, noises)) if key not in self.stages_]
@@ -209,14 +256,19 @@ class RefinedScore(Selectable, BaseEstimator):
         return self
 
     def _fit_level(self, sigma: float) -> list[Stage]:
-        if self.held_ is None:
+        if self.folds_ is None:
             raise NoImagesError(f"sigma {sigma:g} is not prepared and the images are not at hand: fit again, or ask for a saved level")
-        generator, clean = torch.Generator().manual_seed(int(self.seed)), self.held_[:]
-        self.base_.prepare_levels([sigma], [1, int(self.degree)])
-        noisy = (clean + sigma * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)).to(str(self.device))
-        clean = clean.to(str(self.device))
-        parts = [self._estimates(y, ve(sigma)) for y in noisy.split(1000)]
-        maps, stages = [torch.cat(part) for part in zip(*parts)], []
+        self._prepare(self.bases_, sigma)
+        if not self.experts:
+            return []
+        generator, parts, cleans = torch.Generator().manual_seed(int(self.seed)), [], []
+        for fold in self.folds_:
+            bases, clean = self._bases(fold.moments), fold.images[:]
+            self._prepare(bases, sigma)
+            noisy = (clean + sigma * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)).to(str(self.device))
+            parts += [self._estimates(bases, fold.mixture, y, ve(sigma)) for y in noisy.split(1000)]
+            cleans.append(clean.to(str(self.device)))
+        maps, clean, stages = [torch.cat(part) for part in zip(*parts)], torch.cat(cleans), []
         for experts in self.experts:
             stage = fit_stage(
                 maps, clean, self._sides(len(maps)), int(self.side), int(experts), self._key_dims(maps[0].shape[1]),
@@ -230,7 +282,7 @@ class RefinedScore(Selectable, BaseEstimator):
     @property
     def _starts(self) -> int:
         """Number of maps before the first stage: the noisy image and the estimates."""
-        return 2 + (self.degree > 1) + (self.components > 1)
+        return 2 + len(self.readouts) + (self.components > 1)
 
     def _sides(self, count: int) -> tuple[int, ...]:
         """Window side of each map: noisy, linear, others, last."""
@@ -244,24 +296,26 @@ class RefinedScore(Selectable, BaseEstimator):
         """The maps of the following stage: its estimate in the place of the last stage's."""
         return [*maps[: self._starts], estimate]
 
-    def _estimates(self, y: Tensor, noise: NoiseLevel) -> list[Tensor]:
+    def _estimates(
+        self, bases: Sequence[WienerScore], mixture: PrincipalMixture | None, y: Tensor, noise: NoiseLevel
+    ) -> list[Tensor]:
         """Noisy image and the estimates, from a noisy image in VE units; the last is where the stages start."""
-        degrees = [1, int(self.degree)] if self.degree > 1 else [1]
-        maps = [y, *self.base_.at_degrees(y, noise, degrees)]
-        if self.mixture_ is not None:
+        maps = [y, bases[0].at_degrees(y, noise, [1])[0]]
+        maps += [base.at_degrees(y, noise, [int(base.degree)])[0] for base in bases if base.degree > 1]
+        if mixture is not None:
             linear = maps[1].flatten(1)
-            maps.append(self.mixture_.estimate(y.flatten(1), linear, noise).reshape(y.shape))
+            maps.append(mixture.estimate(y.flatten(1), linear, noise).reshape(y.shape))
         return maps
 
     # ----- use -----------------------------------------------------------------------------------------------------------
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
-        self.learned("base_")
+        self.learned("bases_")
         key = self._key(noise)
         if key not in self.stages_:
             with outside_transforms():
                 self.prepare_levels([key])
-        maps = self._estimates(y / noise.alpha, ve(key))
+        maps = self._estimates(self.bases_, self.mixture_, y / noise.alpha, ve(key))
         for stage in self.stages_[key]:
             maps = self._next(maps, apply_stage(stage, maps))
         return maps[-1]
@@ -284,7 +338,7 @@ class RefinedScore(Selectable, BaseEstimator):
         """Numbers that an estimate at one noise level reads."""
         self.prepare_levels([noise])
         key = self._key(noise)
-        base = sum(self.base_.solve(key, d).theta.numel() for d in {1, int(self.degree)})
+        base = sum(solution.theta.numel() for one in self.bases_ for level, solution in one.prepared_.items() if level[0] == key)
         parts = self.mixture_.components if self.mixture_ is not None else []
         return base + sum(part.count for part in parts) + sum(stage.count for stage in self.stages_[key])
 
@@ -292,8 +346,11 @@ class RefinedScore(Selectable, BaseEstimator):
 
     def save(self, path: str | Path) -> None:
         """Write settings, estimates and the prepared levels, atomically; not the images."""
-        base: WienerScore = self.learned("base_")
-        rows, tensors = base.level_state()
+        bases, rows, tensors = self.learned("bases_"), [], {}
+        for number, base in enumerate(bases):
+            some, theirs = base.level_state()
+            rows.append(some)
+            tensors |= {f"readout{number}.{name}": tensor for name, tensor in theirs.items()}
         levels = [[key, self.seconds_[key]] for key in self.stages_]
         for number, stages in enumerate(self.stages_.values()):
             for place, stage in enumerate(stages):
@@ -304,9 +361,9 @@ class RefinedScore(Selectable, BaseEstimator):
                 "mixture.basis": self.mixture_.basis, "mixture.weights": torch.tensor([c.weight for c in parts], dtype=torch.float64),
                 **{f"mixture.{name}": torch.stack([getattr(c, name) for c in parts]) for name in ("mean", "vectors", "eigenvalues")},
             }  # fmt: skip
-        params = {name: list(value) if name == "experts" else plain(value) for name, value in self.get_params().items()}
+        params = {name: list(value) if name in LISTS else plain(value) for name, value in self.get_params().items()}
         extra = {"readout": self.readout, "params": params, "levels": rows, "stages": levels, "pixel_range": list(self.pixel_range_)}
-        base.moments_.save(path, extra, tensors)
+        bases[0].moments_.save(path, extra, tensors)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
@@ -320,15 +377,15 @@ class RefinedScore(Selectable, BaseEstimator):
         if extra.get("readout") != cls.readout:
             raise MomentError(f"{path} is of the {extra.get('readout')} readout, not of {cls.readout}: load it with its own class")
         with reading(path, "model file"):
-            model = cls(**{**extra["params"], "experts": tuple(extra["params"]["experts"]), "device": device})
+            model = cls(**{**extra["params"], **{name: tuple(extra["params"][name]) for name in LISTS}, "device": device})
             model.check_settings()
             moments.pixel_range = pixel_range(extra["pixel_range"])
-            model.base_ = model._new_base()
-            model.base_.check_settings()
-            model.base_.fit_moments(moments)
-            model.base_.take_levels(extra["levels"], tensors, device, path)
+            model.bases_ = model._bases(moments)
+            for number, (base, rows) in enumerate(zip(model.bases_, extra["levels"], strict=True)):
+                name = f"readout{number}."
+                base.take_levels(rows, {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}, device, path)
             model.mixture_ = model._stored_mixture(moments, tensors, path) if model.components > 1 else None
-            model.stages_, model.seconds_, model.held_ = {}, {}, None
+            model.stages_, model.seconds_, model.folds_ = {}, {}, None
             for number, (key, seconds) in enumerate(extra["stages"]):
                 if not all(isinstance(v, float | int) and math.isfinite(v) for v in (key, seconds)) or key <= 0:
                     raise ValueError(f"its level {number} has the numbers {(key, seconds)}")
@@ -370,9 +427,35 @@ class RefinedScore(Selectable, BaseEstimator):
     def _adopt(self, path: Path) -> None:
         """Take over the levels of a checkpoint of the same images and settings."""
         other = type(self).load(path, str(self.device))
-        mine, theirs = self.base_.moments_, other.base_.moments_
-        same = {**self.get_params(), "experts": list(self.experts)} == {**other.get_params(), "experts": list(other.experts)}
+        mine, theirs = self.bases_[0].moments_, other.bases_[0].moments_
+        settings = [{**model.get_params(), **{name: list(getattr(model, name)) for name in LISTS}} for model in (self, other)]
+        same = settings[0] == settings[1]
         if not same or (theirs.config, theirs.hashes) != (mine.config, mine.hashes):
             raise MomentError(f"{path} is of other images or settings than this model: delete it or name another file")
-        self.base_.prepared_ = {**other.base_.prepared_, **self.base_.prepared_}
+        for base, found in zip(self.bases_, other.bases_):
+            base.prepared_ = {**found.prepared_, **base.prepared_}
         self.stages_, self.seconds_ = {**other.stages_, **self.stages_}, {**other.seconds_, **self.seconds_}
+
+
+def refined_settings(text: str) -> dict[str, Any]:
+    """``"readouts=both:5,both:3:local experts=1,256 pixels=8e6"`` as arguments of :class:`RefinedScore`, an empty list written ``none``; a
+    number alone is ``components``.
+
+    Raises:
+        ValueError: a name that it does not have, no ``name=value``, or a value that is no number where one is needed.
+    """
+    usual, out = RefinedScore().get_params(), {}
+    for item in (f"components={text}" if text.strip().isdigit() else text).split():
+        name, _, value = item.partition("=")
+        if name not in usual or not value:
+            raise ValueError(f"{item!r}: write name=value with a name among {', '.join(usual)}")
+        kind = type(usual[name])
+        try:
+            if name in LISTS:
+                parts = () if value == "none" else value.split(",")
+                out[name] = tuple(part if name == "readouts" else int(part) for part in parts)
+            else:
+                out[name] = kind(float(value)) if kind in (int, float) else value
+        except ValueError as error:
+            raise ValueError(f"{item!r}: {value!r} is no number: write {name}={usual[name]}") from error
+    return out

@@ -22,7 +22,7 @@ from numeric.scores.wiener import WienerScore
 from numeric.shards import as_shards
 from tests.pretend_device import pretend_device
 
-SMALL = {"components": 3, "directions": 20, "experts": (1, 4), "pixels": 6000, "side": 3, "dims": 4, "held": 0.4}
+SMALL = {"components": 3, "directions": 20, "experts": (1, 4), "pixels": 6000, "side": 3, "dims": 4, "folds": 2}
 
 
 def bars(count: int, generator: torch.Generator, side: int = 8) -> torch.Tensor:
@@ -95,8 +95,8 @@ def test_one_component_is_the_linear_denoiser(images, generator):
     mixture = PrincipalMixture.fit(images.flatten(1).double(), linear.mean_, linear.eigenvectors_[:, -10:], 1, 50.0, 0)
     start = linear.estimate(noisy, level)
     assert torch.allclose(mixture.estimate(noisy.flatten(1), start.flatten(1), level), start.flatten(1), atol=1e-10)
-    plain = RefinedScore(degree=1, components=1, experts=(), held=0.01).fit(images.double())
-    same = WienerScore(degree=1, coordinates="pixel").fit(plain.base_.moments_.sets[0])
+    plain = RefinedScore(readouts=(), components=1, experts=()).fit(images.double())
+    same = WienerScore(degree=1, coordinates="pixel").fit(images.double())
     assert torch.allclose(plain.estimate(noisy, level), same.estimate(noisy, level), atol=1e-9)
 
 
@@ -208,7 +208,7 @@ def test_a_checkpoint_saves_the_levels_that_are_made(model, images, tmp_path):
 
 def test_grid_search_needs_no_scoring(images):
     """Without a noise level the score is minus the held-out error, the mean over the usual levels."""
-    model = RefinedScore(degree=1, components=2, experts=(2,), pixels=500, side=3, dims=2)
+    model = RefinedScore(readouts=(), components=2, experts=(2,), pixels=500, side=3, dims=2)
     search = GridSearchCV(model, {"softness": [0.5, 1.0]}, cv=2, error_score="raise").fit(images[:40].numpy())
     best = search.best_estimator_
     assert search.best_score_ < 0 and set(search.best_params_) == {"softness"}
@@ -240,7 +240,7 @@ def test_fewer_distinct_windows_than_experts_have_finite_shares():
     ("settings", "message"),
     [
         ({"side": 4}, "side must be odd, got 4"), ({"components": 0}, "components must be >= 1"), ({"dims": 2.5}, "whole, got 2.5"),
-        ({"experts": (2, 0)}, "at least one expert"), ({"held": 1.0}, "held must lie strictly between 0 and 1"),
+        ({"experts": (2, 0)}, "at least one expert"), ({"folds": 1}, "folds must be >= 2, got 1"),
         ({"ridge": -1.0}, "ridge must be a finite number > 0"), ({"components": 900}, "fewer components"),
     ],
 )  # fmt: skip
