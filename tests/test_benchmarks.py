@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import gpu, refined
-from numeric.scores.refined import refined_settings
 from benchmarks.page import PAGE, write_section
 from numeric.results import read_json
+from numeric.scores.refined import refined_settings
 
 runner = CliRunner()
 

@@ -398,8 +398,7 @@ def train(
         )
 
     total = min(schedule.images, stop_at)
-    with progress_bar(int(total), f"train {config.name} {images.shape[-1]}", progress) as bar:
-        bar.update(trainer.images_seen)
+    with progress_bar(int(total), f"train {config.name} {images.shape[-1]}", progress, done=trainer.images_seen) as bar:
         while goes_on():
             start, before = time.perf_counter(), trainer.images_seen
             loss = trainer.advance()

@@ -24,6 +24,7 @@ from numeric.fingerprint import code_hash, weights_hash
 from numeric.imageset import ImageSet
 from numeric.pictures import load_images
 from numeric.results import kept_json
+from numeric.scores.refined import RefinedScore, refined_settings
 
 KINDS = {
     "paper": ("closed form of the paper", COLOURS["blue"], "o"),
@@ -43,8 +44,9 @@ class BeyondConfig(Parameters):
         size: image side. n_train: images to fit on (None: all). n_eval: held-out images for closed forms; n_network: for networks.
         sigmas: VE levels. wiener, potential: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore` and its conservative
             twin :class:`numeric.scores.potential.PotentialScore`; families, shared:
-            ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``. refined: numbers of
-            components of :class:`numeric.scores.refined.RefinedScore`.
+            ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``. refined: of
+            :class:`numeric.scores.refined.RefinedScore`: a number of components, or settings as
+            :func:`numeric.scores.refined.refined_settings` reads them.
         machines: those that hold training images, of ``optimal``, ``LS``, ``ELS``, ``PSPC``; the side of their patches is chosen at
             every level on training images. n_slow: held-out images for them; n_local: training images of LS and PSPC (a fifth: ELS), at most
             all but ten; None: all but ten (ELS: 100).
@@ -63,7 +65,7 @@ class BeyondConfig(Parameters):
     potential: Sequence[str] = ()
     families: Sequence[str] = ("local:3",)
     shared: Sequence[str] = ("independent:3",)
-    refined: Sequence[int] = (100,)
+    refined: Sequence[int | str] = (100,)
     mixtures: Sequence[str] = ("class", "100")
     machines: Sequence[str] = ("optimal", "LS", "ELS", "PSPC")
     n_slow: int = 50
@@ -78,13 +80,15 @@ class BeyondConfig(Parameters):
         self.wiener = as_list(self.wiener, str, "wiener")
         self.potential = as_list(self.potential, str, "potential")
         self.mixtures = as_list(self.mixtures, str, "mixtures")
-        self.refined = as_list(self.refined, int, "refined")
+        self.refined = [str(text) for text in (self.refined if isinstance(self.refined, list | tuple) else [self.refined])]
         self.machines = as_list(self.machines, str, "machines")
         for name in self.machines:
             if name not in MACHINES:
                 raise ValueError(f"unknown machine {name!r}: use {', '.join(MACHINES)}")
         for text in [*self.wiener, *self.potential]:
             coordinates_degree(text)
+        for wanted in self.refined:
+            RefinedScore(**refined_settings(str(wanted))).check_settings()
         for text in [*self.families, *self.shared]:
             required_degree(text)
         if self.networks is None and self.weights is None and self.dataset != "mnist":

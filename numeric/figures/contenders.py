@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from numeric.fingerprint import code_hash
 from numeric.noise import ve
 from numeric.scores.own import WaveletScore
 from numeric.scores.potential import PotentialScore
-from numeric.scores.refined import RefinedScore
+from numeric.scores.refined import RefinedScore, refined_settings
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
 
@@ -154,14 +155,14 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
                 )
             )  # fmt: skip
     key = f"{code_hash('numeric.scores.refined')[:12]}-{of}"
-    for components in config.refined:
-        refined = RefinedScore(components=int(components))
-        path = Path(config.cache) / "beyond" / f"refined{components}-{config.size}-{len(images)}-{key}.safetensors"
+    for text in config.refined:
+        refined, name = RefinedScore(**refined_settings(text)), hashlib.sha256(text.encode()).hexdigest()[:8]
+        path = Path(config.cache) / "beyond" / f"refined-{name}-{config.size}-{len(images)}-{key}.safetensors"
         rows.append(
             Row(
                 refined.label, "beyond",
                 lambda m=refined, p=path: _prepared(m, images, sigmas, p, lambda m: sum(m.seconds_.values())),  # type: ignore[misc]
-                lambda m: m.parameter_count(first), lambda m: m.base_.sums_bytes, ["numeric.scores.refined"], config.n_eval,
+                lambda m: m.parameter_count(first), lambda m: max(base.sums_bytes for base in m.bases_), ["numeric.scores.refined"], config.n_eval,
             )
         )  # fmt: skip
     for components in config.mixtures:

@@ -45,7 +45,6 @@ from numeric.scores.stored import pixel_range, whole
 from numeric.scores.wiener import WienerScore
 from numeric.shards import Shards
 
-
 LISTS = ("readouts", "experts")
 """Parameters that are sequences."""
 SPREAD = 4
