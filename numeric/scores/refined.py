@@ -345,7 +345,9 @@ class RefinedScore(Selectable, BaseEstimator):
 
     def save(self, path: str | Path) -> None:
         """Write settings, estimates and the prepared levels, atomically; not the images."""
-        bases, rows, tensors = self.learned("bases_"), [], {}
+        bases: list[WienerScore] = self.learned("bases_")
+        rows: list[Any] = []
+        tensors: dict[str, Tensor] = {}
         for number, base in enumerate(bases):
             some, theirs = base.level_state()
             rows.append(some)
@@ -443,7 +445,8 @@ def refined_settings(text: str) -> dict[str, Any]:
     Raises:
         ValueError: a name that it does not have, no ``name=value``, or a value that is no number where one is needed.
     """
-    usual, out = RefinedScore().get_params(), {}
+    usual = RefinedScore().get_params()
+    out: dict[str, Any] = {}
     for item in (f"components={text}" if text.strip().isdigit() else text).split():
         name, _, value = item.partition("=")
         if name not in usual or not value:
