@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from numeric.baselines.places import MANY, centre_means
+from numeric.baselines.places import MANY, centre_means, merged
 from numeric.baselines.sides import PatchDenoiser, box
 from numeric.baselines.softmax import BLOCK, RunningSoftmax, weighted_sum
 from numeric.derivatives import tracked, transformed
@@ -145,7 +145,8 @@ class LocalScoreMachine(PatchDenoiser):
     def _equivariant(self, y: Tensor, side: int, precision: float) -> Tensor:
         """Every window of ``y`` against every training window of its border class, by batched matrix products.
 
-        Windows of the training images are cut once a chunk, for all noisy images.
+        Windows of the training images are cut once a chunk, for all noisy images; where a class stands alone (the inside of the
+        image, nearly all of the work) its blank ones, most of a digit's frame, are one candidate with their number as weight.
         """
         height, width = y.shape[-2:]
         queries, groups = self._windows(y, side), self._classes((height, width), side)
@@ -157,6 +158,8 @@ class LocalScoreMachine(PatchDenoiser):
             for pixels, group in zip(groups, states):
                 keys, values = (t[:, pixels].transpose(0, 1).flatten(1, 2) for t in (windows, centres))
                 own = keys.square().sum(2)[:, None]
+                if len(pixels) == 1 and not transformed(keys):
+                    keys, values, own = _blank_once(keys, values, own, precision)
                 block = max(1, BLOCK // (own.numel() * pixels.shape[1]))
                 for number, query in enumerate(queries.split(block)):
                     if number == len(group):
@@ -176,3 +179,17 @@ class LocalScoreMachine(PatchDenoiser):
 def _pixelwise(values: Tensor, p: Tensor) -> Tensor:
     """Weights ``(q, n, height, width)`` against values ``(n, channels, height, width)``: ``(q, height, width, channels)``."""
     return torch.einsum("qnhw,nchw->qhwc", p, values)
+
+
+def _blank_once(keys: Tensor, values: Tensor, own: Tensor, precision: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows ``(1, n, d)`` of one class, their centres and squared norms with one blank window for all, where there are many.
+
+    A blank window is zero everywhere, its centre too: it adds to the sum of weights alone.
+    """
+    norms = torch.cat([own.flatten(), own.new_zeros(1)])
+    rows = merged(norms, precision)
+    if rows is None:
+        return keys, values, own
+    kept = rows[:-1]
+    padded = [torch.cat([part[:, kept], part.new_zeros(1, 1, part.shape[2])], 1) for part in (keys, values)]
+    return padded[0], padded[1], norms[rows][None, None]

@@ -44,6 +44,21 @@ def test_pspc_against_its_definition(images, side):
     assert torch.allclose(ours, total / count, atol=1e-10)
 
 
+def test_blank_windows_merged_in_the_equivariant_machine_change_nothing(generator):
+    """Images that are mostly background: the sum over all windows of a class, by loops (Kamb and Ganguli's ELS, broken border)."""
+    x = torch.zeros(6, 1, 9, 8, dtype=torch.float64)
+    x[:, :, 3:5, 2:4] = torch.rand(6, 1, 2, 2, generator=generator, dtype=torch.float64)
+    y, sigma = x[:2] + 0.5 * noise_like(x[:2], 0), 0.5
+    ours = LocalScoreMachine(3, chunk=4, n_train=None).fit(ImageSet(x)).estimate(y, ve(sigma))
+    inner = [(i, j) for i in range(1, 8) for j in range(1, 7)]
+    windows = torch.stack([x[:, 0, i - 1 : i + 2, j - 1 : j + 2] for i, j in inner], 1).flatten(0, 1).flatten(1)
+    assert (windows.square().sum(1) == 0).double().mean() > 0.3  # so many that they are merged
+    for i, j in inner:
+        d2 = (y[:, 0, i - 1 : i + 2, j - 1 : j + 2].reshape(2, 1, 9) - windows).square().sum(2)
+        expected = torch.softmax(-d2 / (2 * sigma**2), 1) @ windows[:, 4]
+        assert torch.allclose(ours[:, 0, i, j], expected, atol=1e-10)
+
+
 def test_pspc_of_the_whole_image_is_the_optimal_denoiser(images):
     y = (images[:3] + 0.3 * noise_like(images[:3], 0)).double()
     whole = OptimalDenoiser().fit(images).estimate(y, ve(0.3))
