@@ -139,8 +139,12 @@ class RefinedScore(Selectable, BaseEstimator):
                 raise ValueError(f"{name} must be a finite number > 0, got {getattr(self, name)}")
         if self.folds < 2:
             raise ValueError(f"folds must be >= 2, got {self.folds}: each is estimated from the others")
+        if isinstance(self.readouts, str):
+            raise ValueError(f"readouts must be a list, got {self.readouts!r}: write ({self.readouts!r},)")
         for base in self._new_bases():
             base.check_settings()
+            if self.readouts and base.degree < 2:
+                raise ValueError(f"readouts must be of degree >= 2, got {tuple(self.readouts)}: the linear estimate is always there")
 
     # ----- fit -----------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.denoiser import NotFittedError
 from numeric.noise import NoiseLevel, ve, vp
 from numeric.results import FileError, load_tensors, save_tensors
+from numeric.scores.coordinates import wiener_settings
 from numeric.scores.experts import apply_stage, features, fit_stage, responsibilities, window
 from numeric.scores.gaussians import PrincipalMixture
 from numeric.scores.levels import NoImagesError
@@ -241,6 +242,8 @@ def test_fewer_distinct_windows_than_experts_have_finite_shares():
     [
         ({"side": 4}, "side must be odd, got 4"), ({"components": 0}, "components must be >= 1"), ({"dims": 2.5}, "whole, got 2.5"),
         ({"experts": (2, 0)}, "at least one expert"), ({"folds": 1}, "folds must be >= 2, got 1"),
+        ({"readouts": "pixel:3"}, r"write \('pixel:3',\)"), ({"readouts": ("pixel:1",)}, "degree >= 2"), ({"readouts": ("x:3",)}, "got 'x:3'"),
+        ({"folds": 700}, "600 images in 700 folds"),
         ({"ridge": -1.0}, "ridge must be a finite number > 0"), ({"components": 900}, "fewer components"),
     ],
 )  # fmt: skip
@@ -252,6 +255,29 @@ def test_bad_settings_are_refused_before_the_work(settings, message, images):
 def test_it_must_be_fitted():
     with pytest.raises(NotFittedError, match="call fit"):
         RefinedScore().denoise(torch.zeros(1, 1, 8, 8), 0.4)
+
+
+def test_it_starts_from_each_readout_fitted_on_all_images(images, generator):
+    """Without stages the estimate is the last readout's own, the file's too; the others are maps beside it (Wiener features)."""
+    texts = ("pixel:2", "both:3:local")
+    model = RefinedScore(readouts=texts, components=1, experts=()).fit(images)
+    noisy = images[:3] + 0.4 * torch.randn(3, 1, 8, 8, generator=generator)
+    expected = [WienerScore(**wiener_settings(text)).fit(images).estimate(noisy, ve(0.4)) for text in texts]
+    assert torch.allclose(model.estimate(noisy, ve(0.4)), expected[1], atol=1e-5) and not torch.allclose(expected[0], expected[1], atol=1e-3)
+    with_stage = RefinedScore(**{**SMALL, "readouts": texts, "components": 1}).fit(images).prepare_levels([0.4])
+    maps = with_stage._estimates(with_stage.bases_, None, noisy, ve(0.4))
+    assert len(maps) == 4 and torch.allclose(maps[2], expected[0], atol=1e-5)
+
+
+def test_folds_are_estimated_from_the_others(images):
+    """Each image is in the part of one fold and in the rest of all others."""
+    model = RefinedScore(**{**SMALL, "folds": 4, "pixels": 10**6}).fit(images)
+    assert [len(fold.images) for fold in model.folds_] == [150] * 4 and [fold.moments.count for fold in model.folds_] == [450] * 4
+    for fold in model.folds_:
+        both = torch.cat([fold.images[:], fold.moments.sets[0][:]]).flatten(1)
+        assert torch.equal(both.sum(0), images.flatten(1).sum(0))
+    few = RefinedScore(**{**SMALL, "pixels": 640}).fit(images)  # one pixel in four of so many images as are needed
+    assert sum(len(fold.images) for fold in few.folds_) == 40
 
 
 @pytest.mark.slow
