@@ -6,7 +6,7 @@ a GPU, where a setting takes seconds::
 
     python -m benchmarks.refined --device cuda --settings "experts=1,256,256; experts=1,1024,1024 pixels=8000000"
 
-Every finished row is written to ``benchmarks/refined.json`` at once.
+Every finished row is written to ``benchmarks/refined.json`` at once; ``--page`` writes the section of ``README.md`` from it and stops.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from benchmarks.page import write_section
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.train import measure
 from numeric.data import ImageSet, load_mnist
-from numeric.results import provenance, write_json
+from numeric.results import provenance, read_json, write_json
 from numeric.scores.refined import RefinedScore, refined_settings
 
 OUTPUT = Path(__file__).with_suffix(".json")
@@ -48,6 +49,22 @@ def judged(
     return out
 
 
+def section(record: dict[str, Any]) -> str:
+    """The chosen setting's errors as a table, with what they were made of."""
+    chosen = record["chosen"]
+    lines = ["| sigma | held-out MSE | over linear's | a level, s | numbers |", "|---|---|---|---|---|"]
+    for sigma, row in chosen["errors"].items():
+        over = row["mse"] / record["linear"][sigma]["mse"]
+        lines.append(f"| {sigma} | {row['mse']:.6f} ± {row['se']:.6f} | {over:.3f} | {row['seconds']:,.0f} | {row['parameters']:,} |")
+    given = {k: ",".join(map(str, v)) or "none" if isinstance(v, list) else v for k, v in chosen["settings"].items() if k != "label"}
+    settings = " ".join(f"{k}={v}" for k, v in given.items())
+    fit, test, size = record["data"]["fit"], record["data"]["test"], record["data"]["fit"]["shape"][-1]
+    return "\n".join(lines) + (
+        f"\n\n{chosen['settings']['label'][0].upper()}{chosen['settings']['label'][1:]} (`{settings}`), {fit['count']:,} {fit['source']} "
+        f"images of {size} x {size}, {test['count']:,} test images; seconds by the clock of one {record['hardware']}."
+    )
+
+
 def main(
     settings: Annotated[str, typer.Option(help="settings of RefinedScore, name=value by spaces, several by semicolons")] = "experts=1,256,256",
     sigmas: Annotated[str, typer.Option(help="noise levels at which settings are judged")] = "0.1,0.25",
@@ -57,8 +74,12 @@ def main(
     n_eval: Annotated[int, typer.Option(help="test images")] = 2000,
     device: Annotated[str, typer.Option(help="cuda or cpu")] = "cpu",
     output: Annotated[Path, typer.Option(help="results file")] = OUTPUT,
+    page: Annotated[bool, typer.Option("--page", help="write the section of README.md from the results file, measure nothing")] = False,
 ) -> None:
     """Judge every setting on training images, evaluate the best on test images, write the results file."""
+    if page:
+        write_section("refined", section(read_json(output)))
+        return
     tried = [refined_settings(part) for part in settings.split(";") if part.strip()]
     levels, last = ([float(s) for s in text.split(",")] for text in (sigmas, final))
     train, test = load_mnist("train", size=size, count=n_train), load_mnist("test", size=size, count=n_eval)

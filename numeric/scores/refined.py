@@ -85,14 +85,14 @@ class RefinedScore(Selectable, BaseEstimator):
         >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> model = RefinedScore(readouts=(), components=2, experts=(2,), pixels=2000, side=3, dims=2).fit(images)
         >>> model.prepare_levels([0.5]).denoise(images[:2], 0.5).shape, model.label, model.parameter_count(0.5) > 0
-        (torch.Size([2, 1, 8, 8]), 'mixture of 2, then 1 stages of experts', True)
+        (torch.Size([2, 1, 8, 8]), 'mixture of 2, then 1 stage of experts', True)
         >>> mse, error = model.held_out_mse(1 - images, 0.5)
         >>> 0.0 < mse < 0.3, model.check_settings()
         (True, None)
         >>> with tempfile.NamedTemporaryFile() as file:
         ...     model.save(file.name)
         ...     print(RefinedScore.load(file.name).label)
-        mixture of 2, then 1 stages of experts
+        mixture of 2, then 1 stage of experts
     """
 
     readout = "refined"
@@ -122,7 +122,7 @@ class RefinedScore(Selectable, BaseEstimator):
         """Name for legends."""
         starts = [f"{base.label} n={base.degree}" for base in self._new_bases() if base.degree > 1]
         starts += [f"mixture of {self.components}"] * (self.components > 1)
-        return f"{', '.join(starts) or 'linear estimate'}, then {len(self.experts)} stages of experts"
+        return f"{', '.join(starts) or 'linear estimate'}, then {len(self.experts)} stage{'s' * (len(self.experts) != 1)} of experts"
 
     def check_settings(self) -> None:
         """Raise ValueError for parameters that cannot be used, before any work."""
