@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -27,6 +30,7 @@ from numeric.evaluation.sweep import FittedLater
 from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, show_image
+from numeric.fingerprint import code_hash
 from numeric.scores.potential import PotentialScore
 from numeric.scores.readouts import READOUTS
 from numeric.scores.wiener import WienerScore
@@ -108,10 +112,27 @@ class GenerateConfig(Parameters):
         return Sampler(edm_sigmas(self.steps, self.sigma_min, self.sigma_max), self.method, self.process, self.clip_denoised)
 
 
-def fitted_later(label: str, model: Any, train: ImageSet, settings: Any = None, **options: Any) -> FittedLater:
-    """A denoiser that is fitted when it is first used, with what tells it from others in a cache."""
+def fitted_later(
+    label: str, model: Any, train: ImageSet, settings: Any = None, levels: Sequence[float] = (), cache: str | None = None, **options: Any
+) -> FittedLater:
+    """A denoiser that is fitted when it is first used, with what tells it from others in a cache.
+
+    Args:
+        levels: that a readout made by passes over the images prepares together; those it finished are kept in ``cache``.
+    """
     about = {"class": f"{type(model).__module__}.{type(model).__qualname__}", "settings": settings}
-    return FittedLater(label, lambda: model.fit(train, **options), about)
+
+    def fit() -> Any:
+        model.fit(train, **options)
+        if levels:
+            code = code_hash(type(model).__module__)[:12]
+            key = hashlib.sha256(json.dumps([about, train.sha256, code], sort_keys=True, default=str).encode()).hexdigest()[:16]
+            path = Path(str(cache)) / "levels" / f"{model.readout}-{key}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            model.prepare_levels(levels, checkpoint=path, progress=bool(options.get("progress")))
+        return model
+
+    return FittedLater(label, fit, about)
 
 
 def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = True) -> dict[str, FittedLater]:
@@ -128,7 +149,8 @@ def make_denoisers(config: GenerateConfig, train: ImageSet, progress: bool = Tru
             coordinates, degree = coordinates_degree(text)
             wiener = kind(degree=degree, coordinates=coordinates)
             label = f"{'potential of ' if kind is PotentialScore else ''}Wiener {coordinates}, degree {degree}"
-            out[label] = fitted_later(label, wiener, train, wiener.get_params(), progress=progress)
+            levels = config.sampler().sigmas
+            out[label] = fitted_later(label, wiener, train, wiener.get_params(), levels, config.cache, progress=progress)
     out["linear"] = fitted_later("linear", LinearDenoiser(), train, progress=progress)
     out["optimal empirical"] = fitted_later("optimal empirical", OptimalDenoiser(), train)
     return out

@@ -17,6 +17,7 @@ from numeric.evaluation.sample import NoiseStream
 from numeric.figures import agreement
 from numeric.figures.agreement import AgreementConfig
 from numeric.noise import ve
+from numeric.scores.wiener import WienerScore
 
 
 def test_image_agreement_against_scipy_and_scikit_learn(generator):
@@ -61,6 +62,20 @@ def test_a_twin_agrees_everywhere_and_others_do_not(config):
     assert "nearest first: linear 1.000" in text
     agreement.draw(record)
     assert "other seeds" in " ".join(agreement.frame(record).columns)
+
+
+def test_levels_of_the_sampler_are_prepared_together_and_kept(config, tmp_path):
+    """A readout that passes over the images makes all levels at once; the next run reads them and passes over none."""
+    def made() -> WienerScore:
+        return next(later for label, later in config.config.closed_forms(config.images, False).items() if label.startswith("Wiener")).model
+
+    levels = {round(s, 9) for s in config.config.sampler().sigmas}
+    first = made()
+    assert {round(key[0], 9) for key in first.prepared_} == levels and len(list((tmp_path / "levels").iterdir())) == 1
+    again = made()
+    assert {key: solution.seconds for key, solution in again.prepared_.items()} == {key: s.seconds for key, s in first.prepared_.items()}
+    y = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(first.denoise(y, max(levels)), again.denoise(y, max(levels)))
 
 
 def test_the_network_s_states_are_what_is_denoised(config):
