@@ -75,6 +75,7 @@ OWN: dict[str, dict[str, Any]] = {
         "n_spread": 30, "n_bound": 200, "bound_degrees": [1],
     },
     "approximation": {"laws": ["two-atom", "mixture-2d"], "degree": 12, "degree_2d": 3, "first": 1, "sigmas": [1.0]},
+    "beyond": {"refined": [20, "components=1 readouts=pixel:2 experts=1,4 pixels=5e3 side=3 dims=4"]},
     "fig11": {"families": ["independent:1", "band:2"], "shared": ["independent:1"], "wiener": ["pixel:1"], "potential": ["pixel:1"], "size": 16},
 }
 
