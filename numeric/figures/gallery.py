@@ -181,7 +181,9 @@ def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, work: 
     ]
     command += ["-f", str(settings.resolve()), "--no-progress-bar", "--log-level", "WARNING"]
     # What the user has set wins: on a busy machine two threads that wait for each other cost several times the work.
-    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **os.environ}
+    # MKL's own setting follows OpenMP's: one library with more threads than the others waits for cores that they hold.
+    each = os.environ.get("OMP_NUM_THREADS", str(threads))
+    environment = {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each, **os.environ}
     start, clock = time.time(), time.perf_counter()
     root = notebook.path.resolve().parents[1]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)

@@ -475,6 +475,26 @@ def test_errors_are_printed_with_the_digits_they_have():
     assert plus_minus(0.5, None) == "0.5" and plus_minus(0.5, 0.0) == "0.5"
 
 
+@pytest.mark.parametrize(("given", "expected"), [({}, ("3", "3")), ({"OMP_NUM_THREADS": "1"}, ("1", "1")), ({"MKL_NUM_THREADS": "2"}, ("3", "2"))])
+def test_threads_that_the_user_sets_hold_for_every_library(given, expected, monkeypatch, tmp_path):
+    """One library with more threads than the others waits for cores that they hold: MKL follows OpenMP unless it is set too."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    seen = {}
+
+    def ran(command, **options):
+        seen.update(options["env"])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(gallery.subprocess, "run", ran)
+    make_notebook(tmp_path / "notebooks", "fig2")
+    notebook = gallery.Notebook.read(tmp_path / "notebooks" / "fig2.ipynb")
+    assert gallery.execute(notebook, {}, tmp_path / "out", tmp_path / "work", 3)["ok"]
+    assert (seen["OMP_NUM_THREADS"], seen["MKL_NUM_THREADS"]) == expected
+
+
 def test_gallery_goes_on_after_a_failure_and_says_so(quick):
     folder, ran = quick
     result = run(folder, "--parameters", "fig2: {fail: true}")
