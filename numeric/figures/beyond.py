@@ -49,7 +49,7 @@ class BeyondConfig(Parameters):
             :func:`numeric.scores.refined.refined_settings` reads them.
         machines: those that hold training images, of ``optimal``, ``LS``, ``ELS``, ``PSPC``; the side of their patches is chosen at
             every level on training images. n_slow: held-out images for them; n_local: training images of LS and PSPC (a fifth: ELS), at most
-            all but ten; None: all but ten (ELS: 100).
+            all but ten; None: all but ten (ELS: 500).
         networks: which (None: all shipped ones of the size); weights: folder of networks (None: those shipped).
         n_symmetry: held-out images at which the Jacobian's asymmetry is measured; 0 leaves it out.
     """
@@ -106,12 +106,12 @@ def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:
     """Every method on the same held-out images and noise; a finished method is kept in the cache."""
     images, test = config.images("train", config.size, config.n_train), config.images("test", config.size, config.n_eval)
     data = {"fit": images.provenance, "test": test.provenance}
-    settings = {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry", "n_local")}
+    settings = {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry")}
     rows: list[dict[str, Any]] = []
     linear = lru_cache(lambda: LinearDenoiser().fit(images))  # only if something is left to measure
     for row in rows_of(config, images):
         key = {
-            "method": row.label, "count": row.count, "data": data, **settings,
+            "method": row.label, "count": row.count, "images": row.images, "data": data, **settings,
             "code": code_hash("numeric.figures.contenders", *row.code), "weights": weights_hash(config.weights) if row.kind == "network" else "",
         }  # fmt: skip
 

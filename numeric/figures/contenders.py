@@ -36,7 +36,7 @@ class Row:
     Attributes:
         kind: a key of :data:`KINDS`. fit: returns the fitted model, ready at all noise levels, and the CPU seconds it took.
         parameters, memory: of the fitted model: numbers at one noise level; bytes of the largest system held while fitting.
-        code: modules that its numbers depend on. count: held-out images.
+        code: modules that its numbers depend on. count: held-out images. images: training images that a machine sums over.
     """
 
     label: str
@@ -46,6 +46,7 @@ class Row:
     memory: Callable[[Any], int]
     code: Sequence[str]
     count: int
+    images: int | None = None
 
 
 def _timed(model: Any, images: ImageSet, sigmas: Sequence[float]) -> tuple[Any, float]:
@@ -78,7 +79,7 @@ def _calibrated(model: Any, images: ImageSet, sigmas: Sequence[float]) -> tuple[
 
 CALIBRATED = 10
 """Training images on which a patch machine's side is chosen, none of them among those it sums over."""
-EQUIVARIANT = 100
+EQUIVARIANT = 500
 """Training images of the equivariant machine where the others take all: its time goes with their windows at all places."""
 
 
@@ -173,7 +174,8 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
             )
         )  # fmt: skip
     for name in config.machines:
-        model, module = MACHINES[name](summed_over(name, config.n_local, len(images), CALIBRATED))
+        summed = summed_over(name, config.n_local, len(images), CALIBRATED)
+        model, module = MACHINES[name](summed)
 
         def kept(m: Any) -> int:
             return len(m.data_) * pixels
@@ -182,7 +184,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
             Row(
                 model.label if name == "optimal" else f"{name}, calibrated side", "peer",
                 lambda m=model: _calibrated(m, images, sigmas), kept, lambda m: 4 * kept(m), [module],  # type: ignore[misc]
-                config.n_slow,
+                config.n_slow, summed,
             )
         )  # fmt: skip
     for label, network in trained(config.size, config.networks, config.weights).items():

@@ -76,6 +76,7 @@ def test_table_names_the_windows_that_calibration_chose(tmp_path):
 def test_machines_take_all_images_but_those_of_calibration(tmp_path):
     """``n_local=None``; the equivariant machine stays at its own number; a number given is a bound, and a fifth of it for ELS."""
     assert [summed_over(name, None, 1000, 10) for name in ("LS", "PSPC", "ELS")] == [990, 990, EQUIVARIANT]
+    assert [summed_over(name, None, 60_000, 10) for name in ("PSPC", "ELS")] == [59_990, EQUIVARIANT]
     assert [summed_over(name, 500, 1000, 10) for name in ("LS", "PSPC", "ELS")] == [500, 500, 100]
     assert [summed_over(name, None, 50, 10) for name in ("LS", "ELS")] == [40, 40] and summed_over("LS", 500, 50, 10) == 40
     config = BeyondConfig(**TOY, n_local=None, machines=("LS", "PSPC"), wiener=(), refined=(), mixtures=(), networks=(), cache=str(tmp_path))
@@ -85,4 +86,7 @@ def test_machines_take_all_images_but_those_of_calibration(tmp_path):
         assert len(model.data_) == 150 - CALIBRATED and 0.25 in model.sides_
     table = Table1Config(**TOY, n_local=None, n_calibrate=4, mixtures=(), networks=("cnn",), cache=str(tmp_path))
     rows = {row["method"].split(",")[0]: row for row in measure_table(table, progress=False)["rows"]}
-    assert rows["LS machine"]["fitted_on"] == 146 and rows["ELS machine"]["fitted_on"] == EQUIVARIANT
+    assert rows["LS machine"]["fitted_on"] == 146 and rows["ELS machine"]["fitted_on"] == min(EQUIVARIANT, 146)
+    other = BeyondConfig(**TOY, n_local=20, machines=("LS",), wiener=(), refined=(), mixtures=(), networks=(), cache=str(tmp_path))
+    before, after = ({r.label: r.images for r in rows_of(c, images)} for c in (config, other))  # what tells rows apart in the cache
+    assert before["linear"] is None and before["LS, calibrated side"] == 140 and after["LS, calibrated side"] == 20
