@@ -28,6 +28,7 @@ from numeric.evaluation.sweep import image_errors, noise_like
 from numeric.imageset import ImageSet
 from numeric.memory import free_memory
 from numeric.results import provenance, read_json, write_json
+from numeric.scores.coordinates import wiener_settings
 from numeric.scores.dense import PANEL_THERE
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
@@ -265,16 +266,14 @@ def shared(card: Card, rows: Rows, part: str, train: ImageSet, test: ImageSet, f
 
 def wiener_model(setting: str, device: str) -> WienerScore:
     """``coordinates:degree[:pixel_family[:radius]]``."""
-    coordinates, degree, *rest = setting.split(":")
-    pixel_family, radius = rest[0] if rest else "independent", int(rest[1]) if len(rest) > 1 else 1
-    return WienerScore("independent", int(degree), coordinates, pixel_family=pixel_family, radius=radius, device=device)
+    return WienerScore(**wiener_settings(setting), device=device)
 
 
 def wiener(card: Card, rows: Rows, train: ImageSet, test: ImageSet, setting: str, ridges: Sequence[float], held_back: int) -> None:
     """The Wiener readout, its ridge chosen at every level on training images alone, then fitted on all of them."""
     what: dict[str, Any] = {"part": "wiener", "model": setting, "size": train.shape[-1]}
     chosen = dict.fromkeys(SIGMAS, float(ridges[0]))
-    degrees = [int(setting.split(":")[1])]
+    degrees = [wiener_settings(setting)["degree"]]
     if len(ridges) > 1:
         first, last = train.subset(slice(0, len(train) - held_back)), train.subset(slice(len(train) - held_back, len(train)))
         card.fresh()

@@ -42,7 +42,7 @@ case $what in
     bench 115 wiener-32 benchmarks.gpu --part wiener --size 32 --settings both:5,both:3:local,both:7,pixel:3:local:2 --ridges 1e-6,1e-4,1e-3 \
       --output "$out/results/wiener32.json" &
     bench 115 refined benchmarks.refined --device cuda --output "$out/results/refined.json" --settings "experts=1,256,256; \
-experts=1,1024,1024 pixels=8000000; coordinates=both degree=5 experts=1,1024,1024 pixels=8000000; experts=1,512,512,512 pixels=8000000 side=9 dims=24" &
+experts=1,1024,1024 pixels=8000000; readouts=both:5 experts=1,1024,1024 pixels=8000000; experts=1,512,512,512 pixels=8000000 side=9 dims=24" &
     bench 115 closed-forms-64 benchmarks.gpu --part shared64 --models independent:3,local:2,band:3 --output "$out/results/shared64.json"
     wait
     rm -rf "$out/one-step"

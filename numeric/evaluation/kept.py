@@ -1,4 +1,4 @@
-"""Samples that are kept: made once for each denoiser, sampler, seeds and data, and found again by what made them."""
+"""Samples and levels that are kept: made once for each denoiser, sampler, seeds and data, and found again by what made them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def kept_samples(
         "code": code_hash(__name__),
     }
     text = json.dumps(about, sort_keys=True)
-    path = Path(cache) / "samples" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+    path = Path(cache) / "samples" / f"{_short_hash(text)}.safetensors"
     if path.exists():
         tensors, metadata = load_tensors(path)
         return tensors["samples"], float(metadata["seconds"]), json.loads(metadata["unclipped"])
@@ -59,6 +59,26 @@ def kept_samples(
         denoiser.forget()
     save_tensors(path, {"samples": samples}, {"seconds": repr(seconds), "unclipped": json.dumps(unclipped), "about": text})
     return samples, seconds, unclipped
+
+
+def levels_path(model: Any, images: ImageSet, cache: str | Path) -> Path:
+    """Where a readout that passes over its images for every noise level keeps the levels; the folder is there.
+
+    The name holds the readout's class and settings, the images and the code: what ``prepare_levels(checkpoint=)`` would refuse is
+    another file.
+    """
+    of = type(model)
+    about = {
+        "class": f"{of.__module__}.{of.__qualname__}", "settings": model.get_params(), "fit": images.provenance,
+        "code": code_hash(of.__module__),
+    }  # fmt: skip
+    path = Path(cache) / "levels" / f"{model.readout}-{_short_hash(json.dumps(about, sort_keys=True, default=str))}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def without_clipping(sampler: Sampler, model: Any, seeds: Sequence[int], shape: tuple[int, int, int]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:
     linear = lru_cache(lambda: LinearDenoiser().fit(images))  # only if something is left to measure
     for row in rows_of(config, images):
         key = {
-            "method": row.label, "count": row.count, "images": row.images, "data": data, **settings,
+            "method": row.label, "count": row.count, "about": row.about, "data": data, **settings,
             "code": code_hash("numeric.figures.contenders", *row.code), "weights": weights_hash(config.weights) if row.kind == "network" else "",
         }  # fmt: skip
 

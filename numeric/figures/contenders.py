@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from numeric.baselines.linear import LinearDenoiser
@@ -17,10 +15,10 @@ from numeric.baselines.patches import LocalScoreMachine
 from numeric.baselines.pspc import PSPCDenoiser
 from numeric.baselines.sides import PatchDenoiser
 from numeric.data import ImageSet
+from numeric.evaluation.kept import levels_path
 from numeric.evaluation.sweep import measure, noise_like, paired_ratio, summary
 from numeric.evaluation.symmetry import asymmetry
 from numeric.figures.base import coordinates_degree, required_degree
-from numeric.fingerprint import code_hash
 from numeric.noise import ve
 from numeric.scores.own import WaveletScore
 from numeric.scores.potential import PotentialScore
@@ -36,7 +34,8 @@ class Row:
     Attributes:
         kind: a key of :data:`KINDS`. fit: returns the fitted model, ready at all noise levels, and the CPU seconds it took.
         parameters, memory: of the fitted model: numbers at one noise level; bytes of the largest system held while fitting.
-        code: modules that its numbers depend on. count: held-out images. images: training images that a machine sums over.
+        code: modules that its numbers depend on. count: held-out images.
+        about: what tells it from others of its label: a refined readout's settings, the number of images that a patch machine sums over.
     """
 
     label: str
@@ -46,7 +45,7 @@ class Row:
     memory: Callable[[Any], int]
     code: Sequence[str]
     count: int
-    images: int | None = None
+    about: Any = None
 
 
 def _timed(model: Any, images: ImageSet, sigmas: Sequence[float]) -> tuple[Any, float]:
@@ -58,13 +57,12 @@ def _timed(model: Any, images: ImageSet, sigmas: Sequence[float]) -> tuple[Any, 
     return model, time.process_time() - start
 
 
-def _prepared(model: Any, images: ImageSet, sigmas: Sequence[float], path: Path, seconds: Callable[[Any], float]) -> tuple[Any, float]:
+def _prepared(model: Any, images: ImageSet, sigmas: Sequence[float], cache: str, seconds: Callable[[Any], float]) -> tuple[Any, float]:
     """Levels that an interrupted run finished are kept, with the ``seconds`` that the model says they took."""
     start = time.process_time()
-    path.parent.mkdir(parents=True, exist_ok=True)
     model.fit(images)
     fit = time.process_time() - start
-    model.prepare_levels(sigmas, checkpoint=path)
+    model.prepare_levels(sigmas, checkpoint=levels_path(model, images, cache))
     return model, fit + seconds(model)
 
 
@@ -140,30 +138,26 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
                 lambda m: 16 * len(m.monomials_) ** 2, "numeric.scores.shared",
             )
         )  # fmt: skip
-    of = images.sha256[:8]
     for readout, texts, beside in ((WienerScore, config.wiener, 0), (PotentialScore, config.potential, linear)):
-        key = f"{code_hash(readout.__module__)[:12]}-{of}"
         for text in texts:
             coordinates, degree = coordinates_degree(text)
             wiener = readout(degree=degree, coordinates=coordinates)
-            path = Path(config.cache) / "beyond" / f"{wiener.readout}-{coordinates}{degree}-{config.size}-{len(images)}-{key}.safetensors"
             rows.append(
                 Row(
                     f"{wiener.label}, degree {degree}", "beyond",
-                    lambda m=wiener, p=path: _prepared(m, images, sigmas, p, lambda m: sum(m.solve(s).seconds for s in sigmas)),  # type: ignore[misc]
+                    lambda m=wiener: _prepared(m, images, sigmas, config.cache, lambda m: sum(m.solve(s).seconds for s in sigmas)),  # type: ignore[misc]
                     lambda m, more=beside: m.solve(first).theta.numel() + more, lambda m: m.sums_bytes,  # type: ignore[misc]
                     [readout.__module__], config.n_eval,
                 )
             )  # fmt: skip
-    key = f"{code_hash('numeric.scores.refined')[:12]}-{of}"
     for text in config.refined:
-        refined, name = RefinedScore(**refined_settings(text)), hashlib.sha256(text.encode()).hexdigest()[:8]
-        path = Path(config.cache) / "beyond" / f"refined-{name}-{config.size}-{len(images)}-{key}.safetensors"
+        refined = RefinedScore(**refined_settings(text))
         rows.append(
             Row(
                 refined.label, "beyond",
-                lambda m=refined, p=path: _prepared(m, images, sigmas, p, lambda m: sum(m.seconds_.values())),  # type: ignore[misc]
+                lambda m=refined: _prepared(m, images, sigmas, config.cache, lambda m: sum(m.seconds_.values())),  # type: ignore[misc]
                 lambda m: m.parameter_count(first), lambda m: max(base.sums_bytes for base in m.bases_), ["numeric.scores.refined"], config.n_eval,
+                refined.get_params(),
             )
         )  # fmt: skip
     for components in config.mixtures:
@@ -184,7 +178,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
             Row(
                 model.label if name == "optimal" else f"{name}, calibrated side", "peer",
                 lambda m=model: _calibrated(m, images, sigmas), kept, lambda m: 4 * kept(m), [module],  # type: ignore[misc]
-                config.n_slow, summed,
+                config.n_slow, None if name == "optimal" else summed,
             )
         )  # fmt: skip
     for label, network in trained(config.size, config.networks, config.weights).items():

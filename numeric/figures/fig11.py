@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -23,14 +20,13 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import NetworkDenoiser, data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.data import ImageSet
-from numeric.evaluation.kept import WILD, kept_samples
+from numeric.evaluation.kept import WILD, kept_samples, levels_path
 from numeric.evaluation.metrics import SampleQuality, nearest_training_image, seed_agreement
 from numeric.evaluation.sample import Sampler, edm_sigmas
 from numeric.evaluation.sweep import FittedLater
 from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, show_image
-from numeric.fingerprint import code_hash
 from numeric.scores.potential import PotentialScore
 from numeric.scores.readouts import READOUTS
 from numeric.scores.wiener import WienerScore
@@ -113,7 +109,7 @@ class GenerateConfig(Parameters):
 
 
 def fitted_later(
-    label: str, model: Any, train: ImageSet, settings: Any = None, levels: Sequence[float] = (), cache: str | None = None, **options: Any
+    label: str, model: Any, train: ImageSet, settings: Any = None, levels: Sequence[float] = (), cache: str = "runs", **options: Any
 ) -> FittedLater:
     """A denoiser that is fitted when it is first used, with what tells it from others in a cache.
 
@@ -125,11 +121,7 @@ def fitted_later(
     def fit() -> Any:
         model.fit(train, **options)
         if levels:
-            code = code_hash(type(model).__module__)[:12]
-            key = hashlib.sha256(json.dumps([about, train.sha256, code], sort_keys=True, default=str).encode()).hexdigest()[:16]
-            path = Path(str(cache)) / "levels" / f"{model.readout}-{key}.safetensors"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            model.prepare_levels(levels, checkpoint=path, progress=bool(options.get("progress")))
+            model.prepare_levels(levels, checkpoint=levels_path(model, train, cache), progress=bool(options.get("progress")))
         return model
 
     return FittedLater(label, fit, about)

@@ -10,6 +10,7 @@ With ``c = y / a - mean`` (noise ``s = sigma / a``) and the images' covariance `
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -32,17 +33,19 @@ FLOOR = 1e-3
 def wiener_settings(text: str) -> dict[str, Any]:
     """``"both:3"`` or, with products of neighbouring pixels, ``"both:3:local"`` as arguments of a readout of the linear estimate.
 
+    ``"both:3:local:2"`` names their radius too.
+
     Raises:
-        ValueError: other coordinates than it takes, a degree that is no whole number >= 1, or another word after it.
+        ValueError: other coordinates than it takes, a degree or radius that is no whole number >= 1, or another word after them.
     """
-    name, _, rest = text.partition(":")
-    degree, _, family = rest.partition(":")
-    if name not in COORDINATES or not (degree.isdigit() and int(degree) >= 1) or rest.count(":") > 1 or family not in ("", "local"):
+    found = re.fullmatch(rf"({'|'.join(COORDINATES)}):(\d+)(?::(independent|local)(?::(\d+))?)?", text)
+    name, degree, family, radius = found.groups("") if found else ("", "0", "", "")
+    if int(degree) < 1 or int(radius or 1) < 1:
         raise ValueError(
             f"a Wiener readout is written coordinates:degree, such as both:3 (any of {', '.join(COORDINATES)}), and :local after it "
-            f"for products of neighbouring pixels; got {text!r}"
+            f"for products of neighbouring pixels (:local:2 for a radius); got {text!r}"
         )
-    return {"coordinates": name, "degree": int(degree), "pixel_family": family or "independent"}
+    return {"coordinates": name, "degree": int(degree), "pixel_family": family or "independent", "radius": int(radius or 1)}
 
 
 def check_coordinates(coordinates: str, of: str) -> None:

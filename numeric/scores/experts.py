@@ -6,7 +6,8 @@ these estimates and ``z_x`` the leading principal coordinates of e's window.  A 
     D_x = e_x + sum_k r_k(z_x) W_k^T f_x,    r_k(z) = max(s_k - s_(5), 0) / sum,    s(z) = softmax_k(log pi_k - |z - c_k|^2 / (2 tau)),
 
 with centres ``c_k`` of k-means and ``s_(5)`` the fifth largest share: at most four experts are called upon at a pixel, and one that
-leaves the four has come to weigh nothing, so that D is continuous.  Each ``W_k`` is the ridge solution of the weighted least squares of ``x - e`` with weights r_k:
+leaves the four has come to weigh nothing, so that D is continuous.  Each ``W_k`` is the ridge solution of the weighted least squares
+of ``x - e`` with weights r_k:
 
     (sum r_k f f^T + lam diag(var)) W_k = sum r_k f (x - e)^T,
 
@@ -33,7 +34,7 @@ from numeric.derivatives import tracked
 NEAREST = 4
 """Experts that are called upon at a pixel."""
 BLOCK = 2**16
-"""Pixels worked on at a time (their windows and responsibilities are held); 32 times as many on a GPU."""
+"""Pixels worked on at a time (their windows and responsibilities are held); eight times as many on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ TENSORS = ("mean", "basis", "centres", "log_weights", "tau", "weights")
 
 
 def _block(like: Tensor) -> int:
-    return BLOCK if like.device.type == "cpu" else 32 * BLOCK
+    return BLOCK if like.device.type == "cpu" else 8 * BLOCK
 
 
 def window(image: Tensor, side: int, place: Tensor | None = None) -> Tensor:

@@ -68,7 +68,7 @@ class RefinedScore(Selectable, BaseEstimator):
             :func:`numeric.scores.coordinates.wiener_settings`; ``()`` for none.
         components, directions, pooling: of the mixture (1: none, since it is the linear estimate); leading directions; images that
             the prior of a component's covariance is worth.
-        experts: experts of each stage, one after another; ``()`` returns the mixture's estimate.
+        experts: experts of each stage, one after another; ``()`` returns the last of the estimates, the mixture's where there is one.
         pixels: drawn to fit a stage to. side: of the windows of the noisy image and of the last estimate; the others' are two
             pixels less, the linear one's 3. dims: principal coordinates of a window that the partition sees. softness: of it.
         ridge: in pixels (see :mod:`numeric.scores.experts`).
@@ -149,7 +149,7 @@ class RefinedScore(Selectable, BaseEstimator):
     # ----- fit -----------------------------------------------------------------------------------------------------------
 
     def fit(self, images: Any, y: None = None, *, batch_size: int = 1000, progress: bool = False, client: Any = None) -> Self:
-        """Covariance and mixture of one part of the images; the stages follow when a level is prepared.
+        """Covariance and mixture of all images, and of those outside each fold; the stages follow when a level is prepared.
 
         Raises:
             MemoryError: foreseen; the message names the amount.
@@ -159,7 +159,7 @@ class RefinedScore(Selectable, BaseEstimator):
         self.check_settings()
         if client is not None or isinstance(images, Shards):
             raise ValueError(
-                f"{type(self).__name__} reads its images many times (k-means, and the windows of those held out), which shards on a "
+                f"{type(self).__name__} reads its images many times (k-means, and the windows of every fold), which shards on a "
                 "cluster do not give: fit it in this process on a sample, such as as_image_set(path).take(60000) without client=, or use "
                 "WienerScore, whose passes run over shards"
             )

@@ -88,5 +88,18 @@ def test_machines_take_all_images_but_those_of_calibration(tmp_path):
     rows = {row["method"].split(",")[0]: row for row in measure_table(table, progress=False)["rows"]}
     assert rows["LS machine"]["fitted_on"] == 146 and rows["ELS machine"]["fitted_on"] == min(EQUIVARIANT, 146)
     other = BeyondConfig(**TOY, n_local=20, machines=("LS",), wiener=(), refined=(), mixtures=(), networks=(), cache=str(tmp_path))
-    before, after = ({r.label: r.images for r in rows_of(c, images)} for c in (config, other))  # what tells rows apart in the cache
+    before, after = ({r.label: r.about for r in rows_of(c, images)} for c in (config, other))  # what tells rows apart in the cache
     assert before["linear"] is None and before["LS, calibrated side"] == 140 and after["LS, calibrated side"] == 20
+    assert [r.about for r in rows_of(BeyondConfig(**TOY, machines=("optimal",), networks=()), images) if r.label == "optimal empirical"] == [None]
+
+
+def test_settings_that_share_a_label_do_not_share_numbers(tmp_path):
+    """Two refined readouts of one label are told apart in the cache, and a second run takes both from it."""
+    texts = [f"components=1 readouts=pixel:2 experts=1 pixels=2000 side=3 dims=4 ridge={ridge}" for ridge in (1, 10_000)]
+    config = BeyondConfig(
+        **TOY, machines=(), wiener=(), mixtures=(), networks=(), n_symmetry=0, refined=texts, cache=str(tmp_path)
+    )
+    first, again = (measure(config, progress=False)["rows"][-2:] for _ in range(2))
+    assert first[0]["method"] == first[1]["method"] and first == again
+    assert abs(first[0]["errors"]["0.25"]["mse"] / first[1]["errors"]["0.25"]["mse"] - 1) > 1e-4
+    assert len(list((tmp_path / "levels").iterdir())) == 2

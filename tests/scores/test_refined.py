@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 from sklearn.model_selection import GridSearchCV
+from torch.autograd import forward_ad
 
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.mixture import GaussianMixtureDenoiser
@@ -309,3 +310,34 @@ def test_every_number_is_the_same_on_another_device(images, model, tmp_path):
         assert torch.allclose(moved.cpu(), expected, atol=1e-9)
         there.save(tmp_path / "there")
     assert torch.allclose(RefinedScore.load(tmp_path / "there").denoise(y, 0.4), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("both:3", ("both", 3, "independent", 1)), ("pixel:5:local", ("pixel", 5, "local", 1)), ("wavelet:2:local:2", ("wavelet", 2, "local", 2)),
+        ("pixel:0", None), ("pixel", None), ("x:3", None), ("both:3:near", None), ("both:3:local:0", None), ("both:3:local:1:1", None),
+    ],
+)  # fmt: skip
+def test_readouts_are_read_from_text(text, settings):
+    if settings is None:
+        with pytest.raises(ValueError, match=f"got '{text}'"):
+            wiener_settings(text)
+    else:
+        assert wiener_settings(text) == dict(zip(("coordinates", "degree", "pixel_family", "radius"), settings))
+
+
+def test_forward_and_backward_derivatives_of_a_stage_agree(images, generator):
+    """Pixels are divided among experts where no derivative is asked for; with one, by autograd or by dual numbers, the estimate is the same."""
+    maps = maps_of(images[:20], generator)
+    stage = stage_of(maps, images[:20], 6, ridge=1.0)
+    plain, along = apply_stage(stage, maps), torch.randn(maps[1].shape, generator=generator)
+    last = maps[1].clone().requires_grad_()
+    value = apply_stage(stage, [maps[0], last])
+    assert torch.allclose(value, plain, atol=1e-6)
+    slope = (torch.autograd.grad((value * along).sum(), last)[0] * along).sum()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(maps[1], along)
+        found, tangent = forward_ad.unpack_dual(apply_stage(stage, [maps[0], dual]))
+    assert torch.allclose(found, plain, atol=1e-6) and tangent is not None
+    assert float((tangent * along).sum()) == pytest.approx(float(slope), rel=1e-4)
