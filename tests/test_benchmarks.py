@@ -54,7 +54,7 @@ def test_settings_of_the_refined_readout_are_read(tmp_path):
         "experts": (1, 8), "pixels": 20_000, "softness": 0.5, "readouts": ("both:5", "pixel:3:local")
     }  # fmt: skip
     assert refined_settings("100") == {"components": 100} and refined_settings("readouts=none") == {"readouts": ()}
-    for wrong, named in (("expert=3", "expert=3"), ("experts=1,x", "is no number"), ("experts", "write name=value")):
+    for wrong, named in (("expert=3", "expert=3"), ("experts=1,x", "is no number: write experts=1,256,256"), ("experts", "write name=value")):
         with pytest.raises(ValueError, match=named):
             refined_settings(wrong)
     path = tmp_path / "refined.json"

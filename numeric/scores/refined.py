@@ -463,5 +463,6 @@ def refined_settings(text: str) -> dict[str, Any]:
             else:
                 out[name] = kind(float(value)) if kind in (int, float) else value
         except ValueError as error:
-            raise ValueError(f"{item!r}: {value!r} is no number: write {name}={usual[name]}") from error
+            shown = ",".join(map(str, usual[name])) if name in LISTS else usual[name]
+            raise ValueError(f"{item!r}: {value!r} is no number: write {name}={shown}") from error
     return out
