@@ -21,10 +21,11 @@ import typer
 
 from benchmarks.page import write_section
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.settings import refined_settings
 from numeric.baselines.train import measure
 from numeric.data import ImageSet, load_mnist
 from numeric.results import provenance, read_json, write_json
-from numeric.scores.refined import RefinedScore, refined_settings
+from numeric.scores.refined import RefinedScore
 
 OUTPUT = Path(__file__).with_suffix(".json")
 

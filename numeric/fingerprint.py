@@ -95,6 +95,11 @@ def code_hash(*roots: str) -> str:
     return digest.hexdigest()
 
 
+def modules_of(model: Any) -> list[str]:
+    """The module of a model's class, and those of the estimators that it was given."""
+    return sorted({type(model).__module__, *(type(one).__module__ for one in getattr(model, "estimators", ()))})
+
+
 def weights_hash(place: str | Path | None = None) -> str:
     """sha256 of the trained weights in a file or folder (None: those that are shipped; of nothing, where there are none)."""
     path = Path(place) if place is not None else WEIGHTS

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from benchmarks import gpu, refined
 from benchmarks.page import PAGE, write_section
+from numeric.baselines.settings import refined_settings
 from numeric.results import read_json
-from numeric.scores.refined import refined_settings
 
 runner = CliRunner()
 
@@ -54,6 +54,12 @@ def test_settings_of_the_refined_readout_are_read(tmp_path):
         "experts": (1, 8), "pixels": 20_000, "softness": 0.5, "readouts": ("both:5", "pixel:3:local")
     }  # fmt: skip
     assert refined_settings("100") == {"components": 100} and refined_settings("readouts=none") == {"readouts": ()}
+    machines = refined_settings("estimators=LS:3,PSPC:0.1=5/1=23 spread=1")["estimators"]
+    assert [one.label for one in machines] == ["LS machine 3x3, broken border", "PSPC p(sigma)"]
+    assert [one.n_train for one in machines] == [None, None] and [machines[1].patch_at(s) for s in (0.05, 0.2, 4.0)] == [5, 5, 23]
+    for wrong in ("ELS:3", "LS:", "LS:4", "LS:0=3", "PSPC:0.1=5,1=7", "PSPC:0.1", "PSPC:0.1=0", "PSPC:1..2=3"):
+        with pytest.raises(ValueError, match=r"patch|PSPC"):
+            refined_settings(f"estimators={wrong}")
     for wrong, named in (("expert=3", "expert=3"), ("experts=1,x", "is no number: write experts=1,256,256"), ("experts", "write name=value")):
         with pytest.raises(ValueError, match=named):
             refined_settings(wrong)

@@ -8,7 +8,6 @@ images and more works by :mod:`numeric.baselines.places` where no gradient is as
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from numeric.baselines.places import MANY, centre_means, merged
-from numeric.baselines.sides import PatchDenoiser, box
+from numeric.baselines.sides import PatchDenoiser, Sides, box
 from numeric.baselines.softmax import BLOCK, RunningSoftmax, weighted_sum
 from numeric.derivatives import tracked, transformed
 
@@ -35,7 +34,7 @@ class LocalScoreMachine(PatchDenoiser):
         D(y)_x = sum_phi sum_x' w_{phi, x'} phi_x',   w_{phi, x'} ~ exp(-|P_x y - P_x' phi|^2 / (2 sigma^2)).
 
     Args:
-        patch: window side, odd (``2 side - 1`` and more is the whole image), or a function of the effective sigma. The side
+        patch: window side, odd (``2 side - 1`` and more is the whole image), a table ``{sigma: side}``, or a function of the effective sigma. The side
             belongs to the noise level: :meth:`calibrate` chooses it, as the paper does.
         equivariant: pool windows over positions (ELS) or not (LS).
         border: what a window sees beyond the image.  ``circular``: the image repeats, exact translation equivariance.
@@ -67,7 +66,7 @@ class LocalScoreMachine(PatchDenoiser):
 
     def __init__(
         self,
-        patch: int | Callable[[float], int] = 5,
+        patch: Sides = 5,
         equivariant: bool = True,
         border: str = "broken",
         n_train: int | None = 200,

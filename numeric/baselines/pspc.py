@@ -11,13 +11,11 @@ empirical denoiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from numeric.baselines.places import MANY, window_means
-from numeric.baselines.sides import PatchDenoiser
+from numeric.baselines.sides import PatchDenoiser, Sides
 from numeric.baselines.softmax import BLOCK
 from numeric.derivatives import tracked, transformed
 from numeric.memory import need
@@ -27,7 +25,7 @@ class PSPCDenoiser(PatchDenoiser):
     """PSPC-Square; the side belongs to the noise level (the authors hand-pick a schedule): see :meth:`calibrate`.
 
     Args:
-        patch: side of the patches, or a function of the effective sigma. A side wider than the image is the whole image.
+        patch: side of the patches, a table ``{sigma: side}``, or a function of the effective sigma. A side wider than the image is the whole image.
         n_train: use the first so many training images (None: all). chunk: training images at a time.
 
     Cost for each noisy and training image is two box filters and two of their transposes; memory is a weight for each training
@@ -53,7 +51,7 @@ class PSPCDenoiser(PatchDenoiser):
     sides = (2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 19, 23, 32)
 
     def __init__(
-        self, patch: int | Callable[[float], int] = 7, n_train: int | None = 2000, chunk: int = 100
+        self, patch: Sides = 7, n_train: int | None = 2000, chunk: int = 100
     ) -> None:
         super().__init__(patch, n_train, chunk)
 

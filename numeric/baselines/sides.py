@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from numeric.evaluation.sweep import noise_like
 from numeric.noise import NoiseLevel, as_noise
 from numeric.progress import progress_bar
 
+Sides = int | Mapping[float, int] | Callable[[float], int]
+"""A patch side for every noise level."""
 PATIENCE = 2
 """The search for a side goes up from the smallest and stops after so many sides in a row that are worse."""
 
@@ -25,7 +27,8 @@ class PatchDenoiser(FittedDenoiser):
     """Base of the patch machines: a subclass gives :meth:`with_side`, and :attr:`sides`, those that calibration tries.
 
     Args (of the subclasses):
-        patch: the side, or a function from the effective sigma to it; :meth:`calibrate` replaces either.
+        patch: the side, a table ``{sigma: side}`` (the nearest level on a log scale counts) such as another machine's ``sides_``, or a
+            function from the effective sigma to it; :meth:`calibrate` replaces any of them.
         n_train: use the first so many training images (None: all). chunk: training images at a time.
 
     Attributes:
@@ -37,11 +40,14 @@ class PatchDenoiser(FittedDenoiser):
 
     of_fit = ("n_train",)
 
-    def __init__(self, patch: int | Callable[[float], int], n_train: int | None, chunk: int) -> None:
+    def __init__(self, patch: Sides, n_train: int | None, chunk: int) -> None:
         if chunk < 1:
             raise ValueError(f"chunk must be >= 1 image, got {chunk}")
+        if isinstance(patch, Mapping) and not (patch and all(0 < sigma < math.inf for sigma in patch)):
+            raise ValueError(f"a table of patch sides needs levels > 0, got {dict(patch)}: write {{0.1: 3, 1.0: 9}}")
         self.patch, self.n_train, self.chunk = patch, n_train, chunk
-        self.patch_at(1.0)
+        for sigma in patch if isinstance(patch, Mapping) else (1.0,):
+            self.patch_at(sigma)
 
     def with_side(self, x: Tensor, side: int, precision: float) -> Tensor:
         """The estimate from noisy images in VE units, with one patch side; ``precision = 1 / sigma^2``."""
@@ -55,17 +61,23 @@ class PatchDenoiser(FittedDenoiser):
 
     def patch_at(self, sigma: float) -> int:
         """Patch side at an effective sigma; after :meth:`calibrate` that of the nearest calibrated sigma on a log scale."""
-        sides: dict[float, int] | None = getattr(self, "sides_", None)
-        if sides is not None:
-            return sides[min(sides, key=lambda s: abs(math.log(s / sigma)))]
-        return self.check_side(self.patch(sigma) if callable(self.patch) else self.patch)
+        sides: Sides = getattr(self, "sides_", self.patch)
+        if isinstance(sides, Mapping):
+            return self.check_side(sides[min(sides, key=lambda s: abs(math.log(s / sigma)))])
+        return self.check_side(sides(sigma) if callable(sides) else sides)
 
     @property
     def side_label(self) -> str:
         """The side, in the names of figures."""
         if hasattr(self, "sides_"):
             return "calibrated"
-        return "p(sigma)" if callable(self.patch) else f"{self.patch}x{self.patch}"
+        return f"{self.patch}x{self.patch}" if isinstance(self.patch, int) else "p(sigma)"
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers that an estimate reads: the pixels of all images it sums over."""
+        self.learned("data_")
+        return len(self.data_) * math.prod(self.data_.shape)
 
     def fit(self, images: Any, y: None = None, **_: Any) -> Any:
         """Keep the images (read once, where they take no more than 1 GiB); nothing else is computed."""

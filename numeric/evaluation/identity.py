@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numeric.fingerprint import code_hash, weights_hash
+from numeric.fingerprint import code_hash, modules_of, weights_hash
 
 
 def identity(denoiser: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def identity(denoiser: Any) -> dict[str, Any]:
             raise ValueError(f"{of.__name__} cannot be kept in a cache: say what it is, FittedLater(label, fit, about)")
         about = denoiser.about
     else:
-        about = {"class": name, "state": state_hash(denoiser)}
+        return {"class": name, "state": state_hash(denoiser), "code": code_hash(*modules_of(denoiser))}
     return {**about, "code": code_hash(about["class"].rpartition(".")[0])}
 
 

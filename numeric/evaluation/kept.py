@@ -17,7 +17,7 @@ from numeric.denoiser import Denoiser
 from numeric.evaluation.identity import identity
 from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError
 from numeric.evaluation.sweep import FittedLater
-from numeric.fingerprint import code_hash
+from numeric.fingerprint import code_hash, modules_of
 from numeric.results import load_tensors, save_tensors
 
 WILD = 10.0
@@ -70,7 +70,7 @@ def levels_path(model: Any, images: ImageSet, cache: str | Path) -> Path:
     of = type(model)
     about = {
         "class": f"{of.__module__}.{of.__qualname__}", "settings": model.get_params(), "fit": images.provenance,
-        "code": code_hash(of.__module__),
+        "code": code_hash(*modules_of(model)),
     }  # fmt: skip
     path = Path(cache) / "levels" / f"{model.readout}-{_short_hash(json.dumps(about, sort_keys=True, default=str))}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from numeric.arguments import as_list
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import overlap_caution, trained
+from numeric.baselines.settings import refined_settings
 from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, required_degree
 from numeric.figures.contenders import MACHINES, Row, measured, rows_of
 from numeric.figures.style import COLOURS, STYLE, fitted_on, number_points, plain_log, plus_minus
@@ -24,7 +25,7 @@ from numeric.fingerprint import code_hash, weights_hash
 from numeric.imageset import ImageSet
 from numeric.pictures import load_images
 from numeric.results import kept_json
-from numeric.scores.refined import RefinedScore, refined_settings
+from numeric.scores.refined import RefinedScore
 
 KINDS = {
     "paper": ("closed form of the paper", COLOURS["blue"], "o"),
@@ -46,7 +47,7 @@ class BeyondConfig(Parameters):
             twin :class:`numeric.scores.potential.PotentialScore`; families, shared:
             ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``. refined: of
             :class:`numeric.scores.refined.RefinedScore`: a number of components, or settings as
-            :func:`numeric.scores.refined.refined_settings` reads them.
+            :func:`numeric.baselines.settings.refined_settings` reads them.
         machines: those that hold training images, of ``optimal``, ``LS``, ``ELS``, ``PSPC``; the side of their patches is chosen at
             every level on training images. n_slow: held-out images for them; n_local: training images of LS and PSPC (a fifth: ELS), at most
             all but ten; None: all but ten (ELS: 500).

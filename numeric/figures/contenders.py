@@ -13,16 +13,18 @@ from numeric.baselines.network import trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.baselines.patches import LocalScoreMachine
 from numeric.baselines.pspc import PSPCDenoiser
+from numeric.baselines.settings import refined_settings
 from numeric.baselines.sides import PatchDenoiser
 from numeric.data import ImageSet
 from numeric.evaluation.kept import levels_path
 from numeric.evaluation.sweep import measure, noise_like, paired_ratio, summary
 from numeric.evaluation.symmetry import asymmetry
 from numeric.figures.base import coordinates_degree, required_degree
+from numeric.fingerprint import modules_of
 from numeric.noise import ve
 from numeric.scores.own import WaveletScore
 from numeric.scores.potential import PotentialScore
-from numeric.scores.refined import RefinedScore, refined_settings
+from numeric.scores.refined import RefinedScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.wiener import WienerScore
 
@@ -156,7 +158,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
             Row(
                 refined.label, "beyond",
                 lambda m=refined: _prepared(m, images, sigmas, config.cache, lambda m: sum(m.seconds_.values())),  # type: ignore[misc]
-                lambda m: m.parameter_count(first), lambda m: max(base.sums_bytes for base in m.bases_), ["numeric.scores.refined"], config.n_eval,
+                lambda m: m.parameter_count(first), lambda m: max(base.sums_bytes for base in m.bases_), modules_of(refined), config.n_eval,
                 refined.get_params(),
             )
         )  # fmt: skip

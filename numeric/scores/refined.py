@@ -1,9 +1,10 @@
 """Beyond the paper: a mixture, then features of its estimate; stages of least squares, no gradient step.
 
 At a noise level estimates of the clean image are made in closed form from the noisy one: linear, readouts of monomials of the
-linear estimate (:class:`~numeric.scores.wiener.WienerScore`) and the posterior mean of a Gaussian mixture
-(:class:`~numeric.scores.gaussians.PrincipalMixture`).  Stages of experts on their windows (:mod:`numeric.scores.experts`) follow,
-the same at every pixel, each starting from what the one before returned.
+linear estimate (:class:`~numeric.scores.wiener.WienerScore`), the posterior mean of a Gaussian mixture
+(:class:`~numeric.scores.gaussians.PrincipalMixture`) and what other denoisers say that are given, such as patch machines.  Stages of
+experts on their windows (:mod:`numeric.scores.experts`) follow, the same at every pixel, each starting from what the one before
+returned.
 
 What is exact: these estimates, given the images they were fitted on.  What is not: the stages, for which noise is drawn.
 They are fitted to estimates of images that had no part in them: the images are divided into folds and each fold is estimated from
@@ -26,10 +27,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from torch import Tensor
 
 from numeric.data import ImageSet, as_image_set
+from numeric.denoiser import Denoiser
 from numeric.derivatives import outside_transforms
 from numeric.memory import need
 from numeric.noise import NoiseLevel, as_noise, ve
@@ -41,22 +43,22 @@ from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
 from numeric.scores.gaussians import Component, PrincipalMixture
 from numeric.scores.levels import LinearMoments, NoImagesError
 from numeric.scores.moments import MomentError
-from numeric.scores.stored import pixel_range, whole
+from numeric.scores.stored import pixel_range, whole, written
 from numeric.scores.wiener import WienerScore
 from numeric.shards import Shards
 
-LISTS = ("readouts", "experts")
+BATCH = 500
+"""Noisy images that are estimated at a time."""
+LISTS = ("readouts", "experts", "estimators")
 """Parameters that are sequences."""
-SPREAD = 4
-"""A stage sees so many images that one in so many of their pixels is drawn: neighbours say nearly the same."""
-
 
 @dataclass(frozen=True)
 class Fold:
-    """Images, and what all others say of the linear estimate and of the mixture."""
+    """Images, and what all others say of the linear estimate, the mixture and the given estimators."""
 
     moments: LinearMoments
     mixture: PrincipalMixture | None
+    estimators: list[Any]
     images: ImageSet
 
 
@@ -73,6 +75,10 @@ class RefinedScore(Selectable, BaseEstimator):
             pixels less, the linear one's 3. dims: principal coordinates of a window that the partition sees. softness: of it.
         ridge: in pixels (see :mod:`numeric.scores.experts`).
         folds: parts of the images, drawn at random, each estimated from the others where the stages are fitted.
+        spread: a stage sees so many images that one in so many of their pixels is drawn (neighbours say nearly the same); 1 sees the
+            fewest images, which is what slow estimators ask for.
+        estimators: denoisers with ``fit``, such as :class:`numeric.PSPCDenoiser`, whose estimates the stages read too: clones of them are
+            fitted to all images and to those outside each fold. The stages start from the last one's.
         seed: of that draw, of k-means and of the stages' noise. device: of everything but k-means and the drawing of noise, whose
             numbers are the same on every device.
 
@@ -110,23 +116,26 @@ class RefinedScore(Selectable, BaseEstimator):
         softness: float = 1.0,
         ridge: float = 10.0,
         folds: int = 3,
+        spread: int = 4,
+        estimators: Sequence[Any] = (),
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         self.readouts, self.components, self.directions = readouts, components, directions
         self.pooling, self.experts, self.pixels, self.side, self.dims = pooling, experts, pixels, side, dims
-        self.softness, self.ridge, self.folds, self.seed, self.device = softness, ridge, folds, seed, device
+        self.softness, self.ridge, self.folds, self.spread, self.estimators = softness, ridge, folds, spread, estimators
+        self.seed, self.device = seed, device
 
     @property
     def label(self) -> str:
         """Name for legends."""
         starts = [f"{base.label} n={base.degree}" for base in self._new_bases() if base.degree > 1]
-        starts += [f"mixture of {self.components}"] * (self.components > 1)
+        starts += [f"mixture of {self.components}"] * (self.components > 1) + [one.label for one in self.estimators]
         return f"{', '.join(starts) or 'linear estimate'}, then {len(self.experts)} stage{'s' * (len(self.experts) != 1)} of experts"
 
     def check_settings(self) -> None:
         """Raise ValueError for parameters that cannot be used, before any work."""
-        for name in ("components", "directions", "pixels", "dims", "side", "folds"):
+        for name in ("components", "directions", "pixels", "dims", "side", "folds", "spread"):
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be >= 1 and whole, got {value!r}: use one such as {name}=3")
@@ -141,6 +150,8 @@ class RefinedScore(Selectable, BaseEstimator):
             raise ValueError(f"folds must be >= 2, got {self.folds}: each is estimated from the others")
         if isinstance(self.readouts, str):
             raise ValueError(f"readouts must be a list, got {self.readouts!r}: write ({self.readouts!r},)")
+        if isinstance(self.estimators, Denoiser) or not all(isinstance(one, Denoiser) and hasattr(one, "fit") for one in self.estimators):
+            raise ValueError(f"estimators must be a list of denoisers with fit, got {self.estimators!r}: such as (PSPCDenoiser(5),)")
         for base in self._new_bases():
             base.check_settings()
             if self.readouts and base.degree < 2:
@@ -174,10 +185,12 @@ class RefinedScore(Selectable, BaseEstimator):
         self._check_memory(len(data), sum(len(part) for _, part in folds), math.prod(data.shape))
         first = self._new_bases()[0].fit(data, batch_size=batch_size, progress=progress)
         self.bases_, self.mixture_ = self._bases(first.moments_), self._new_mixture(first.moments_, data)
+        self.estimators_ = [clone(one).fit(data) for one in self.estimators]
         self.folds_: list[Fold] | None = []
         for rest, part in folds if self.experts else []:
             moments = self._new_bases()[0].fit(rest, batch_size=batch_size, progress=progress).moments_
-            self.folds_.append(Fold(moments, self._new_mixture(moments, rest), part))
+            others = [clone(one).fit(rest) for one in self.estimators]
+            self.folds_.append(Fold(moments, self._new_mixture(moments, rest), others, part))
         self.stages_: dict[float, list[Stage]] = {}
         self.seconds_: dict[float, float] = {}
         self.remember(data)
@@ -186,7 +199,7 @@ class RefinedScore(Selectable, BaseEstimator):
     def _divided(self, data: ImageSet) -> list[tuple[ImageSet, ImageSet]]:
         """For every fold the images of all others, and its own as far as the stages see them: a share of each one's pixels is drawn."""
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(int(self.seed))).numpy()
-        seen = math.ceil(SPREAD * int(self.pixels) / math.prod(data.shape[1:]) / int(self.folds))
+        seen = math.ceil(int(self.spread) * int(self.pixels) / math.prod(data.shape[1:]) / int(self.folds))
         parts = [part for part in np.array_split(order, int(self.folds)) if len(part)]
         if len(parts) < 2:
             return []
@@ -251,26 +264,30 @@ class RefinedScore(Selectable, BaseEstimator):
         with progress_bar(len(keys), f"{self.label}, {len(keys)} levels", progress, "level") as bar:
             for key in keys:
                 start = time.process_time()
-                self.stages_[key] = self._fit_level(key)
+                self.stages_[key] = self._fit_level(key, progress)
                 self.seconds_[key] = time.process_time() - start
                 if checkpoint is not None:
                     self.save(checkpoint)
                 bar.update()
         return self
 
-    def _fit_level(self, sigma: float) -> list[Stage]:
+    def _fit_level(self, sigma: float, progress: bool = False) -> list[Stage]:
         if self.folds_ is None:
             raise NoImagesError(f"sigma {sigma:g} is not prepared and the images are not at hand: fit again, or ask for a saved level")
         self._prepare(self.bases_, sigma)
         if not self.experts:
             return []
         generator, parts, cleans = torch.Generator().manual_seed(int(self.seed)), [], []
-        for fold in self.folds_:
-            bases, clean = self._bases(fold.moments), fold.images[:]
-            self._prepare(bases, sigma)
-            noisy = (clean + sigma * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)).to(str(self.device))
-            parts += [self._estimates(bases, fold.mixture, y, ve(sigma)) for y in noisy.split(1000)]
-            cleans.append(clean.to(str(self.device)))
+        seen = sum(len(fold.images) for fold in self.folds_)
+        with progress_bar(seen, f"estimates at sigma {sigma:g}", progress, "image") as bar:
+            for fold in self.folds_:
+                bases, clean = self._bases(fold.moments), fold.images[:]
+                self._prepare(bases, sigma)
+                noisy = (clean + sigma * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)).to(str(self.device))
+                for y in noisy.split(BATCH):
+                    parts.append(self._estimates(bases, fold.mixture, fold.estimators, y, ve(sigma)))
+                    bar.update(len(y))
+                cleans.append(clean.to(str(self.device)))
         maps, clean, stages = [torch.cat(part) for part in zip(*parts)], torch.cat(cleans), []
         for experts in self.experts:
             stage = fit_stage(
@@ -285,7 +302,7 @@ class RefinedScore(Selectable, BaseEstimator):
     @property
     def _starts(self) -> int:
         """Number of maps before the first stage: the noisy image and the estimates."""
-        return 2 + len(self.readouts) + (self.components > 1)
+        return 2 + len(self.readouts) + (self.components > 1) + len(self.estimators)
 
     def _sides(self, count: int) -> tuple[int, ...]:
         """Window side of each map: noisy, linear, others, last."""
@@ -300,7 +317,7 @@ class RefinedScore(Selectable, BaseEstimator):
         return [*maps[: self._starts], estimate]
 
     def _estimates(
-        self, bases: Sequence[WienerScore], mixture: PrincipalMixture | None, y: Tensor, noise: NoiseLevel
+        self, bases: Sequence[WienerScore], mixture: PrincipalMixture | None, estimators: Sequence[Any], y: Tensor, noise: NoiseLevel
     ) -> list[Tensor]:
         """Noisy image and the estimates, from a noisy image in VE units; the last is where the stages start."""
         maps = [y, bases[0].at_degrees(y, noise, [1])[0]]
@@ -308,7 +325,7 @@ class RefinedScore(Selectable, BaseEstimator):
         if mixture is not None:
             linear = maps[1].flatten(1)
             maps.append(mixture.estimate(y.flatten(1), linear, noise).reshape(y.shape))
-        return maps
+        return maps + [one.estimate(y, noise) for one in estimators]
 
     # ----- use -----------------------------------------------------------------------------------------------------------
 
@@ -318,7 +335,7 @@ class RefinedScore(Selectable, BaseEstimator):
         if key not in self.stages_:
             with outside_transforms():
                 self.prepare_levels([key])
-        maps = self._estimates(self.bases_, self.mixture_, y / noise.alpha, ve(key))
+        maps = self._estimates(self.bases_, self.mixture_, self.estimators_, y / noise.alpha, ve(key))
         for stage in self.stages_[key]:
             maps = self._next(maps, apply_stage(stage, maps))
         return maps[-1]
@@ -338,17 +355,19 @@ class RefinedScore(Selectable, BaseEstimator):
         return [self.held_out_mse(images, sigma)[0] for sigma in sigmas]
 
     def parameter_count(self, noise: NoiseLevel | float) -> int:
-        """Numbers that an estimate at one noise level reads."""
+        """Numbers that an estimate at one noise level reads, all images that an estimator holds among them."""
         self.prepare_levels([noise])
         key = self._key(noise)
         base = sum(solution.theta.numel() for one in self.bases_ for level, solution in one.prepared_.items() if level[0] == key)
         parts = self.mixture_.components if self.mixture_ is not None else []
-        return base + sum(part.count for part in parts) + sum(stage.count for stage in self.stages_[key])
+        given = [getattr(one, "parameter_count", 0) for one in self.estimators_]
+        held = sum(count(noise) if callable(count) else count for count in given)
+        return base + sum(part.count for part in parts) + sum(stage.count for stage in self.stages_[key]) + held
 
     # ----- files ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write settings, estimates and the prepared levels, atomically; not the images."""
+        """Write settings, estimates and the prepared levels, atomically; not the images, and of the given estimators their settings."""
         bases: list[WienerScore] = self.learned("bases_")
         rows: list[Any] = []
         tensors: dict[str, Tensor] = {}
@@ -366,13 +385,42 @@ class RefinedScore(Selectable, BaseEstimator):
                 "mixture.basis": self.mixture_.basis, "mixture.weights": torch.tensor([c.weight for c in parts], dtype=torch.float64),
                 **{f"mixture.{name}": torch.stack([getattr(c, name) for c in parts]) for name in ("mean", "vectors", "eigenvalues")},
             }  # fmt: skip
-        params = {name: list(value) if name in LISTS else plain(value) for name, value in self.get_params().items()}
-        extra = {"readout": self.readout, "params": params, "levels": rows, "stages": levels, "pixel_range": list(self.pixel_range_)}
+        extra = {"readout": self.readout, "params": self._plain_params(), "levels": rows, "stages": levels, "pixel_range": list(self.pixel_range_)}
         bases[0].moments_.save(path, extra, tensors)
 
+    def _plain_params(self) -> dict[str, Any]:
+        """The parameters as a file holds them; of the given estimators class and settings, as text."""
+        params = {name: list(value) if name in LISTS else plain(value) for name, value in self.get_params(deep=False).items()}
+        return {**params, "estimators": [written(one) for one in self.estimators]}
+
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> Self:
+    def load(cls, path: str | Path, device: str = "cpu", *, estimators: Sequence[Any] = (), images: Any = None) -> Self:
         """Read what :meth:`save` wrote, to a device; other levels than the saved ones need another fit.
+
+        Args:
+            estimators, images: where the model was fitted with estimators: the same ones, and the images of the fit, on which they
+                are fitted again (a patch machine is its images, which the file does not hold).
+
+        Raises:
+            ValueError: the file's estimators are others than the given ones. MomentError: the images are others than those of the fit.
+        """
+        model = cls._read(path, device)
+        wanted, given = model.estimators, [written(one) for one in estimators]
+        if list(wanted) != given:
+            raise ValueError(f"{path} was fitted with the estimators {list(wanted)}, given are {given}: load(path, estimators=..., images=...)")
+        model.estimators = tuple(estimators)
+        if estimators:
+            if images is None:
+                raise ValueError(f"{path} has estimators, which need the images of the fit: load(path, estimators=..., images=...)")
+            data = as_image_set(images)
+            if (data.sha256,) != tuple(model.bases_[0].moments_.hashes):
+                raise MomentError(f"the images are not those that {path} was fitted to: give load() the same ones in the same order")
+            model.estimators_ = [clone(one).fit(data) for one in estimators]
+        return model
+
+    @classmethod
+    def _read(cls, path: str | Path, device: str) -> Self:
+        """The file without estimators; ``estimators`` holds their settings as text.
 
         Raises:
             MomentError: the file is of another readout. FileError: it is damaged: settings that cannot be, a tensor that is missing,
@@ -383,7 +431,9 @@ class RefinedScore(Selectable, BaseEstimator):
             raise MomentError(f"{path} is of the {extra.get('readout')} readout, not of {cls.readout}: load it with its own class")
         with reading(path, "model file"):
             model = cls(**{**extra["params"], **{name: tuple(extra["params"][name]) for name in LISTS}, "device": device})
+            model.estimators, named = (), model.estimators
             model.check_settings()
+            model.estimators, model.estimators_ = named, []
             moments.pixel_range = pixel_range(extra["pixel_range"])
             model.bases_ = model._bases(moments)
             for number, (base, rows) in enumerate(zip(model.bases_, extra["levels"], strict=True)):
@@ -431,38 +481,11 @@ class RefinedScore(Selectable, BaseEstimator):
 
     def _adopt(self, path: Path) -> None:
         """Take over the levels of a checkpoint of the same images and settings."""
-        other = type(self).load(path, str(self.device))
+        other = type(self)._read(path, str(self.device))
         mine, theirs = self.bases_[0].moments_, other.bases_[0].moments_
-        settings = [{**model.get_params(), **{name: list(getattr(model, name)) for name in LISTS}} for model in (self, other)]
-        same = settings[0] == settings[1]
-        if not same or (theirs.config, theirs.hashes) != (mine.config, mine.hashes):
+        theirs_too = {**{name: plain(value) for name, value in other.get_params(deep=False).items()}, **{name: list(getattr(other, name)) for name in LISTS}}
+        if self._plain_params() != theirs_too or (theirs.config, theirs.hashes) != (mine.config, mine.hashes):
             raise MomentError(f"{path} is of other images or settings than this model: delete it or name another file")
         for base, found in zip(self.bases_, other.bases_):
             base.prepared_ = {**found.prepared_, **base.prepared_}
         self.stages_, self.seconds_ = {**other.stages_, **self.stages_}, {**other.seconds_, **self.seconds_}
-
-
-def refined_settings(text: str) -> dict[str, Any]:
-    """``"readouts=both:5,both:3:local experts=1,256 pixels=8e6"`` as arguments of :class:`RefinedScore`, an empty list written ``none``; a
-    number alone is ``components``.
-
-    Raises:
-        ValueError: a name that it does not have, no ``name=value``, or a value that is no number where one is needed.
-    """
-    usual = RefinedScore().get_params()
-    out: dict[str, Any] = {}
-    for item in (f"components={text}" if text.strip().isdigit() else text).split():
-        name, _, value = item.partition("=")
-        if name not in usual or not value:
-            raise ValueError(f"{item!r}: write name=value with a name among {', '.join(usual)}")
-        kind = type(usual[name])
-        try:
-            if name in LISTS:
-                parts = () if value == "none" else value.split(",")
-                out[name] = tuple(part if name == "readouts" else int(part) for part in parts)
-            else:
-                out[name] = kind(float(value)) if kind in (int, float) else value
-        except ValueError as error:
-            shown = ",".join(map(str, usual[name])) if name in LISTS else usual[name]
-            raise ValueError(f"{item!r}: {value!r} is no number: write {name}={shown}") from error
-    return out

@@ -5,13 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.model_selection import GridSearchCV
 from torch.autograd import forward_ad
 
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.mixture import GaussianMixtureDenoiser
+from numeric.baselines.patches import LocalScoreMachine
+from numeric.baselines.pspc import PSPCDenoiser
 from numeric.denoiser import NotFittedError
+from numeric.evaluation.identity import identity
+from numeric.fingerprint import code_hash, modules_of
 from numeric.noise import NoiseLevel, ve, vp
 from numeric.results import FileError, load_tensors, save_tensors
 from numeric.scores.coordinates import wiener_settings
@@ -36,6 +41,14 @@ def bars(count: int, generator: torch.Generator, side: int = 8) -> torch.Tensor:
     x[rows[upright], 0, place[upright]] = 1.0
     x[rows[~upright], 0, :, place[~upright]] = 1.0
     return x
+
+
+def noisy_bars(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Bars of random brightness on a smooth ground: no two images alike."""
+    x = bars(count, generator) * (0.5 + 0.5 * torch.rand(count, 1, 1, 1, generator=generator))
+    ramp = torch.linspace(-1, 1, 8)
+    slopes = 0.2 * torch.randn(2, count, 1, 1, 1, generator=generator)
+    return x + slopes[0] * ramp[:, None] + slopes[1] * ramp
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +257,8 @@ def test_fewer_distinct_windows_than_experts_have_finite_shares():
         ({"side": 4}, "side must be odd, got 4"), ({"components": 0}, "components must be >= 1"), ({"dims": 2.5}, "whole, got 2.5"),
         ({"experts": (2, 0)}, "at least one expert"), ({"folds": 1}, "folds must be >= 2, got 1"),
         ({"readouts": "pixel:3"}, r"write \('pixel:3',\)"), ({"readouts": ("pixel:1",)}, "degree >= 2"), ({"readouts": ("x:3",)}, "got 'x:3'"),
+        ({"spread": 0}, "spread must be >= 1"), ({"estimators": PSPCDenoiser(3)}, r"such as \(PSPCDenoiser"),
+        ({"estimators": ("PSPC:3",)}, "list of denoisers with fit"),
         ({"folds": 700}, "600 images in 700 folds"),
         ({"ridge": -1.0}, "ridge must be a finite number > 0"), ({"components": 900}, "fewer components"),
     ],
@@ -266,7 +281,7 @@ def test_it_starts_from_each_readout_fitted_on_all_images(images, generator):
     expected = [WienerScore(**wiener_settings(text)).fit(images).estimate(noisy, ve(0.4)) for text in texts]
     assert torch.allclose(model.estimate(noisy, ve(0.4)), expected[1], atol=1e-5) and not torch.allclose(expected[0], expected[1], atol=1e-3)
     with_stage = RefinedScore(**{**SMALL, "readouts": texts, "components": 1}).fit(images).prepare_levels([0.4])
-    maps = with_stage._estimates(with_stage.bases_, None, noisy, ve(0.4))
+    maps = with_stage._estimates(with_stage.bases_, None, [], noisy, ve(0.4))
     assert len(maps) == 4 and torch.allclose(maps[2], expected[0], atol=1e-5)
 
 
@@ -279,6 +294,92 @@ def test_folds_are_estimated_from_the_others(images):
         assert torch.equal(both.sum(0), images.flatten(1).sum(0))
     few = RefinedScore(**{**SMALL, "pixels": 640}).fit(images)  # one pixel in four of so many images as are needed
     assert sum(len(fold.images) for fold in few.folds_) == 40
+
+
+PATCHES = {**SMALL, "readouts": ("pixel:2",), "estimators": (LocalScoreMachine(3, False, n_train=None), PSPCDenoiser({0.4: 3}, n_train=None))}
+
+
+@pytest.fixture(scope="module")
+def patches(images) -> RefinedScore:
+    return RefinedScore(**PATCHES).fit(images).prepare_levels([0.4])
+
+
+def test_given_estimators_are_maps_and_the_last_is_the_start(images, generator):
+    noisy = images[:3] + 0.4 * torch.randn(3, 1, 8, 8, generator=generator)
+    model = RefinedScore(**{**PATCHES, "experts": ()}).fit(images)
+    expected = [one.fit(images).estimate(noisy, ve(0.4)) for one in map(clone, PATCHES["estimators"])]
+    assert torch.equal(model.estimate(noisy, ve(0.4)), expected[1])
+    maps = model._estimates(model.bases_, model.mixture_, model.estimators_, noisy, ve(0.4))
+    assert len(maps) == 6 and torch.equal(maps[4], expected[0])
+    assert model.label == "Wiener pixels n=2, mixture of 3, LS machine 3x3, broken border, PSPC p(sigma), then 0 stages of experts"
+    # VP is VE of y / a there too
+    scaled = NoiseLevel(0.5, 0.2)
+    assert torch.allclose(model.estimate(0.5 * noisy, scaled), expected[1], atol=1e-6)
+
+
+def test_estimators_never_saw_the_images_of_their_fold(patches):
+    """A patch machine that holds an image returns it: those of a fold hold all others."""
+    for fold in patches.folds_:
+        seen = {row.numpy().tobytes() for one in fold.estimators for row in one.data_[:]}
+        rest = {row.numpy().tobytes() for row in fold.moments.sets[0][:]}
+        assert seen == rest and all(len(one.data_) == fold.moments.count for one in fold.estimators)
+    assert all(len(one.data_) == 600 for one in patches.estimators_)
+    assert not any(hasattr(one, "data_") for one in patches.estimators)  # those given are left as they are
+
+
+def test_stages_on_patch_machines_are_better_than_either(generator):
+    """Held out, beyond the standard error of the difference on the same noise; the number of parameters counts the images held."""
+    x, test = (noisy_bars(count, generator) for count in (600, 200))
+    both, alone = RefinedScore(**PATCHES).fit(x), RefinedScore(**{**PATCHES, "estimators": ()}).fit(x)
+    noisy = test + 0.4 * torch.randn(test.shape, generator=generator)
+
+    def errors(one):
+        return (one.denoise(noisy, 0.4) - test).square().flatten(1).mean(1)
+
+    mine = errors(both)
+    for rival in (alone, *both.estimators_):
+        gain = errors(rival) - mine
+        assert float(gain.mean()) > 3 * float(gain.std() / len(gain) ** 0.5)
+    assert both.parameter_count(0.4) > 2 * 600 * 64 > alone.parameter_count(0.4)
+
+
+def test_a_file_names_its_estimators_and_asks_for_the_images(patches, images, tmp_path):
+    path, machines = tmp_path / "model.safetensors", PATCHES["estimators"]
+    patches.save(path)
+    again = RefinedScore.load(path, estimators=machines, images=images)
+    noisy = images[:3] + 0.4 * torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(again.denoise(noisy, 0.4), patches.denoise(noisy, 0.4)) and again.label == patches.label
+    for given, error, message in (
+        ({}, ValueError, r"fitted with the estimators .*LocalScoreMachine\(.*patch=3"),
+        ({"estimators": machines[:1], "images": images}, ValueError, "given are"),
+        ({"estimators": (LocalScoreMachine(5, False, n_train=None), machines[1]), "images": images}, ValueError, "given are"),
+        ({"estimators": machines}, ValueError, "need the images of the fit"),
+        ({"estimators": machines, "images": images.flip(0)}, MomentError, "not those that .* was fitted to"),
+    ):
+        with pytest.raises(error, match=message):
+            RefinedScore.load(path, **given)
+    fresh = RefinedScore(**PATCHES).fit(images).prepare_levels([0.4], checkpoint=path)
+    assert fresh.seconds_ == patches.seconds_  # taken over
+    with pytest.raises(MomentError, match="other images or settings"):
+        RefinedScore(**{**PATCHES, "estimators": machines[::-1]}).fit(images).prepare_levels([0.4], checkpoint=path)
+    function = RefinedScore(**{**SMALL, "experts": (), "estimators": (PSPCDenoiser(lambda sigma: 3),)}).fit(images)
+    with pytest.raises(ValueError, match="function patch=.* give a table"):
+        function.save(path)
+
+
+def test_the_code_behind_estimators_is_part_of_a_key(patches, model):
+    assert modules_of(patches) == ["numeric.baselines.patches", "numeric.baselines.pspc", "numeric.scores.refined"]
+    assert modules_of(model) == ["numeric.scores.refined"]
+    assert identity(patches)["code"] == code_hash(*modules_of(patches)) != identity(model)["code"]
+
+
+def test_gradients_pass_through_estimators(patches, images, generator):
+    y = (images[:1] + 0.4 * torch.randn(1, 1, 8, 8, generator=generator)).double().requires_grad_()
+    direction, step = torch.randn(1, 1, 8, 8, generator=generator, dtype=torch.float64), 1e-5
+    total = lambda z: patches.estimate(z, ve(0.4)).square().sum()  # noqa: E731
+    slope = float((torch.autograd.grad(total(y), y)[0] * direction).sum())
+    change = float((total(y + step * direction) - total(y - step * direction)).detach())
+    assert slope == pytest.approx(change / (2 * step), rel=1e-4)
 
 
 @pytest.mark.slow
