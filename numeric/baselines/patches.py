@@ -83,9 +83,14 @@ class LocalScoreMachine(PatchDenoiser):
         return int(side)
 
     @property
+    def name(self) -> str:
+        """LS or ELS."""
+        return "ELS" if self.equivariant else "LS"
+
+    @property
     def label(self) -> str:
         """Name in figures."""
-        return f"{'ELS' if self.equivariant else 'LS'} machine {self.side_label}, {self.border} border"
+        return f"{self.name} machine {self.side_label}, {self.border} border"
 
     def with_side(self, x: Tensor, side: int, precision: float) -> Tensor:
         return (self._equivariant if self.equivariant else self._local)(x, side, precision)

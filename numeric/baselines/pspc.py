@@ -25,7 +25,8 @@ class PSPCDenoiser(PatchDenoiser):
     """PSPC-Square; the side belongs to the noise level (the authors hand-pick a schedule): see :meth:`calibrate`.
 
     Args:
-        patch: side of the patches, a table ``{sigma: side}``, or a function of the effective sigma. A side wider than the image is the whole image.
+        patch: side of the patches, a table ``{sigma: side}``, or a function of the effective sigma. A side wider than the image is
+            the whole image.
         n_train: use the first so many training images (None: all). chunk: training images at a time.
 
     Cost for each noisy and training image is two box filters and two of their transposes; memory is a weight for each training
@@ -55,10 +56,12 @@ class PSPCDenoiser(PatchDenoiser):
     ) -> None:
         super().__init__(patch, n_train, chunk)
 
+    name = "PSPC"
+
     @property
     def label(self) -> str:
         """Name in figures."""
-        return f"PSPC {self.side_label}"
+        return f"{self.name} {self.side_label}"
 
     def with_side(self, x: Tensor, side: int, precision: float) -> Tensor:
         height, width = x.shape[-2:]

@@ -36,6 +36,8 @@ class PatchDenoiser(FittedDenoiser):
         sides_: effective sigma -> side that it chose.
     """
 
+    name: Any
+    """In short, for the labels of what is built on it."""
     sides: Sequence[int] = (3, 5, 7, 9, 11, 13, 17, 23, 33)
 
     of_fit = ("n_train",)

@@ -42,7 +42,8 @@ class BeyondConfig(Parameters):
     Attributes:
         dataset: ``"mnist"``, or what :func:`numeric.load_images` knows, such as ``"natural"`` (patches of photographs) or a folder, in grey;
             networks stand beside it only where ``weights`` names a folder of them.
-        size: image side. n_train: images to fit on (None: all). n_eval: held-out images for closed forms; n_network: for networks.
+        size: image side. n_train: images to fit on (None: all). n_eval: held-out images for closed forms; n_network: for networks and for
+            refined readouts with estimators.
         sigmas: VE levels. wiener, potential: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore` and its conservative
             twin :class:`numeric.scores.potential.PotentialScore`; families, shared:
             ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``. refined: of

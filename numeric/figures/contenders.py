@@ -158,8 +158,9 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
             Row(
                 refined.label, "beyond",
                 lambda m=refined: _prepared(m, images, sigmas, config.cache, lambda m: sum(m.seconds_.values())),  # type: ignore[misc]
-                lambda m: m.parameter_count(first), lambda m: max(base.sums_bytes for base in m.bases_), modules_of(refined), config.n_eval,
-                refined.get_params(),
+                lambda m: m.parameter_count(first), lambda m: max(base.sums_bytes for base in m.bases_) + sum(4 * one.parameter_count for one in m.estimators_),
+                modules_of(refined), config.n_network if refined.estimators else config.n_eval,
+                refined.plain_params(),
             )
         )  # fmt: skip
     for components in config.mixtures:

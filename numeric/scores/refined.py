@@ -130,7 +130,7 @@ class RefinedScore(Selectable, BaseEstimator):
     def label(self) -> str:
         """Name for legends."""
         starts = [f"{base.label} n={base.degree}" for base in self._new_bases() if base.degree > 1]
-        starts += [f"mixture of {self.components}"] * (self.components > 1) + [one.label for one in self.estimators]
+        starts += [f"mixture of {self.components}"] * (self.components > 1) + [getattr(one, "name", one.label) for one in self.estimators]
         return f"{', '.join(starts) or 'linear estimate'}, then {len(self.experts)} stage{'s' * (len(self.experts) != 1)} of experts"
 
     def check_settings(self) -> None:
@@ -385,10 +385,10 @@ class RefinedScore(Selectable, BaseEstimator):
                 "mixture.basis": self.mixture_.basis, "mixture.weights": torch.tensor([c.weight for c in parts], dtype=torch.float64),
                 **{f"mixture.{name}": torch.stack([getattr(c, name) for c in parts]) for name in ("mean", "vectors", "eigenvalues")},
             }  # fmt: skip
-        extra = {"readout": self.readout, "params": self._plain_params(), "levels": rows, "stages": levels, "pixel_range": list(self.pixel_range_)}
+        extra = {"readout": self.readout, "params": self.plain_params(), "levels": rows, "stages": levels, "pixel_range": list(self.pixel_range_)}
         bases[0].moments_.save(path, extra, tensors)
 
-    def _plain_params(self) -> dict[str, Any]:
+    def plain_params(self) -> dict[str, Any]:
         """The parameters as a file holds them; of the given estimators class and settings, as text."""
         params = {name: list(value) if name in LISTS else plain(value) for name, value in self.get_params(deep=False).items()}
         return {**params, "estimators": [written(one) for one in self.estimators]}
@@ -484,7 +484,7 @@ class RefinedScore(Selectable, BaseEstimator):
         other = type(self)._read(path, str(self.device))
         mine, theirs = self.bases_[0].moments_, other.bases_[0].moments_
         theirs_too = {**{name: plain(value) for name, value in other.get_params(deep=False).items()}, **{name: list(getattr(other, name)) for name in LISTS}}
-        if self._plain_params() != theirs_too or (theirs.config, theirs.hashes) != (mine.config, mine.hashes):
+        if self.plain_params() != theirs_too or (theirs.config, theirs.hashes) != (mine.config, mine.hashes):
             raise MomentError(f"{path} is of other images or settings than this model: delete it or name another file")
         for base, found in zip(self.bases_, other.bases_):
             base.prepared_ = {**found.prepared_, **base.prepared_}

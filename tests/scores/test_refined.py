@@ -311,7 +311,7 @@ def test_given_estimators_are_maps_and_the_last_is_the_start(images, generator):
     assert torch.equal(model.estimate(noisy, ve(0.4)), expected[1])
     maps = model._estimates(model.bases_, model.mixture_, model.estimators_, noisy, ve(0.4))
     assert len(maps) == 6 and torch.equal(maps[4], expected[0])
-    assert model.label == "Wiener pixels n=2, mixture of 3, LS machine 3x3, broken border, PSPC p(sigma), then 0 stages of experts"
+    assert model.label == "Wiener pixels n=2, mixture of 3, LS, PSPC, then 0 stages of experts"
     # VP is VE of y / a there too
     scaled = NoiseLevel(0.5, 0.2)
     assert torch.allclose(model.estimate(0.5 * noisy, scaled), expected[1], atol=1e-6)
@@ -363,7 +363,7 @@ def test_a_file_names_its_estimators_and_asks_for_the_images(patches, images, tm
     with pytest.raises(MomentError, match="other images or settings"):
         RefinedScore(**{**PATCHES, "estimators": machines[::-1]}).fit(images).prepare_levels([0.4], checkpoint=path)
     function = RefinedScore(**{**SMALL, "experts": (), "estimators": (PSPCDenoiser(lambda sigma: 3),)}).fit(images)
-    with pytest.raises(ValueError, match="function patch=.* give a table"):
+    with pytest.raises(ValueError, match=r"function patch=.* give a table"):
         function.save(path)
 
 
