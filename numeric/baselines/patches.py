@@ -121,7 +121,7 @@ class LocalScoreMachine(PatchDenoiser):
     # ----- ELS: every pixel against all pixels of its kind ---------------------------------------------------------------
 
     def _windows(self, x: Tensor, side: int) -> Tensor:
-        """Windows around every pixel, ``(n, pixels, channels * side^2)``; beyond the image zero or repeated."""
+        """Windows around every pixel, ``(height, width, n, channels, side, side)``, a view; beyond the image zero or repeated."""
         reach = side // 2
         if self.border == "circular":
             if side > min(x.shape[-2:]):
@@ -129,9 +129,8 @@ class LocalScoreMachine(PatchDenoiser):
                     f"a {side} pixel window wraps a {x.shape[-2]} x {x.shape[-1]} image onto itself and would count pixels "
                     "twice: lower patch, or use border='broken' or 'zeros'"
                 )
-            x = F.pad(x, (reach,) * 4, mode="circular")
-            return F.unfold(x, side).transpose(1, 2)
-        return F.unfold(x, side, padding=reach).transpose(1, 2)
+        padded = F.pad(x, (reach,) * 4, mode="circular" if self.border == "circular" else "constant")
+        return padded.unfold(2, side, 1).unfold(3, side, 1).permute(2, 3, 0, 1, 4, 5)
 
     def _classes(self, shape: tuple[int, int], side: int) -> list[Tensor]:
         """Pixels grouped by how their windows overlap the border, classes of equal size together.
@@ -154,28 +153,30 @@ class LocalScoreMachine(PatchDenoiser):
         """
         height, width = y.shape[-2:]
         queries, groups = self._windows(y, side), self._classes((height, width), side)
+        rows, columns = (box(length, side, self.border == "circular").to(y) for length in (height, width))
         chunk = max(1, min(self.chunk, BLOCK // (height * width) ** 2))
         states: list[list[RunningSoftmax]] = [[] for _ in groups]
         for clean in self.data_.batches(chunk):
             clean = clean.to(y)
-            windows, centres = self._windows(clean, side), clean.flatten(2).transpose(1, 2)
+            norms = rows @ (clean.square().sum(1) @ columns)  # a box filter of the squares
+            views = self._windows(clean, side), clean.permute(2, 3, 0, 1), norms.permute(1, 2, 0)
             for pixels, group in zip(groups, states):
-                keys, values = (t[:, pixels].transpose(0, 1).flatten(1, 2) for t in (windows, centres))
-                own = keys.square().sum(2)[:, None]
+                keys, values, own = (view[pixels // width, pixels % width] for view in views)  # (classes, pixels, images, ...)
+                keys, values, own = keys.flatten(3).flatten(1, 2), values.flatten(1, 2), own.flatten(1)[:, None]
                 if len(pixels) == 1 and not transformed(keys):
                     keys, values, own = _blank_once(keys, values, own, precision)
                 block = max(1, BLOCK // (own.numel() * pixels.shape[1]))
-                for number, query in enumerate(queries.split(block)):
+                for number, query in enumerate(queries.split(block, 2)):
                     if number == len(group):
                         group.append(RunningSoftmax())
-                    q = query[:, pixels].transpose(0, 1).flatten(1, 2)
+                    q = query[pixels // width, pixels % width].flatten(3).flatten(1, 2)
                     logits = torch.baddbmm(own, q, keys.transpose(1, 2), beta=-0.5 * precision, alpha=precision)
                     group[number].add(logits, 2, partial(weighted_sum, values))
-        # (classes, noisy images x pixels of a class, channels), put back in the order of the pixels.
+        # (classes, pixels of a class x noisy images, channels), put back in the order of the pixels.
         parts = []
         for pixels, group in zip(groups, states):
-            means = [state.mean.unflatten(1, (-1, pixels.shape[1])) for state in group]
-            parts.append(torch.cat(means, 1).transpose(0, 1).flatten(1, 2))
+            means = [state.mean.unflatten(1, (pixels.shape[1], -1)) for state in group]
+            parts.append(torch.cat(means, 2).permute(2, 0, 1, 3).flatten(1, 2))
         order = torch.cat([pixels.flatten() for pixels in groups]).argsort().to(y.device)
         return torch.cat(parts, 1)[:, order].transpose(1, 2).reshape(y.shape)
 
