@@ -27,11 +27,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from numeric.data import ImageSet, as_image_set
-from numeric.denoiser import Denoiser
 from numeric.derivatives import outside_transforms
 from numeric.memory import need
 from numeric.noise import NoiseLevel, as_noise, ve
@@ -41,9 +40,10 @@ from numeric.scores.base import Selectable, plain
 from numeric.scores.coordinates import wiener_settings
 from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
 from numeric.scores.gaussians import Component, PrincipalMixture
+from numeric.scores.given import check_estimators, fitted, written
 from numeric.scores.levels import LinearMoments, NoImagesError
 from numeric.scores.moments import MomentError
-from numeric.scores.stored import pixel_range, whole, written
+from numeric.scores.stored import pixel_range, whole
 from numeric.scores.wiener import WienerScore
 from numeric.shards import Shards
 
@@ -150,8 +150,7 @@ class RefinedScore(Selectable, BaseEstimator):
             raise ValueError(f"folds must be >= 2, got {self.folds}: each is estimated from the others")
         if isinstance(self.readouts, str):
             raise ValueError(f"readouts must be a list, got {self.readouts!r}: write ({self.readouts!r},)")
-        if isinstance(self.estimators, Denoiser) or not all(isinstance(one, Denoiser) and hasattr(one, "fit") for one in self.estimators):
-            raise ValueError(f"estimators must be a list of denoisers with fit, got {self.estimators!r}: such as (PSPCDenoiser(5),)")
+        check_estimators(self.estimators)
         for base in self._new_bases():
             base.check_settings()
             if self.readouts and base.degree < 2:
@@ -185,12 +184,11 @@ class RefinedScore(Selectable, BaseEstimator):
         self._check_memory(len(data), sum(len(part) for _, part in folds), math.prod(data.shape))
         first = self._new_bases()[0].fit(data, batch_size=batch_size, progress=progress)
         self.bases_, self.mixture_ = self._bases(first.moments_), self._new_mixture(first.moments_, data)
-        self.estimators_ = [clone(one).fit(data) for one in self.estimators]
+        self.estimators_ = fitted(self.estimators, data)
         self.folds_: list[Fold] | None = []
         for rest, part in folds if self.experts else []:
             moments = self._new_bases()[0].fit(rest, batch_size=batch_size, progress=progress).moments_
-            others = [clone(one).fit(rest) for one in self.estimators]
-            self.folds_.append(Fold(moments, self._new_mixture(moments, rest), others, part))
+            self.folds_.append(Fold(moments, self._new_mixture(moments, rest), fitted(self.estimators, rest), part))
         self.stages_: dict[float, list[Stage]] = {}
         self.seconds_: dict[float, float] = {}
         self.remember(data)
@@ -398,24 +396,24 @@ class RefinedScore(Selectable, BaseEstimator):
         """Read what :meth:`save` wrote, to a device; other levels than the saved ones need another fit.
 
         Args:
-            estimators, images: where the model was fitted with estimators: the same ones, and the images of the fit, on which they
-                are fitted again (a patch machine is its images, which the file does not hold).
+            estimators, images: where it was fitted with estimators: the same ones, and the images of the fit, on which they are
+                fitted again (a patch machine is its images, which the file does not hold).
 
         Raises:
             ValueError: the file's estimators are others than the given ones. MomentError: the images are others than those of the fit.
         """
         model = cls._read(path, device)
-        wanted, given = model.estimators, [written(one) for one in estimators]
-        if list(wanted) != given:
-            raise ValueError(f"{path} was fitted with the estimators {list(wanted)}, given are {given}: load(path, estimators=..., images=...)")
+        wanted, given = list(model.estimators), [written(one) for one in estimators]
+        if wanted != given:
+            raise ValueError(f"{path} was fitted with the estimators {wanted}, given are {given}: load(path, estimators=..., images=...)")
         model.estimators = tuple(estimators)
+        if estimators and images is None:
+            raise ValueError(f"{path} has estimators, which need the images of the fit: load(path, estimators=..., images=...)")
         if estimators:
-            if images is None:
-                raise ValueError(f"{path} has estimators, which need the images of the fit: load(path, estimators=..., images=...)")
             data = as_image_set(images)
             if (data.sha256,) != tuple(model.bases_[0].moments_.hashes):
                 raise MomentError(f"the images are not those that {path} was fitted to: give load() the same ones in the same order")
-            model.estimators_ = [clone(one).fit(data) for one in estimators]
+            model.estimators_ = fitted(estimators, data)
         return model
 
     @classmethod
@@ -483,8 +481,7 @@ class RefinedScore(Selectable, BaseEstimator):
         """Take over the levels of a checkpoint of the same images and settings."""
         other = type(self)._read(path, str(self.device))
         mine, theirs = self.bases_[0].moments_, other.bases_[0].moments_
-        theirs_too = {**{name: plain(value) for name, value in other.get_params(deep=False).items()}, **{name: list(getattr(other, name)) for name in LISTS}}
-        if self.plain_params() != theirs_too or (theirs.config, theirs.hashes) != (mine.config, mine.hashes):
+        if self.plain_params() != other.plain_params() or (theirs.config, theirs.hashes) != (mine.config, mine.hashes):
             raise MomentError(f"{path} is of other images or settings than this model: delete it or name another file")
         for base, found in zip(self.bases_, other.bases_):
             base.prepared_ = {**found.prepared_, **base.prepared_}

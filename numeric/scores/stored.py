@@ -122,16 +122,3 @@ def pixel_range(value: Any) -> tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ValueError(f"its pixel range is {value}")
     return low, high
-
-
-def written(estimator: Any) -> str:
-    """Class and settings of an estimator, as files name it.
-
-    Raises:
-        ValueError: a setting is a function, which no file can tell from others.
-    """
-    settings = estimator.get_params(deep=False)
-    for name, value in settings.items():
-        if callable(value):
-            raise ValueError(f"{type(estimator).__name__} has the function {name}={value!r}, which a file cannot hold: give a table of levels")
-    return f"{type(estimator).__name__}({', '.join(f'{name}={value!r}' for name, value in sorted(settings.items()))})"
