@@ -31,14 +31,14 @@ OUTPUT = Path(__file__).with_suffix(".json")
 
 
 def judged(
-    settings: dict[str, Any], images: ImageSet, test: ImageSet, sigmas: list[float], device: str,
+    settings: str, images: ImageSet, test: ImageSet, sigmas: list[float], device: str,
     keep: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Errors of one setting on ``test``, with seconds of wall clock; ``keep`` receives them after every level."""
     start = time.perf_counter()
-    model = RefinedScore(**settings, device=device).fit(images)
+    model = RefinedScore(**refined_settings(settings), device=device).fit(images)
     rows: dict[str, Any] = {}
-    out = {"settings": {**settings, "label": model.label}, "fit_seconds": time.perf_counter() - start, "errors": rows}
+    out = {"settings": settings, "label": model.label, "fit_seconds": time.perf_counter() - start, "errors": rows}
     for sigma in sigmas:
         start = time.perf_counter()
         model.prepare_levels([sigma])
@@ -57,11 +57,9 @@ def section(record: dict[str, Any]) -> str:
     for sigma, row in chosen["errors"].items():
         over = row["mse"] / record["linear"][sigma]["mse"]
         lines.append(f"| {sigma} | {row['mse']:.6f} ± {row['se']:.6f} | {over:.3f} | {row['seconds']:,.0f} | {row['parameters']:,} |")
-    given = {k: ",".join(map(str, v)) or "none" if isinstance(v, list) else v for k, v in chosen["settings"].items() if k != "label"}
-    settings = " ".join(f"{k}={v}" for k, v in given.items())
     fit, test, size = record["data"]["fit"], record["data"]["test"], record["data"]["fit"]["shape"][-1]
     return "\n".join(lines) + (
-        f"\n\n{chosen['settings']['label'][0].upper()}{chosen['settings']['label'][1:]} (`{settings}`), {fit['count']:,} {fit['source']} "
+        f"\n\n{chosen['label'][0].upper()}{chosen['label'][1:]} (`{chosen['settings']}`), {fit['count']:,} {fit['source']} "
         f"images of {size} x {size}, {test['count']:,} test images; seconds by the clock of one {record['hardware']}."
     )
 
@@ -81,7 +79,9 @@ def main(
     if page:
         write_section("refined", section(read_json(output)))
         return
-    tried = [refined_settings(part) for part in settings.split(";") if part.strip()]
+    tried = [" ".join(part.split()) for part in settings.split(";") if part.strip()]
+    for one in tried:
+        RefinedScore(**refined_settings(one)).check_settings()
     levels, last = ([float(s) for s in text.split(",")] for text in (sigmas, final))
     train, test = load_mnist("train", size=size, count=n_train), load_mnist("test", size=size, count=n_eval)
     cut = len(train) - len(train) // 6
@@ -109,7 +109,7 @@ def main(
         write_json(output, record)
     good = [row for row in record["judged"] if "errors" in row]
     if good or not several:
-        best = {k: v for k, v in min(good, key=ratio)["settings"].items() if k != "label"} if several else tried[0]
+        best = min(good, key=ratio)["settings"] if several else tried[0]
         record["linear"] = measure(LinearDenoiser().fit(train), test, last, device="cpu")
 
         def keep(row: dict[str, Any]) -> None:
