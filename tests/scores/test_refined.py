@@ -397,6 +397,23 @@ def test_real_digits_lie_a_third_below_linear(mnist32, mnist32_test):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
+def test_patch_machines_on_all_digits_are_refined_below_either(mnist32, mnist32_test):
+    """sigma 0.1, all training images, two threads: paired on the same images and noise, beyond three standard errors."""
+    threads, machines = torch.get_num_threads(), (LocalScoreMachine(3, False, n_train=None), PSPCDenoiser({0.1: 5}, n_train=None))
+    torch.set_num_threads(2)
+    try:
+        model = RefinedScore(components=20, directions=100, experts=(1, 16), pixels=500_000, spread=1, estimators=machines).fit(mnist32)
+        test = mnist32_test[:100]
+        noisy = test + 0.1 * torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
+        mine = (model.denoise(noisy, 0.1) - test).square().flatten(1).mean(1)
+        for one in model.estimators_:
+            gain = (one.denoise(noisy, 0.1) - test).square().flatten(1).mean(1) - mine
+            assert float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_every_number_is_the_same_on_another_device(images, model, tmp_path):
     """Fit, a level, estimates, error and files on a device that is not the CPU (tests.pretend_device) give the CPU's numbers."""
     y = images[:5].double() + 0.4 * torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
