@@ -14,6 +14,7 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.mixture import GaussianMixtureDenoiser
 from numeric.baselines.patches import LocalScoreMachine
 from numeric.baselines.pspc import PSPCDenoiser
+from numeric.data import load_mnist
 from numeric.denoiser import NotFittedError
 from numeric.evaluation.identity import identity
 from numeric.fingerprint import code_hash, modules_of
@@ -398,12 +399,12 @@ def test_real_digits_lie_a_third_below_linear(mnist32, mnist32_test):
 
 
 @pytest.mark.slow
-def test_patch_machines_on_all_digits_are_refined_below_either(mnist32, mnist32_test):
+def test_patch_machines_on_all_digits_are_refined_below_either(mnist32_test):
     """sigma 0.1, all training images, two threads: paired on the same images and noise, beyond three standard errors."""
     threads, machines = torch.get_num_threads(), (LocalScoreMachine(3, False, n_train=None), PSPCDenoiser({0.1: 5}, n_train=None))
     torch.set_num_threads(2)
     try:
-        model = RefinedScore(components=20, directions=100, experts=(1, 16), pixels=500_000, spread=1, estimators=machines).fit(mnist32)
+        model = RefinedScore(components=20, directions=100, experts=(1, 16), pixels=500_000, spread=1, estimators=machines).fit(load_mnist("train", size=32, download=False))
         test = mnist32_test[:100]
         noisy = test + 0.1 * torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
         mine = (model.denoise(noisy, 0.1) - test).square().flatten(1).mean(1)
