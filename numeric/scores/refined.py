@@ -52,6 +52,7 @@ BATCH = 500
 LISTS = ("readouts", "experts", "estimators")
 """Parameters that are sequences."""
 
+
 @dataclass(frozen=True)
 class Fold:
     """Images, and what all others say of the linear estimate, the mixture and the given estimators."""
