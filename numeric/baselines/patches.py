@@ -165,7 +165,7 @@ class LocalScoreMachine(PatchDenoiser):
                 keys, values, own = keys.flatten(3).flatten(1, 2), values.flatten(1, 2), own.flatten(1)[:, None]
                 if len(pixels) == 1 and not transformed(keys):
                     keys, values, own = _blank_once(keys, values, own, precision)
-                block = max(1, BLOCK // (own.numel() * pixels.shape[1]))
+                block = max(1, BLOCK // (chunk * pixels.numel() * pixels.shape[1]))  # the same for every chunk
                 for number, query in enumerate(queries.split(block, 2)):
                     if number == len(group):
                         group.append(RunningSoftmax())

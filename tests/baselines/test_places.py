@@ -98,6 +98,16 @@ def test_gradients_are_those_of_the_plain_sum(mnist16, monkeypatch):
         assert float(pushed.sum()) == pytest.approx(float(row.sum()), rel=1e-8)
 
 
+def test_chunks_of_other_shares_of_blank_windows(mnist16, monkeypatch):
+    """The equivariant machine's noisy images are divided alike in every chunk, however many windows are merged there."""
+    x = torch.cat([0 * mnist16[:4], mnist16[:4], torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(2))])
+    y = mnist16[5:17] + 0.3 * torch.randn(12, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = LocalScoreMachine(3, n_train=None, chunk=100).fit(x).denoise(y, 0.3)
+    monkeypatch.setattr("numeric.baselines.patches.BLOCK", 4 * 196**2 * 5)
+    found = LocalScoreMachine(3, n_train=None, chunk=4).fit(x).denoise(y, 0.3)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_sixty_thousand_digits_take_a_third_of_the_time(monkeypatch):
     """At low noise, of a batch of digits, against the plain sum on one of them."""
