@@ -58,6 +58,8 @@ class LocalScoreMachine(PatchDenoiser):
         >>> machine = LocalScoreMachine(3).fit(images[:20])
         >>> machine.denoise(images[20:22], 0.5).shape, machine.label, machine.side_label, machine.patch_at(0.5), machine.check_side(5)
         (torch.Size([2, 1, 8, 8]), 'ELS machine 3x3, broken border', '3x3', 3, 5)
+        >>> machine.name, machine.parameter_count  # 20 images of 64 pixels
+        ('ELS', 1280)
         >>> machine.with_side(images[20:22], 3, 4.0).shape  # precision 1 / 0.5^2
         torch.Size([2, 1, 8, 8])
         >>> machine.calibrate(images[20:], [0.5], sides=[1, 3]).patch_at(0.5) in (1, 3)

@@ -43,6 +43,8 @@ class PSPCDenoiser(PatchDenoiser):
         >>> machine = PSPCDenoiser(3).fit(images[:20])
         >>> machine.denoise(images[20:22], 0.5).shape, machine.label, machine.side_label, machine.patch_at(0.5), machine.check_side(5)
         (torch.Size([2, 1, 8, 8]), 'PSPC 3x3', '3x3', 3, 5)
+        >>> machine.name, machine.parameter_count, PSPCDenoiser({0.1: 3, 1.0: 7}).patch_at(0.2)  # 20 images of 64 pixels
+        ('PSPC', 1280, 3)
         >>> machine.with_side(images[20:22], 3, 4.0).shape  # precision 1 / 0.5^2
         torch.Size([2, 1, 8, 8])
         >>> machine.calibrate(images[20:], [0.5], sides=[1, 3]).patch_at(0.5) in (1, 3)

@@ -184,7 +184,8 @@ def draw(record: dict[str, Any]) -> Any:
         best = {s: min(row["errors"][f"{s:g}"]["of_linear"]["ratio"] for row in rows) for s in sigmas}
         for y, row in enumerate(rows, 1):
             colour = KINDS[row["kind"]][1]
-            table.text(0.0, y + 0.6, f"{y}  {row['method']}", fontsize=7.5, color=colour)
+            text = f"{y}  {row['method']}"
+            table.text(0.0, y + 0.6, text, fontsize=min(7.5, 7.5 * 80 / len(text)), color=colour)  # a long name still ends before its numbers
             cells = [f"{row['parameters']:,}", f"{row['seconds']:,.0f}", f"{row['memory'] / 2**20:,.0f}"]
             found = [row["errors"][f"{s:g}"] for s in sigmas]
             cells.append(f"{found[0]['n']:,}")

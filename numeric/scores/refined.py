@@ -100,6 +100,8 @@ class RefinedScore(Selectable, BaseEstimator):
         ...     model.save(file.name)
         ...     print(RefinedScore.load(file.name).label)
         mixture of 2, then 1 stage of experts
+        >>> model.plain_params()["experts"]
+        [2]
     """
 
     readout = "refined"
