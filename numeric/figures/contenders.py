@@ -95,13 +95,13 @@ def summed_over(name: str, n_local: int | None, count: int, spared: int) -> int:
     return min(EQUIVARIANT, most) if n_local is None else max(1, min(n_local, most) // 5)
 
 
-MACHINES: dict[str, Callable[[int], tuple[Any, str]]] = {
-    "optimal": lambda count: (OptimalDenoiser(), "numeric.baselines.optimal"),
-    "LS": lambda count: (LocalScoreMachine(3, False, n_train=count), "numeric.baselines.patches"),
-    "ELS": lambda count: (LocalScoreMachine(3, True, n_train=count), "numeric.baselines.patches"),
-    "PSPC": lambda count: (PSPCDenoiser(3, n_train=count), "numeric.baselines.pspc"),
+MACHINES: dict[str, Callable[[int], Any]] = {
+    "optimal": lambda count: OptimalDenoiser(),
+    "LS": lambda count: LocalScoreMachine(3, False, n_train=count),
+    "ELS": lambda count: LocalScoreMachine(3, True, n_train=count),
+    "PSPC": lambda count: PSPCDenoiser(3, n_train=count),
 }
-"""Denoisers that hold training images: name -> unfitted with so many of them (optimal all), and its module."""
+"""Denoisers that hold training images: name -> unfitted, with so many of them (optimal all)."""
 
 
 def rows_of(config: Any, images: ImageSet) -> list[Row]:
@@ -172,7 +172,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
         )  # fmt: skip
     for name in config.machines:
         summed = summed_over(name, config.n_local, len(images), CALIBRATED)
-        model, module = MACHINES[name](summed)
+        model = MACHINES[name](summed)
 
         def kept(m: Any) -> int:
             return len(m.data_) * pixels
@@ -180,7 +180,7 @@ def rows_of(config: Any, images: ImageSet) -> list[Row]:
         rows.append(
             Row(
                 model.label if name == "optimal" else f"{name}, calibrated side", "peer",
-                lambda m=model: _calibrated(m, images, sigmas), kept, lambda m: 4 * kept(m), [module],  # type: ignore[misc]
+                lambda m=model: _calibrated(m, images, sigmas), kept, lambda m: 4 * kept(m), modules_of(model),  # type: ignore[misc]
                 config.n_slow, None if name == "optimal" else summed,
             )
         )  # fmt: skip

@@ -256,11 +256,14 @@ class RefinedScore(Selectable, BaseEstimator):
 
         Raises:
             NoImagesError: after :meth:`load`, for a level that was not saved.
-            MomentError: the checkpoint is of other images or settings.
+            MomentError: the checkpoint is of other images or settings. ValueError: an estimator's setting is a function, which no
+                checkpoint can hold.
         """
         self.learned("bases_")
-        if checkpoint is not None and Path(checkpoint).exists():
-            self._adopt(Path(checkpoint))
+        if checkpoint is not None:
+            self.plain_params()  # what a file cannot hold is refused before the levels are made
+            if Path(checkpoint).exists():
+                self._adopt(Path(checkpoint))
         keys = [key for key in dict.fromkeys(map(self._key, noises)) if key not in self.stages_]
         with progress_bar(len(keys), f"{self.label}, {len(keys)} levels", progress, "level") as bar:
             for key in keys:

@@ -184,10 +184,13 @@ def test_a_first_call_inside_a_transform(model, images, transform):
     assert torch.equal(fresh.denoise(images[:3], 0.4), model.denoise(images[:3], 0.4))
 
 
-def test_gradient_is_the_finite_difference(model, images, generator):
+@pytest.mark.parametrize("of", ["model", "patches"])
+def test_gradient_is_the_finite_difference(of, images, generator, request):
+    """Through the estimates and, where there are any, through given estimators."""
+    one = request.getfixturevalue(of)
     y = (images[:1] + 0.4 * torch.randn(1, 1, 8, 8, generator=generator)).double().requires_grad_()
     direction, step = torch.randn(1, 1, 8, 8, generator=generator, dtype=torch.float64), 1e-5
-    total = lambda z: model.estimate(z, ve(0.4)).square().sum()  # noqa: E731
+    total = lambda z: one.estimate(z, ve(0.4)).square().sum()  # noqa: E731
     slope = float((torch.autograd.grad(total(y), y)[0] * direction).sum())
     change = float((total(y + step * direction) - total(y - step * direction)).detach())
     assert slope == pytest.approx(change / (2 * step), rel=1e-4)
@@ -364,23 +367,16 @@ def test_a_file_names_its_estimators_and_asks_for_the_images(patches, images, tm
     with pytest.raises(MomentError, match="other images or settings"):
         RefinedScore(**{**PATCHES, "estimators": machines[::-1]}).fit(images).prepare_levels([0.4], checkpoint=path)
     function = RefinedScore(**{**SMALL, "experts": (), "estimators": (PSPCDenoiser(lambda sigma: 3),)}).fit(images)
-    with pytest.raises(ValueError, match=r"function patch=.* give a table"):
-        function.save(path)
+    for refused in (function.save, lambda path: function.prepare_levels([0.4], checkpoint=path)):
+        with pytest.raises(ValueError, match=r"function patch=.* give a table"):
+            refused(tmp_path / "function.safetensors")
+    assert function.stages_ == {}  # refused before the level is made
 
 
 def test_the_code_behind_estimators_is_part_of_a_key(patches, model):
     assert modules_of(patches) == ["numeric.baselines.patches", "numeric.baselines.pspc", "numeric.scores.refined"]
     assert modules_of(model) == ["numeric.scores.refined"]
     assert identity(patches)["code"] == code_hash(*modules_of(patches)) != identity(model)["code"]
-
-
-def test_gradients_pass_through_estimators(patches, images, generator):
-    y = (images[:1] + 0.4 * torch.randn(1, 1, 8, 8, generator=generator)).double().requires_grad_()
-    direction, step = torch.randn(1, 1, 8, 8, generator=generator, dtype=torch.float64), 1e-5
-    total = lambda z: patches.estimate(z, ve(0.4)).square().sum()  # noqa: E731
-    slope = float((torch.autograd.grad(total(y), y)[0] * direction).sum())
-    change = float((total(y + step * direction) - total(y - step * direction)).detach())
-    assert slope == pytest.approx(change / (2 * step), rel=1e-4)
 
 
 @pytest.mark.slow
