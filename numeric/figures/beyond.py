@@ -7,25 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
-from numeric.arguments import as_list
-from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import overlap_caution, trained
-from numeric.baselines.settings import refined_settings
-from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, required_degree
-from numeric.figures.contenders import MACHINES, Row, measured, rows_of
+from numeric.figures.base import FigureMaker
+from numeric.figures.contenders import Contest, kept_rows, measured, network_rows, rows_of
 from numeric.figures.style import COLOURS, STYLE, fitted_on, number_points, plain_log, plus_minus
-from numeric.fingerprint import code_hash, weights_hash
 from numeric.imageset import ImageSet
 from numeric.pictures import load_images
-from numeric.results import kept_json
-from numeric.scores.refined import RefinedScore
 
 KINDS = {
     "paper": ("closed form of the paper", COLOURS["blue"], "o"),
@@ -36,63 +28,27 @@ KINDS = {
 
 
 @dataclass(kw_only=True)
-class BeyondConfig(Parameters):
-    """Parameters of the comparison.
+class BeyondConfig(Contest):
+    """Parameters of the comparison: those of :class:`numeric.figures.contenders.Contest`, and
 
     Attributes:
         dataset: ``"mnist"``, or what :func:`numeric.load_images` knows, such as ``"natural"`` (patches of photographs) or a folder, in grey;
             networks stand beside it only where ``weights`` names a folder of them.
-        size: image side. n_train: images to fit on (None: all). n_eval: held-out images for closed forms; n_network: for networks and for
-            refined readouts with estimators.
-        sigmas: VE levels. wiener, potential: ``coordinates:degree`` of :class:`numeric.scores.wiener.WienerScore` and its conservative
-            twin :class:`numeric.scores.potential.PotentialScore`; families, shared:
-            ``family:degree`` of the own and the shared readout. mixtures: numbers of components, or ``"class"``. refined: of
-            :class:`numeric.scores.refined.RefinedScore`: a number of components, or settings as
-            :func:`numeric.baselines.settings.refined_settings` reads them.
-        machines: those that hold training images, of ``optimal``, ``LS``, ``ELS``, ``PSPC``; the side of their patches is chosen at
-            every level on training images. n_slow: held-out images for them; n_local: training images of LS and PSPC (a fifth: ELS), at most
-            all but ten; None: all but ten (ELS: 500).
-        networks: which (None: all shipped ones of the size); weights: folder of networks (None: those shipped).
         n_symmetry: held-out images at which the Jacobian's asymmetry is measured; 0 leaves it out.
     """
 
     name: str = "beyond"
     dataset: str = "mnist"
-    size: int = 32
-    n_train: int | None = None
-    n_eval: int = 2000
-    n_network: int = 250
-    sigmas: Sequence[float] = (0.1, 0.25, 0.5, 1.0)
     wiener: Sequence[str] = ("pixel:3", "both:3")
-    potential: Sequence[str] = ()
     families: Sequence[str] = ("local:3",)
     shared: Sequence[str] = ("independent:3",)
     refined: Sequence[int | str] = (100,)
-    mixtures: Sequence[str] = ("class", "100")
-    machines: Sequence[str] = ("optimal", "LS", "ELS", "PSPC")
-    n_slow: int = 50
-    n_local: int | None = 500
-    networks: Sequence[str] | None = None
-    weights: str | None = None
     n_symmetry: int = 1
 
     notebook: ClassVar[str] = "beyond"
 
     def check(self) -> None:
-        self.wiener = as_list(self.wiener, str, "wiener")
-        self.potential = as_list(self.potential, str, "potential")
-        self.mixtures = as_list(self.mixtures, str, "mixtures")
-        self.refined = [str(text) for text in (self.refined if isinstance(self.refined, list | tuple) else [self.refined])]
-        self.machines = as_list(self.machines, str, "machines")
-        for name in self.machines:
-            if name not in MACHINES:
-                raise ValueError(f"unknown machine {name!r}: use {', '.join(MACHINES)}")
-        for text in [*self.wiener, *self.potential]:
-            coordinates_degree(text)
-        for wanted in self.refined:
-            RefinedScore(**refined_settings(str(wanted))).check_settings()
-        for text in [*self.families, *self.shared]:
-            required_degree(text)
+        super().check()
         if self.networks is None and self.weights is None and self.dataset != "mnist":
             self.networks = []  # those shipped have seen digits alone
         trained(self.size, self.networks, self.weights)
@@ -108,22 +64,9 @@ def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:
     """Every method on the same held-out images and noise; a finished method is kept in the cache."""
     images, test = config.images("train", config.size, config.n_train), config.images("test", config.size, config.n_eval)
     data = {"fit": images.provenance, "test": test.provenance}
-    settings = {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry")}
-    rows: list[dict[str, Any]] = []
-    linear = lru_cache(lambda: LinearDenoiser().fit(images))  # only if something is left to measure
-    for row in rows_of(config, images):
-        key = {
-            "method": row.label, "count": row.count, "about": row.about, "data": data, **settings,
-            "code": code_hash("numeric.figures.contenders", *row.code), "weights": weights_hash(config.weights) if row.kind == "network" else "",
-        }  # fmt: skip
-
-        def make(row: Row = row) -> dict[str, Any]:
-            if progress:
-                print(row.label, flush=True)
-            return measured(row, test, config, linear())
-
-        rows.append(kept_json(Path(config.cache) / "beyond", row.kind, key, make))
-    return {"data": data, "rows": rows}
+    key = {"data": data} | {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry")}
+    rows = kept_rows([*rows_of(config, images), *network_rows(config)], "beyond", images, key, lambda row, linear: measured(row, test, config, linear), config, progress)
+    return {"data": data, "rows": list(rows)}
 
 
 def frame(record: dict[str, Any]) -> Any:
@@ -156,13 +99,14 @@ def draw(record: dict[str, Any]) -> Any:
         for line, sigma in enumerate(sigmas):
             for column, (field, title, unit) in enumerate(AXES):
                 axis = figure.add_subplot(grid[line, column])
-                points = []
-                for row in rows:
+                points = {}  # what learns nothing has no place on these axes
+                for number, row in enumerate(rows, 1):
                     _, colour, marker = KINDS[row["kind"]]
                     cell = row["errors"][f"{sigma:g}"]
                     x = row[field] / unit
-                    axis.errorbar(x, cell["mse"], yerr=cell["se"], fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
-                    points.append((x, cell["mse"]))
+                    if x > 0:
+                        axis.errorbar(x, cell["mse"], yerr=cell["se"], fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
+                        points[number] = x, cell["mse"]
                 axis.set_yscale("log")
                 axis.margins(y=0.14)
                 plain_log(axis, "y")

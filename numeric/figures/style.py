@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -88,18 +88,18 @@ def short_number(value: float) -> str:
     return f"{value:g}"
 
 
-def number_points(axis: Any, points: Sequence[tuple[float, float]]) -> None:
-    """Write 1, 2, ... beside points, where no other number stands; call it when the axis has its limits.
+def number_points(axis: Any, points: Mapping[int, tuple[float, float]]) -> None:
+    """Write their numbers beside points, where no other number stands; call it when the axis has its limits.
 
     A number is put at the nearest free place around its point, with a thin line to it if that is not close by.
     """
     figure = axis.figure
-    pixels = axis.transData.transform(points) * 72 / figure.dpi  # in points, as the offsets are
+    pixels = axis.transData.transform(list(points.values())) * 72 / figure.dpi  # in points, as the offsets are
     (left, bottom), (right, top) = (axis.transAxes.transform(corner) * 72 / figure.dpi for corner in ((0, 0), (1, 1)))
     taken: list[tuple[float, float, float]] = []
     around = ((6, 4), (-6, 4), (6, -5), (-6, -5), (0, 8), (0, -8), (9, 0), (-9, 0))
     places = [(x * r, y * r) for r in (1, 1.8, 2.6, 3.4, 4.2, 5.0, 6.0, 7.0) for x, y in around]
-    for number, (x, y) in enumerate(pixels, 1):
+    for number, (x, y) in zip(points, pixels):
         width = 4.6 * len(str(number))
 
         def crowding(place: tuple[float, float], x: float = x, y: float = y, width: float = width) -> int:
@@ -113,7 +113,7 @@ def number_points(axis: Any, points: Sequence[tuple[float, float]]) -> None:
         place = places[best]
         taken.append((x + place[0], y + place[1], width))
         line = {"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2}} if best >= len(around) else {}
-        axis.annotate(str(number), points[number - 1], xytext=place, textcoords="offset points", fontsize=7, ha="center", va="center", **line)
+        axis.annotate(str(number), points[number], xytext=place, textcoords="offset points", fontsize=7, ha="center", va="center", **line)
 
 
 def plain_log(axis: Any, which: str = "y") -> None:

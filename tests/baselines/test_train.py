@@ -547,13 +547,15 @@ def test_table_1_on_little_data(tmp_path):
 
     config = Table1Config(
         size=16, n_train=200, n_eval=60, n_network=10, n_slow=5, n_local=20, sigmas=[0.5], families=["independent:2"],
-        shared=["independent:1"], networks=["cnn", "1block_noattn"], steps=2, batch_size=4,
+        shared=["independent:1"], networks=["cnn", "1block_noattn"], steps=2, batch_size=4, wiener=["pixel:2"], mixtures=["3"], cache=str(tmp_path / "runs"),
     )  # fmt: skip
     _, record, paths = make_table(config, tmp_path, progress=False)
+    _, again, _ = make_table(config, tmp_path, progress=False)
+    assert again["rows"] == record["rows"]  # every row from the cache: times too
     rows = {row["method"]: row for row in record["rows"]}
     cnn = "CNN, in training (8 images)"
     assert {p.suffix for p in paths} == {".png", ".pdf", ".json"} and all(p.is_file() for p in paths)
-    assert rows[cnn]["source"] == "trained here" and rows[cnn]["parameters"] == 73_921
+    assert rows[cnn]["origin"] == "trained here" and rows[cnn]["parameters"] == 73_921
     linear, shared = rows["linear"], rows["independent, shared readout, degree 1"]
     assert linear["errors"]["test"]["0.5"]["mse"] == pytest.approx(shared["errors"]["test"]["0.5"]["mse"], rel=1e-3)
     assert rows["optimal empirical"]["errors"]["train"]["0.5"]["mse"] < linear["errors"]["train"]["0.5"]["mse"]
@@ -565,7 +567,7 @@ def test_table_1_on_little_data(tmp_path):
     with pytest.raises(ValueError, match="unknown configuration"):
         Table1Config(networks=["resnet"])
     skipped = Table1Config(networks=["4blocks_wide64_noattn"], steps=0, size=16)
-    from numeric.figures.table1 import _networks
+    from numeric.figures.table1 import networks_of
 
-    models, facts = _networks(skipped, ImageSet(torch.rand(3, 1, 16, 16)), False)
-    assert models == {} and next(iter(facts.values()))["source"] == "not trained"
+    (entry,) = networks_of(skipped, ImageSet(torch.rand(3, 1, 16, 16)), False)
+    assert isinstance(entry, dict) and entry["origin"] == "not trained" and entry["errors"] == {}

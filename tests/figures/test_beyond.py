@@ -9,7 +9,7 @@ from numeric.evaluation.sweep import measure as measured_errors
 from numeric.figures.beyond import BeyondConfig, findings, frame, measure
 from numeric.figures.contenders import CALIBRATED, EQUIVARIANT, rows_of, summed_over
 from numeric.figures.style import fitted_on
-from numeric.figures.table1 import Table1Config
+from numeric.figures.table1 import Table1Config, cells
 from numeric.figures.table1 import measure as measure_table
 from numeric.pictures import load_images
 
@@ -22,14 +22,14 @@ def test_every_method_sees_the_same_images(tmp_path):
     )
     record = measure(config, progress=False)
     rows = {row["method"]: row for row in record["rows"]}
-    assert len(rows) == 9 and len(list(tmp_path.rglob("*.json"))) == 9
+    assert len(rows) == 11 and len(list(tmp_path.rglob("*.json"))) == 11
     cell = {name: row["errors"]["0.25"] for name, row in rows.items()}
     assert cell["linear"]["of_linear"]["ratio"] == 1.0 and cell["linear"]["n"] == 30
     # Degree 1 is the linear denoiser up to its ridge, on the same noise.
     for name in ("Wiener pixels, degree 1", "potential of Wiener pixels, degree 1"):
         assert cell[name]["of_linear"]["ratio"] == pytest.approx(1.0, abs=1e-3)
     assert {name for name, c in cell.items() if c["n"] == 6} == {
-        "optimal empirical", *(f"{name}, calibrated side" for name in ("LS", "ELS", "PSPC"))
+        "optimal empirical", "PCA locality", "BayesShrink", *(f"{name}, calibrated side" for name in ("LS", "ELS", "PSPC"))
     }  # fmt: skip
     assert all(row["sides"]["0.25"] >= 1 for name, row in rows.items() if "calibrated" in name)
     again = measure(config, progress=False)
@@ -37,7 +37,7 @@ def test_every_method_sees_the_same_images(tmp_path):
     record["parameters"] = {"sigmas": (0.25,)}
     text = "\n".join(findings(record))
     assert "the first 6 or 30 of the same ones" in text and "chosen on training images" in text
-    assert len(frame(record)) == 9
+    assert len(frame(record)) == 11
 
 
 def test_photographs_stand_for_digits(tmp_path):
@@ -58,19 +58,30 @@ def test_photographs_stand_for_digits(tmp_path):
 
 
 def test_unknown_machines_and_mixtures_are_named():
-    with pytest.raises(ValueError, match="unknown machine 'KNN': use optimal, LS, ELS, PSPC"):
+    with pytest.raises(ValueError, match="unknown machine 'KNN': use optimal, LS, ELS, PSPC, PCA locality, BayesShrink"):
         BeyondConfig(machines=("KNN",)).check()
     with pytest.raises(ValueError, match="number of components or 'class', got 'ten'"):
         Table1Config(mixtures=("ten",)).check()
 
 
 def test_table_names_the_windows_that_calibration_chose(tmp_path):
-    config = Table1Config(**TOY, n_local=20, n_calibrate=4, mixtures=("3",), networks=("cnn",), cache=str(tmp_path))
+    config = Table1Config(**TOY, n_local=20, wiener=(), mixtures=("3",), networks=("cnn",), cache=str(tmp_path))
     rows = {row["method"]: row for row in measure_table(config, progress=False)["rows"]}
-    for name in ("LS machine", "ELS machine"):
-        (label,) = (key for key in rows if key.startswith(name))
-        assert label == f"{name}, windows {rows[label]['sides']['0.25']}"
+    for name in ("LS", "ELS", "PSPC"):
+        row = rows[f"{name}, calibrated side"]
+        assert cells(row)["method"] == f"{name}, calibrated side {row['sides']['0.25']}"
     assert rows["Gaussian mixture, 3 k-means components"]["parameters"] > 3 * 256
+
+
+def test_table_and_figure_measure_the_same(tmp_path):
+    """Table 1 and Figure "beyond" on the same images and noise: every method that both hold has the same held-out error."""
+    shared = {**TOY, "n_local": 20, "wiener": ("pixel:2",), "mixtures": ("class",), "networks": ("cnn",), "cache": str(tmp_path)}
+    table = {row["method"]: row for row in measure_table(Table1Config(**shared), progress=False)["rows"]}
+    figure = measure(BeyondConfig(**{**shared, "networks": ()}, refined=(), n_symmetry=0), progress=False)["rows"]
+    assert len(figure) == 9
+    for row in figure:
+        assert row["errors"] == table[row["method"]]["errors"]["test"]
+    assert table["optimal empirical"]["holds_images"] and not table["BayesShrink"]["holds_images"] and table["BayesShrink"]["parameters"] == 0
 
 
 def test_machines_take_all_images_but_those_of_calibration(tmp_path):
@@ -84,9 +95,9 @@ def test_machines_take_all_images_but_those_of_calibration(tmp_path):
     for row in rows_of(config, images)[1:]:
         model, _ = row.fit()
         assert len(model.data_) == 150 - CALIBRATED and 0.25 in model.sides_
-    table = Table1Config(**TOY, n_local=None, n_calibrate=4, mixtures=(), networks=("cnn",), cache=str(tmp_path))
+    table = Table1Config(**TOY, n_local=None, wiener=(), mixtures=(), networks=("cnn",), cache=str(tmp_path))
     rows = {row["method"].split(",")[0]: row for row in measure_table(table, progress=False)["rows"]}
-    assert rows["LS machine"]["fitted_on"] == 146 and rows["ELS machine"]["fitted_on"] == min(EQUIVARIANT, 146)
+    assert rows["LS"]["fitted_on"] == 140 and rows["ELS"]["fitted_on"] == min(EQUIVARIANT, 140)
     other = BeyondConfig(**TOY, n_local=20, machines=("LS",), wiener=(), refined=(), mixtures=(), networks=(), cache=str(tmp_path))
     before, after = ({r.label: r.about for r in rows_of(c, images)} for c in (config, other))  # what tells rows apart in the cache
     assert before["linear"] is None and before["LS, calibrated side"] == 140 and after["LS, calibrated side"] == 20

@@ -16,7 +16,7 @@ def test_numbers_beside_points_do_not_overprint():
     points = [(1.0, 1.0), (1.01, 1.0), (1.0, 1.02), (1.02, 1.03), (0.99, 0.98), (2, 2), (3, 1), (1, 3), (2, 1), (2.02, 1), (3, 3), (0.5, 2)]
     axis.loglog(*zip(*points), "o")
     axis.margins(0.2)
-    number_points(axis, points)
+    number_points(axis, dict(enumerate(points, 1)))
     figure.canvas.draw()
     boxes = [Text.get_window_extent(text) for text in axis.texts]  # without the line to the point
     assert [text.get_text() for text in axis.texts] == [str(k) for k in range(1, 13)]
