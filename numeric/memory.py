@@ -6,6 +6,9 @@ from pathlib import Path
 
 import torch
 
+RESIDENT = 2**30
+"""Images that take no more bytes than this are kept as they are read, resized; others are read again at each use."""
+
 
 def free_memory(device: str | torch.device = "cpu") -> int | None:
     """Free memory in bytes of a device; None where nothing says.

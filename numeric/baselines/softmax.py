@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from numeric.data import ImageSet
+from numeric.memory import RESIDENT
 
 BLOCK = 2**25
 """Weights held in memory at a time (128 MiB in float32)."""
-
-RESIDENT = 2**30
-"""Images that take no more bytes than this are kept as they are read, resized; others are read again at each use."""
 
 
 def resident(images: ImageSet) -> ImageSet:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from numeric.data import ImageSet, as_image_set
 from numeric.derivatives import outside_transforms
-from numeric.memory import need
+from numeric.memory import RESIDENT, need
 from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
@@ -220,7 +220,11 @@ class RefinedScore(Selectable, BaseEstimator):
         rank = min(int(self.directions), pixels)
         mixture = (pixels + rank) * count + 4 * (int(self.folds) + 1) * int(self.components) * rank**2 if self.components > 1 else 0
         maps = (2 * self._starts + 3) * seen * pixels  # in parts and put together; clean and noisy images, and a stage's estimate
-        need(4 * max(mixture, maps), f"{count:,} images of {pixels:,} pixels", "give fewer images, or fewer pixels")
+        sets = [count] + [count - count // int(self.folds)] * int(self.folds) * bool(self.experts)
+        holding = [one for one in self.estimators if hasattr(one, "chunk")]  # what sums over images in chunks keeps its own copy
+        kept = [pixels * min(getattr(one, "n_train", None) or n, n) for one in holding for n in sets]
+        held = sum(k for k in kept if 4 * k <= RESIDENT)
+        need(4 * (held + max(mixture, maps)), f"{count:,} images of {pixels:,} pixels", "give fewer images, or fewer pixels")
 
     def _new_bases(self) -> list[WienerScore]:
         """The readouts of the linear estimate, unfitted; without any, the linear estimate itself."""

@@ -247,6 +247,15 @@ def test_memory_is_foreseen_before_the_images_are_read(images, monkeypatch):
         RefinedScore(**SMALL).fit(images)
 
 
+def test_memory_of_estimators_images_is_foreseen(images, monkeypatch):
+    """One that sums over images holds all 600, and those outside each of two folds: 1,200 of 64 numbers; a linear one holds none."""
+    asked: list[float] = []
+    monkeypatch.setattr("numeric.scores.refined.need", lambda size, *_: asked.append(size))
+    for estimator in (LinearDenoiser(), PSPCDenoiser(5, n_train=100), PSPCDenoiser(5)):
+        RefinedScore(**{**SMALL, "folds": 2, "estimators": (estimator,)}).fit(images)
+    assert asked[1] - asked[0] == 4 * 64 * 300 and asked[2] - asked[0] == 4 * 64 * 1200
+
+
 def test_fewer_distinct_windows_than_experts_have_finite_shares():
     """Centres without pixels have finite shares: what a file may hold."""
     x = torch.ones(6, 1, 4, 4) * torch.tensor([0.0, 1.0]).repeat(3).reshape(-1, 1, 1, 1)
