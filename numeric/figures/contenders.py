@@ -156,6 +156,9 @@ class Contest(Parameters):
 
     def check(self) -> None:
         self.refined = [str(text) for text in (self.refined if isinstance(self.refined, list | tuple) else [self.refined])]
+        for name in ("n_train", "n_eval", "n_network", "n_slow", "n_local"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"{name} must be a number of images >= 1, got {count}")
         for name in self.machines:
             if name not in MACHINES:
                 raise ValueError(f"unknown machine {name!r}: use {', '.join(MACHINES)}")

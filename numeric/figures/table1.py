@@ -179,12 +179,14 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
 
 
 def frame(record: dict[str, Any], split: str = "test") -> Any:
-    """The record as a pandas table, one row a method, MSE ± one standard error per sigma."""
+    """The record as a pandas table, one row a method, MSE ± one standard error per sigma, and its ratio to linear's on the same images."""
     import pandas as pd
 
     lines = []
     for row in record["rows"]:
-        errors = {f"MSE, sigma {s}": plus_minus(c["mse"], c["se"]) for s, c in row["errors"].get(split, {}).items()}
+        found = row["errors"].get(split, {})
+        errors = {f"MSE, sigma {s}": plus_minus(c["mse"], c["se"]) for s, c in found.items()}
+        errors |= {f"of linear, sigma {s}": f"{c['of_linear']['ratio']:.3f}" for s, c in found.items() if "of_linear" in c}
         lines.append({**cells(row), **errors})
     return pd.DataFrame(lines).set_index("method").fillna("")
 
@@ -243,18 +245,13 @@ def findings(record: dict[str, Any]) -> list[str]:
             key = f"{sigma:g}"
             # What holds the training images themselves is not ranked on them.
             fair = [r for r in rows if split == "test" or not r.get("holds_images")]
-            ranked = sorted(fair, key=lambda r: r["errors"][split][key]["mse"])
-            linear = next(r for r in rows if r["method"] == "linear")["errors"][split][key]
-            below = [
-                r["method"]
-                for r in ranked
-                if r["errors"][split][key]["mse"] + 2 * (r["errors"][split][key]["se"] ** 2 + linear["se"] ** 2) ** 0.5
-                < linear["mse"]
-            ]
-            best = ranked[0]["errors"][split][key]
+            of_linear = {r["method"]: r["errors"][split][key]["of_linear"] for r in fair}
+            ranked = sorted(fair, key=lambda r: of_linear[r["method"]]["ratio"])
+            below = [name for r in ranked if (of := of_linear[name := r["method"]])["ratio"] + 2 * of["se"] < 1]
+            best, linear = (r["errors"][split][key] for r in (ranked[0], next(r for r in rows if r["method"] == "linear")))
             lines.append(
-                f"{split}, sigma {key}: lowest {ranked[0]['method']} {best['mse']:.5f} ± {best['se']:.5f}; below linear "
-                f"({linear['mse']:.5f}) by two standard errors: {', '.join(below) or 'none'}"
+                f"{split}, sigma {key}: lowest {ranked[0]['method']} {best['mse']:.5f} ± {best['se']:.5f}, {best['of_linear']['ratio']:.3f} of "
+                f"linear's on the same images (on all {linear['mse']:.5f}); below linear by two standard errors: {', '.join(below) or 'none'}"
             )
     networks = [r for r in rows if r["kind"] == "network"]
     closed = [r for r in rows if r["kind"] == "paper"]

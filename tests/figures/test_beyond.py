@@ -62,6 +62,8 @@ def test_unknown_machines_and_mixtures_are_named():
         BeyondConfig(machines=("KNN",)).check()
     with pytest.raises(ValueError, match="number of components or 'class', got 'ten'"):
         Table1Config(mixtures=("ten",)).check()
+    with pytest.raises(ValueError, match="n_local must be a number of images >= 1, got -3"):
+        Table1Config(n_local=-3)
 
 
 def test_table_names_the_windows_that_calibration_chose(tmp_path):
