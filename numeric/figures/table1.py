@@ -200,8 +200,9 @@ def draw(record: dict[str, Any]) -> Any:
     rows, sigmas = record["rows"], record["parameters"]["sigmas"]
     colours = sigma_colours(sigmas)
     with plt.rc_context(STYLE):
-        ratios: Any = {"width_ratios": [1.75, 1], "wspace": 0.03, "top": 0.95, "bottom": 0.1, "left": 0.01, "right": 0.99}
-        figure, (text, axis) = plt.subplots(1, 2, figsize=(16.5, 0.42 * len(rows) + 1.6), gridspec_kw=ratios)
+        height = 0.32 * len(rows) + 1.7
+        ratios: Any = {"width_ratios": [1.75, 1], "wspace": 0.03, "top": 1 - 0.4 / height, "bottom": 1 / height, "left": 0.01, "right": 0.99}
+        figure, (text, axis) = plt.subplots(1, 2, figsize=(16.5, height), gridspec_kw=ratios)
         text.axis("off")
         text.set_xlim(0, 1)
         for x, title in ((0.0, "method"), *((x, title) for title, x in RIGHT.items())):
@@ -229,15 +230,15 @@ def draw(record: dict[str, Any]) -> Any:
         text.text(0, -0.75, f"{note}; paper's: time printed for its full schedule", fontsize=7.5, color="0.35")
         splits = (("training images", "o", None), ("held-out images", "s", "white"))
         handles = [Line2D([], [], color="0.3", marker=m, markerfacecolor=f, linestyle="", label=t) for t, m, f in splits]
-        below: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.0)}
+        below: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.05 / height)}
         figure.legend(handles=[*sigma_handles(sigmas), *handles], ncols=len(sigmas) + 2, fontsize=8.5, **below)
         side = record["parameters"]["size"]
-        figure.suptitle(f"Table 1: networks and closed forms, {side}x{side}, {fitted_on(record)}", fontsize=10.5, y=0.985)
+        figure.suptitle(f"Table 1: networks and closed forms, {side}x{side}, {fitted_on(record)}", fontsize=10.5, y=1 - 0.1 / height)
     return figure
 
 
 def findings(record: dict[str, Any]) -> list[str]:
-    """Sentences read off the record: which row is lowest, which lie below linear, and what training time buys."""
+    """Sentences read off the record: which row is lowest, which do not lie below linear, and what training time buys."""
     lines = []
     rows = [row for row in record["rows"] if row["errors"] and row["method"] != "noisy"]
     for split in ("train", "test"):
@@ -247,11 +248,11 @@ def findings(record: dict[str, Any]) -> list[str]:
             fair = [r for r in rows if split == "test" or not r.get("holds_images")]
             of_linear = {r["method"]: r["errors"][split][key]["of_linear"] for r in fair}
             ranked = sorted(fair, key=lambda r: of_linear[r["method"]]["ratio"])
-            below = [name for r in ranked if (of := of_linear[name := r["method"]])["ratio"] + 2 * of["se"] < 1]
+            level = [name for r in ranked if (of := of_linear[name := r["method"]])["ratio"] + 2 * of["se"] >= 1 and name != "linear"]
             best, linear = (r["errors"][split][key] for r in (ranked[0], next(r for r in rows if r["method"] == "linear")))
             lines.append(
                 f"{split}, sigma {key}: lowest {ranked[0]['method']} {best['mse']:.5f} ± {best['se']:.5f}, {best['of_linear']['ratio']:.3f} of "
-                f"linear's on the same images (on all {linear['mse']:.5f}); below linear by two standard errors: {', '.join(below) or 'none'}"
+                f"linear's on the same images (on all {linear['mse']:.5f}); not below linear by two standard errors: {', '.join(level) or 'none'}"
             )
     networks = [r for r in rows if r["kind"] == "network"]
     closed = [r for r in rows if r["kind"] == "paper"]
