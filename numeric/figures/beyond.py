@@ -104,7 +104,7 @@ def draw(record: dict[str, Any]) -> Any:
                     _, colour, marker = KINDS[row["kind"]]
                     cell = row["errors"][f"{sigma:g}"]
                     x = row[field] / unit
-                    if x > 0:
+                    if row["parameters"]:
                         axis.errorbar(x, cell["mse"], yerr=cell["se"], fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
                         points[number] = x, cell["mse"]
                 axis.set_yscale("log")
