@@ -182,7 +182,7 @@ class Contest(Parameters):
             out.append(wiener_work(coordinates, degree, self.size, levels * train, levels))
         if "optimal" in self.machines:
             out.append(optimal_work(self.size, train, levels, splits * self.n_slow))
-        networks = list(trained(self.size, None, self.weights).values()) if self.networks is None else []
+        networks = list(trained(self.size, None, self.weights).values()) if self.networks != [] else []
         return [*out, network_work(self.size, networks, levels, splits * self.n_network)]
 
 
@@ -285,6 +285,16 @@ def network_rows(config: Contest) -> list[Row]:
     return rows
 
 
+def noise_key(config: Contest, split: str, sigma: float) -> tuple[int, int, int]:
+    """What seeds the noise of a split at a level, the same for all methods."""
+    return config.seed, int(split == "test"), round(sigma * 1e6)
+
+
+def error_cell(errors: Any) -> dict[str, Any]:
+    """Mean, standard error and number of images."""
+    return {k: v for k, v in summary(errors).items() if k in ("mse", "se", "n")}
+
+
 def errors_of(model: Any, count: int, part: ImageSet, split: str, config: Contest, linear: LinearDenoiser) -> dict[str, Any]:
     """Errors at every level on the first ``count`` images of a split, and the ratio to the linear denoiser's on the very same ones.
 
@@ -292,11 +302,11 @@ def errors_of(model: Any, count: int, part: ImageSet, split: str, config: Contes
     """
     errors: dict[str, Any] = {}
     for sigma in config.sigmas:
-        key = (config.seed, int(split == "test"), round(sigma * 1e6))
+        key = noise_key(config, split, sigma)
         methods, limits = {"row": (model, None), "linear": (linear, None)}, {"row": count, "linear": count}
         found = measure(methods, part, sigma, key=key, batch_size=250, limits=limits)
         mine, base = found["row", None], found["linear", None]
-        errors[f"{sigma:g}"] = {k: v for k, v in summary(mine).items() if k in ("mse", "se", "n")} | {"of_linear": paired_ratio(mine, base)}
+        errors[f"{sigma:g}"] = error_cell(mine) | {"of_linear": paired_ratio(mine, base)}
     return errors
 
 
@@ -316,7 +326,7 @@ def measured(row: Row, test: ImageSet, config: Any, linear: LinearDenoiser) -> d
     if config.n_symmetry and row.kind != "network" and row.count == config.n_eval:
         for sigma in config.sigmas:
             clean = test[: config.n_symmetry]
-            noise = noise_like(clean, config.seed, 1, round(sigma * 1e6), 2)
+            noise = noise_like(clean, *noise_key(config, "test", sigma), 2)
             values = asymmetry(model, clean + sigma * noise, sigma)
             bent[f"{sigma:g}"] = {"mean": float(values.mean()), "n": len(values)}
     return {**facts_of(row, model, seconds), "errors": errors_of(model, row.count, test, "test", config, linear), "asymmetry": bent}

@@ -17,16 +17,25 @@ from numeric.baselines.schedule import Schedule
 from numeric.baselines.train import train
 from numeric.data import ImageSet
 from numeric.evaluation.sweep import measure as noisy_errors
-from numeric.evaluation.sweep import summary
 from numeric.figures.base import FigureMaker
-from numeric.figures.contenders import Contest, Row, errors_of, facts_of, kept_rows, network_rows, rows_of
+from numeric.figures.contenders import (
+    Contest,
+    Row,
+    error_cell,
+    errors_of,
+    facts_of,
+    kept_rows,
+    network_rows,
+    noise_key,
+    rows_of,
+)
 from numeric.figures.foresee import Work
 from numeric.figures.style import STYLE, fitted_on, plus_minus, sigma_colours, sigma_handles
 
 
 @dataclass(kw_only=True)
 class Table1Config(Contest):
-    """Parameters of Table 1: those of :class:`numeric.figures.contenders.Contest`, and
+    """Parameters of Table 1: those of :class:`numeric.figures.contenders.Contest`, and the training of networks that are not there.
 
     The fall-back's held-out digits belong to MNIST's training set, which the shipped networks have seen: there the findings say
     so, and only ``WAVELET_SCORE_DATA`` gives held-out errors of networks.
@@ -115,7 +124,7 @@ def networks_of(config: Table1Config, images: ImageSet, progress: bool) -> list[
         row = get_config(name)
         if name in usual:
             label, denoiser = usual[name]
-            facts = {**printed(row), **seen(denoiser.record), "origin": "shipped" if config.weights is None else "from a folder"}
+            facts = {**printed(row), "origin": "shipped" if config.weights is None else "from a folder"}
             entries.append(replace(there[label], label=trained_label(row, denoiser.record), facts=facts))
         elif config.steps:
             entries.append(trained_here(config, row, images, progress))
@@ -146,8 +155,8 @@ def measure(config: Table1Config, progress: bool = True) -> dict[str, Any]:
     noisy: dict[str, Any] = {}
     for split, part in splits.items():
         for sigma in config.sigmas:
-            found = noisy_errors({}, part, sigma, key=(config.seed, int(split == "test"), round(sigma * 1e6)), batch_size=250)
-            noisy.setdefault(split, {})[f"{sigma:g}"] = {k: v for k, v in summary(found["noisy", None]).items() if k in ("mse", "se", "n")}
+            found = noisy_errors({}, part, sigma, key=noise_key(config, split, sigma), batch_size=250)
+            noisy.setdefault(split, {})[f"{sigma:g}"] = error_cell(found["noisy", None])
     return {"data": data, "rows": [{"method": "noisy", "kind": "input", "errors": noisy}, *rows]}
 
 
