@@ -17,6 +17,7 @@ from numeric.baselines.network import data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.sweep import FittedLater, Methods, sweep
 from numeric.figures.base import FigureMaker, Parameters, family_degree
+from numeric.figures.earlier import EarlierRun, taken_findings, taken_note
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import (
     STYLE,
@@ -38,6 +39,7 @@ from numeric.results import kept_json
 from numeric.scores.readouts import READOUTS
 from numeric.scores.solve import BASES
 
+SPLITS = ("train", "test")
 FEW = 20_000
 """Fewer images than this (the fall-back digits): the shared local family stops at degree 2, unless ``"local:3"`` is asked for."""
 
@@ -58,6 +60,8 @@ class SweepConfig(Parameters):
             0 leaves it out. n_trained: images per split for trained networks; 0 leaves them out.
         networks: which of them (None: all). weights: folder of trained networks (None: those shipped).
         seeds: noise draws per image. error_bar: drawn, over ``seeds`` or over ``images``.
+        rows_from: results file of an earlier run with the same images and noise; the families and the optimal denoiser that it
+            holds are taken from it, the networks are measured (:mod:`numeric.figures.earlier`).
         device: torch device.
     """
 
@@ -80,6 +84,7 @@ class SweepConfig(Parameters):
     weights: str | None = None
     seeds: int = 3
     error_bar: str = "seeds"
+    rows_from: str | None = None
     device: str = "cpu"
     batch_size: int = 1000
 
@@ -92,6 +97,12 @@ class SweepConfig(Parameters):
             raise ValueError(f"unknown basis {self.basis!r}: use one of {', '.join(BASES)}")
         if self.n_trained:
             trained(self.size, self.networks, self.weights)
+        self.earlier()
+
+    def earlier(self) -> EarlierRun | None:
+        """What rows are taken from, if they are."""
+        names = ("size", "seed", "seeds", "batch_size", "radius", "interactions", "basis", "ridge")
+        return None if self.rows_from is None else EarlierRun(self.rows_from, {name: getattr(self, name) for name in names})
 
     def wanted(self, train: int) -> dict[tuple[str, str], list[int]]:
         """(readout, family) -> degrees, with so many images to fit on."""
@@ -106,13 +117,29 @@ class SweepConfig(Parameters):
                     out[readout, family] = degrees
         return out
 
+    def options(self, readout: str) -> dict[str, Any]:
+        """Of the estimator of a panel (the shared readout has its own ridge)."""
+        options = {"radius": self.radius, "interactions": self.interactions, "basis": self.basis, "device": self.device}
+        return {**options, **({"ridge": self.ridge} if readout == "own" else {})}
+
+    def taken(self, earlier: EarlierRun | None, method: str, degrees: Sequence[int | None], count: int | None = None) -> bool:
+        """Whether a method's rows are there already."""
+        return earlier is not None and earlier.has(method, degrees, self.sigmas, SPLITS, count)
 
     def work(self, train: int) -> list[Work]:
-        levels, images = len(self.sigmas) * self.seeds, 2 * (self.n_eval or 10_000)
-        solved, shared = len(self.sigmas), [(f, d) for (r, f), d in self.wanted(train).items() if r == "shared"]
-        out = [linear_work(self.size, train, levels, images), own_work(self.size, train, len(self.families), levels, images)]
-        out += [shared_work(f, d, self.size, train, solved, self.seeds * images, self.radius) for f, d in shared]
-        if self.n_optimal:
+        levels, images, earlier = len(self.sigmas) * self.seeds, 2 * (self.n_eval or 10_000), self.earlier()
+        left = {
+            (readout, family): degrees for (readout, family), degrees in self.wanted(train).items()
+            if not self.taken(earlier, READOUTS[readout](family, max(degrees), **self.options(readout)).label, degrees)
+        }  # fmt: skip
+        own, shared = sum(r == "own" for r, _ in left), [(f, d) for (r, f), d in left.items() if r == "shared"]
+        out = [linear_work(self.size, train, levels, images)]
+        if own:
+            out.append(own_work(self.size, train, own, levels, images))
+        out += [
+            shared_work(f, d, self.size, train, len(self.sigmas), self.seeds * images, self.radius) for f, d in shared
+        ]
+        if self.n_optimal and not self.taken(earlier, OptimalDenoiser.label, [None], self.n_optimal):
             out.append(optimal_work(self.size, train, levels, 2 * self.n_optimal))
         if self.n_trained:
             networks = trained(self.size, self.networks, self.weights).values()
@@ -128,7 +155,9 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
     """
     train = config.images("train", config.size, config.n_train)
     test = config.images("test", config.size, config.n_eval)
-    splits = {"train": train.take(config.n_eval), "test": test}
+    splits = dict(zip(SPLITS, (train.take(config.n_eval), test)))
+    data = {"fit": train.provenance, **{k: v.provenance for k, v in splits.items()}}
+    earlier = config.earlier()
     linear = FittedLater(LinearDenoiser.label, lambda: LinearDenoiser().fit(train, progress=progress))
     records: list[dict[str, Any]] = []
     expected: list[dict[str, Any]] = []
@@ -149,12 +178,28 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
             if isinstance(model, FittedLater) and model.seconds is not None:
                 seconds[model.label] = model.seconds
 
+    taken: list[str] = []
+
+    def take(method: str, degrees: Sequence[int | None], count: int | None = None) -> bool:
+        """Take a method's rows from the earlier run, if it has them."""
+        if earlier is None or not config.taken(earlier, method, degrees, count):
+            return False
+        taken.append(method)
+        records.extend(earlier.of(method, config.sigmas))
+        expected.extend(earlier.expected_of(method, config.sigmas))
+        return True
+
+    if earlier is not None:
+        earlier.same_images(data)
+        run("linear", {linear.label: (linear, None)}, ["numeric.baselines.linear"])
+        earlier.agree(records, linear.label)
     panels: dict[str, dict[str, str]] = {}
     for (readout, family), degrees in config.wanted(len(train)).items():
-        options: dict[str, Any] = {"radius": config.radius, "interactions": config.interactions, "basis": config.basis}
-        options |= {"device": config.device, **({"ridge": config.ridge} if readout == "own" else {})}
+        options = config.options(readout)
         model = READOUTS[readout](family, max(degrees), **options)
         panels.setdefault(family, {})[readout] = model.label
+        if take(model.label, degrees):
+            continue
         later = FittedLater(model.label, partial(model.fit, train, progress=progress))
         run(f"{family}-{readout}", {model.label: (later, degrees)}, [f"numeric.scores.{readout}"], **options, readout=readout, family=family)
         if readout == "own":
@@ -162,7 +207,7 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
             key = {**settings, "code": code_hash("numeric.scores.own")}
             expected += kept_json(Path(config.cache) / "sweeps", f"{family}-expected", key, partial(expected_errors, later, degrees, config.sigmas))
         later.forget()
-    if config.n_optimal:
+    if config.n_optimal and not take(OptimalDenoiser.label, [None], config.n_optimal):
         optimal = FittedLater(OptimalDenoiser.label, lambda: OptimalDenoiser().fit(train))
         run("optimal", {optimal.label: (optimal, None)}, ["numeric.baselines.optimal"], config.n_optimal)
     networks = trained(config.size, config.networks, config.weights) if config.n_trained else {}
@@ -170,7 +215,8 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         weights = weights_hash(network.path)
         run("network", {label: (network, None)}, ["numeric.baselines.network"], config.n_trained, weights=weights)
     return {
-        "data": {"fit": train.provenance, **{k: v.provenance for k, v in splits.items()}},
+        "data": data,
+        "taken": earlier.taken(taken) if earlier is not None else [],
         "panels": panels,
         "trained": list(networks),
         "cautions": overlap_caution({label: data_source(d) for label, d in networks.items()}, test.source),
@@ -190,14 +236,15 @@ def expected_errors(later: FittedLater, degrees: Sequence[int], sigmas: Sequence
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """What was not run: families that stop below the highest degree, and readouts left out."""
+    """What was not run: families that stop below the highest degree, and readouts left out; what an earlier run measured."""
     tops: dict[str, int] = {}
     for r in result["records"]:
         if r["degree"] is not None:
             tops[r["method"]] = max(r["degree"], tops.get(r["method"], 0))
     panels = result.get("panels", {})
     out = [f"{method}: to degree {top} only" for method, top in tops.items() if top < max(tops.values())]
-    return out + ([] if any("shared" in labels for labels in panels.values()) or not panels else ["shared readout not run"])
+    out += [] if any("shared" in labels for labels in panels.values()) or not panels else ["shared readout not run"]
+    return out + taken_note(result)
 
 
 def combined_se(paired: dict[str, Any]) -> float:
@@ -269,7 +316,7 @@ def findings(result: dict[str, Any]) -> list[str]:
                 f"{split}, sigma {sigma:g}: lowest family {family['method']} at degree {family['degree']}, "
                 f"{plus_minus(family['mse'], family['se'])}; {beside or 'no baseline'}"
             )
-    return lines + trained_findings(result) + notes(result) + result.get("cautions", [])
+    return lines + trained_findings(result) + notes(result) + taken_findings(result) + result.get("cautions", [])
 
 
 def best_of(records: Sequence[dict[str, Any]], readout: str) -> tuple[str, int] | None:

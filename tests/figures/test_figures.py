@@ -438,6 +438,69 @@ def test_a_finished_sweep_fits_nothing(tmp_path, monkeypatch):
         make_fig5(SweepConfig(**config, ridge=1e-3), tmp_path / "c", progress=False)
 
 
+FEW_ROWS = {"size": 8, "n_train": 60, "n_eval": 20, "n_optimal": 5, "n_trained": 0, "sigmas": [0.25, 0.5], "degrees": [1, 2], "seeds": 2}
+FEW_ROWS |= {"families": "band", "shared": "band:1"}
+
+
+@pytest.fixture(scope="module")
+def earlier_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("earlier")
+    make_fig5(SweepConfig(**FEW_ROWS, cache=str(folder / "runs")), folder, progress=False)
+    return folder / "fig5.json"
+
+
+def test_rows_of_an_earlier_run_are_taken_and_said(tmp_path, monkeypatch, earlier_run):
+    """With rows_from only the linear denoiser and what is new are fitted; the numbers are those of a run that measures all."""
+    there, fitted = read_json(earlier_run), []
+    for kind in (WaveletScore, SharedWaveletScore, OptimalDenoiser):
+        monkeypatch.setattr(kind, "fit", lambda self, *args, fit=kind.fit, **options: fitted.append(self.label) or fit(self, *args, **options))
+    take = FEW_ROWS | {"rows_from": str(earlier_run), "cache": str(tmp_path / "runs")}
+    _, same, _ = make_fig5(SweepConfig(**take), tmp_path / "a", progress=False)
+
+    def by_row(record):
+        return {(r["method"], r["degree"], r["split"], r["sigma"]): r for r in record["records"]}
+
+    assert not fitted and by_row(same) == by_row(there) and same["expected"] == there["expected"] and same["panels"] == there["panels"]
+    (origin,) = same["taken"]
+    assert {k: origin[k] for k in ("written", "code", "command")} == {k: there[k] for k in ("written", "code", "command")}
+    assert origin["methods"] == ["band, own readout", "band, shared readout", "optimal empirical"]
+    assert any(text.startswith(f"taken from the run of {there['written'][:10]}: band, own readout") for text in same["findings"])
+    more = {**take, "families": "band, independent", "sigmas": [0.5], "n_optimal": 4, "rows_from": str(tmp_path / "a" / "fig5.json")}
+    _, more_rows, _ = make_fig5(SweepConfig(**more), tmp_path / "b", progress=False)
+    assert set(fitted) == {"independent, own readout", "optimal empirical"}
+    _, all_rows, _ = make_fig5(SweepConfig(**{**more, "rows_from": None, "cache": str(tmp_path / "all")}), tmp_path / "c", progress=False)
+    assert by_row(more_rows) == by_row(all_rows)
+    assert more_rows["taken"] == [{**origin, "methods": ["band, own readout", "band, shared readout"]}]  # not of the run in between
+
+
+def test_rows_of_another_run_are_refused(tmp_path, earlier_run):
+    """Another seed or ridge is an error before the work, other images before the fit, another error of the linear denoiser after it."""
+    take = FEW_ROWS | {"rows_from": str(earlier_run), "cache": str(tmp_path / "runs")}
+    for change in ({"seed": 1}, {"ridge": 1e-3}, {"size": 16}, {"seeds": 3}):
+        with pytest.raises(ValueError, match=f"{next(iter(change))} is .* there, .* here; leave rows_from out"):
+            SweepConfig(**(take | change))
+    with pytest.raises(ValueError, match="fit is .*60.* there, .*50.* here"):
+        make_fig5(SweepConfig(**{**take, "n_train": 50}), tmp_path, progress=False)
+    record = read_json(earlier_run)
+    next(r for r in record["records"] if r["method"] == "linear" and r["sigma"] == 0.5)["mse"] *= 1.001
+    write_json(tmp_path / "moved.json", record)
+    with pytest.raises(ValueError, match="error of linear at sigma 0.5 .* leave rows_from out"):
+        make_fig5(SweepConfig(**{**take, "rows_from": str(tmp_path / "moved.json")}), tmp_path, progress=False)
+    (tmp_path / "cut.json").write_text(earlier_run.read_text()[:500])
+    write_json(tmp_path / "other.json", {"records": [{"method": "linear"}]})
+    for name in ("cut", "other"):
+        with pytest.raises(ValueError, match=rf"{name}.json is (truncated|damaged)"):
+            SweepConfig(**{**take, "rows_from": str(tmp_path / f"{name}.json")})
+    with pytest.raises(FileNotFoundError):
+        SweepConfig(**{**take, "rows_from": str(tmp_path / "none.json")})
+
+
+def test_rows_that_are_taken_are_not_foreseen(earlier_run):
+    ahead = [w.what for w in SweepConfig(**FEW_ROWS).work(60)]
+    assert ahead == ["linear", "own readouts", "band, shared, degree 1", "optimal empirical"]
+    assert [w.what for w in SweepConfig(**FEW_ROWS, rows_from=str(earlier_run)).work(60)] == ["linear"]
+
+
 def test_results_hold_no_nan(tmp_path):
     write_json(tmp_path / "a.json", {"x": [float("nan"), np.float64("inf"), 1.5], "t": torch.tensor([float("-inf")]), "n": (1, None)})
     text = (tmp_path / "a.json").read_text()

@@ -1,0 +1,113 @@
+"""Rows of a figure that was made before, for the methods that need not be measured again.
+
+Closed forms of large images take hours, and a newly trained network minutes.  A figure that is made with ``rows_from`` takes the
+rows of its closed forms from a results file and measures the rest; whose rows were taken, and what made them, is recorded.  Noise
+and images are a function of the settings, so the rows belong together if those agree; the linear denoiser, measured both times,
+is the proof.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numeric.results import FileError, read_json, reading
+
+Row = dict[str, Any]
+MADE_BY = ("command", "seed", "written", "code", "versions")
+"""What is said of the run whose rows were taken."""
+AGREE = 1e-5
+"""Largest relative difference between the two measurements of the linear denoiser: single precision on other threads."""
+
+
+class EarlierRun:
+    """The results file of a figure of denoising errors (:mod:`numeric.figures.fig5`), to take rows from.
+
+    Args:
+        path: the file. settings: the parameters that the rows depend on, as now asked for.
+
+    Raises:
+        FileError: it is damaged or holds no such rows. FileNotFoundError: there is none.
+        ValueError: it was made with another setting.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+        self.path, record = Path(path), read_json(path)
+        with reading(path, "record of denoising errors"):
+            self.rows: list[Row] = record["records"]
+            self.expected: list[Row] = record["expected"]
+            self._key = [(r["method"], r["degree"], r["split"], r["sigma"], r["n"], float(r["mse"])) for r in self.rows]
+            here = {name: record["parameters"][name] for name in settings}
+            self._data, self._taken = record["data"], record.get("taken", [])
+            self._made_by = {name: record[name] for name in MADE_BY}
+        self._same(settings, here)
+
+    def _same(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        for name, value in wanted.items():
+            if value != found.get(name):
+                raise ValueError(f"no rows can be taken from {self.path}: {name} is {found.get(name)} there, {value} here; leave rows_from out")
+
+    def same_images(self, data: Mapping[str, Any]) -> None:
+        """Make sure that the rows are of these images: name -> provenance (:attr:`numeric.data.ImageSet.provenance`).
+
+        Raises:
+            ValueError: they are of others.
+        """
+        self._same(data, self._data)
+
+    def has(
+        self, method: str, degrees: Collection[int | None], sigmas: Sequence[float], splits: Collection[str], count: int | None = None
+    ) -> bool:
+        """Whether a method was measured at just these degrees (its rows compare with the lowest) and at all of these levels.
+
+        Args:
+            count: on so many images of each split (None: on however many).
+        """
+        there = {(degree, split, sigma): n for name, degree, split, sigma, n, _ in self._key if name == method}
+        wanted = {(d, split, sigma) for d in degrees for split in splits for sigma in sigmas}
+        same = {d for d, _, _ in there} == set(degrees)
+        return same and wanted <= there.keys() and all(count in (None, n) for n in there.values())
+
+    def of(self, method: str, sigmas: Sequence[float]) -> list[Row]:
+        """The rows of a method at some noise levels."""
+        return [r for r in self.rows if r["method"] == method and r["sigma"] in sigmas]
+
+    def expected_of(self, method: str, sigmas: Sequence[float]) -> list[Row]:
+        """The exact expected errors of an own readout at some noise levels (none for other methods)."""
+        return [r for r in self.expected if r["method"] == method and r["sigma"] in sigmas]
+
+    def agree(self, rows: Sequence[Row], method: str) -> None:
+        """Make sure that a method's rows, measured again, are those of the file.
+
+        Raises:
+            FileError: they differ by more than :data:`AGREE`: other noise, other images or a program that changed.
+        """
+        before = {(split, sigma): mse for name, _, split, sigma, _, mse in self._key if name == method}
+        for r in rows:
+            mse = before.get((r["split"], r["sigma"]), math.nan)
+            if r["method"] == method and not abs(r["mse"] / mse - 1) <= AGREE:
+                raise FileError(
+                    f"no rows can be taken from {self.path}: the error of {method} at sigma {r['sigma']:g} ({r['split']}) is {mse:.8g} "
+                    f"there and {r['mse']:.8g} now; leave rows_from out"
+                )
+
+    def taken(self, methods: Sequence[str]) -> list[dict[str, Any]]:
+        """Who made the rows of the methods taken, for the new record; rows that were taken before keep their origin."""
+        origins: dict[str, dict[str, Any]] = {name: entry for entry in self._taken for name in entry["methods"]}
+        groups: dict[str, dict[str, Any]] = {}
+        for name in methods:
+            made_by = {k: v for k, v in origins.get(name, self._made_by).items() if k != "methods"}
+            groups.setdefault(repr(made_by), {"methods": [], **made_by})["methods"].append(name)
+        return list(groups.values())
+
+
+def taken_note(record: Mapping[str, Any]) -> list[str]:
+    """For a figure's legend: how many methods' rows were taken, and of what day; empty where none were."""
+    return [f"{len(entry['methods'])} methods as measured on {entry['written'][:10]}" for entry in record.get("taken", [])]
+
+
+def taken_findings(record: Mapping[str, Any]) -> list[str]:
+    """Whose rows were taken from an earlier run, and of what day."""
+    return [f"taken from the run of {entry['written'][:10]}: {', '.join(entry['methods'])}" for entry in record.get("taken", [])]
