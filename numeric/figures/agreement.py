@@ -71,7 +71,7 @@ class AgreementConfig(GenerateConfig):
         shared = [family_degree(text) for text in self.shared]
         return [
             linear_work(self.size, train, levels, images), own_work(self.size, train, len(self.families), levels, images),
-            *(shared_work(f, [d or 1], self.size, train, self.steps, 2 * images) for f, d in shared),
+            *(shared_work(f, [d or 1], self.size, train, self.steps, 2 * images) for f, d in shared), *self.wiener_parts(train),
             *([optimal_work(self.size, train, 2 * levels, images)] if self.optimal else []),
             network_work(self.size, list(self.chosen_networks().values()), 2 * levels, images),
         ]  # fmt: skip

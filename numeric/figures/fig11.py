@@ -25,7 +25,7 @@ from numeric.evaluation.metrics import SampleQuality, nearest_training_image, se
 from numeric.evaluation.sample import Sampler, edm_sigmas
 from numeric.evaluation.sweep import FittedLater
 from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, family_degree, required_degree
-from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
+from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work, wiener_work
 from numeric.figures.style import IMAGE_STYLE, fitted_on, show_image
 from numeric.scores.potential import PotentialScore
 from numeric.scores.readouts import READOUTS
@@ -93,9 +93,14 @@ class GenerateConfig(Parameters):
         return [
             linear_work(self.size, train, levels, images), optimal_work(self.size, train, levels, images),
             own_work(self.size, train, len(self.families), levels, images),
-            *(shared_work(f, [d or 1], self.size, train, self.steps, 2 * images) for f, d in shared),
+            *(shared_work(f, [d or 1], self.size, train, self.steps, 2 * images) for f, d in shared), *self.wiener_parts(train),
             network_work(self.size, networks, levels, min(self.n_trained, self.n_quality) + self.n_shown),
         ]  # fmt: skip
+
+    def wiener_parts(self, train: int) -> list[Work]:
+        """Readouts of the Wiener estimate: a pass over the images for every level of the sampler."""
+        texts = [coordinates_degree(text) for text in [*self.wiener, *self.potential]]
+        return [wiener_work(*text, self.size, self.steps * train, self.steps) for text in texts]
 
     def chosen_networks(self) -> dict[str, NetworkDenoiser]:
         """Label -> network."""

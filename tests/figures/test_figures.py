@@ -32,6 +32,7 @@ from numeric.data import ImageSet
 from numeric.daubechies import cascade, unit_sum, vanishing_moments
 from numeric.evaluation.sweep import noise_like
 from numeric.figures.against_linear import LinearConfig
+from numeric.figures.agreement import AgreementConfig
 from numeric.figures.base import FigureMaker, notebook_defaults
 from numeric.figures.conditioning import HermiteConfig
 from numeric.figures.denoised import DenoisedConfig
@@ -642,3 +643,15 @@ def test_shared_local_stops_at_degree_2_on_few_images():
     assert SweepConfig().wanted(4_000)["shared", "local"] == [1, 2] and SweepConfig().wanted(4_000)["own", "local"] == [1, 2, 3]
     assert SweepConfig(shared="local:3").wanted(4_000)["shared", "local"] == [1, 2, 3]
     assert SweepConfig(shared_degree=1).wanted(4_000)["shared", "local"] == [1]
+
+
+@pytest.mark.parametrize("kind", [GenerateConfig, AgreementConfig])
+def test_the_wiener_readouts_of_samples_are_foreseen(kind):
+    """A pass over all images for every level of the sampler is the longest part: it is said before the work starts."""
+
+    def ahead(**more):
+        return {w.what: w.operations for w in kind(**({"wiener": [], "potential": []} | more)).work(60_000)}
+
+    assert not any("Wiener" in what for what in ahead())
+    few, many = (ahead(wiener=["pixel:3"], steps=steps)["Wiener pixel, degree 3"] for steps in (9, 18))
+    assert many == 2 * few > ahead()["linear"] and "Wiener both, degree 2" in ahead(potential=["both:2"])
