@@ -480,12 +480,12 @@ def test_rows_of_another_run_are_refused(tmp_path, earlier_run):
     for change in ({"seed": 1}, {"ridge": 1e-3}, {"size": 16}, {"seeds": 3}):
         with pytest.raises(ValueError, match=f"{next(iter(change))} is .* there, .* here; leave rows_from out"):
             SweepConfig(**(take | change))
-    with pytest.raises(ValueError, match="fit is .*60.* there, .*50.* here"):
+    with pytest.raises(ValueError, match=r"fit is .*60.* there, .*50.* here"):
         make_fig5(SweepConfig(**{**take, "n_train": 50}), tmp_path, progress=False)
     record = read_json(earlier_run)
     next(r for r in record["records"] if r["method"] == "linear" and r["sigma"] == 0.5)["mse"] *= 1.001
     write_json(tmp_path / "moved.json", record)
-    with pytest.raises(ValueError, match="error of linear at sigma 0.5 .* leave rows_from out"):
+    with pytest.raises(ValueError, match=r"error of linear at sigma 0.5 .* leave rows_from out"):
         make_fig5(SweepConfig(**{**take, "rows_from": str(tmp_path / "moved.json")}), tmp_path, progress=False)
     (tmp_path / "cut.json").write_text(earlier_run.read_text()[:500])
     write_json(tmp_path / "other.json", {"records": [{"method": "linear"}]})
