@@ -129,6 +129,11 @@ class Trainer:
         self._every = 1 if device == "cpu" else 50  # a look at the loss waits for the device
         self._captured: dict[int, CapturedStep] = {}  # by batch size
 
+    @property
+    def moments_from(self) -> int:
+        """Images seen when Adam's moments were last empty: 0, or where published weights were gone on from."""
+        return max(int(phase["from_images"]) for phase in self.phases if "weights" in phase or not phase["from_images"])
+
     def advance(self) -> Tensor:
         """One training step; returns its loss (a scalar on the device).
 
@@ -148,7 +153,7 @@ class Trainer:
                 f"the loss is {float(loss)} at step {self.step}: lower --learning-rate, or train without --bf16"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = s.rate(self.images_seen)
+            group["lr"] = s.rate(self.images_seen, self.moments_from)
         self.optimizer.step()
         self.step += 1
         self.images_seen += batch
@@ -261,6 +266,9 @@ class Trainer:
 
     def start_from(self, path: Path) -> dict[str, Any]:
         """Go on from published weights, whose checkpoint is gone: both the weights and their average, with Adam's moments anew.
+
+        The learning rate rises from 0 once more (:attr:`Schedule.warmup`).  Without that the first steps threw a network of 15
+        million weights back to half of the images that it had seen.
 
         Args:
             path: what :func:`numeric.baselines.runs.publish` wrote; its record lies beside it.

@@ -501,6 +501,31 @@ def test_going_on_from_published_weights(tmp_path, monkeypatch, images):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_the_rate_rises_anew_where_the_moments_are_lost(tmp_path, images):
+    """From published weights Adam starts with empty moments: the warm-up comes once more, a checkpoint on the way goes on with it."""
+    schedule = dataclasses.replace(SCHEDULE, warmup=4 * SCHEDULE.batch_size, decay_after=2 * SCHEDULE.batch_size)
+    run, b = Run(SMALL, 8, schedule, tmp_path / "a"), schedule.batch_size
+    train(SMALL, images, schedule, checkpoint=run.checkpoint, progress=False)
+    publish(run, images, images)
+
+    def rates(trainer, steps):
+        out = []
+        for _ in range(steps):
+            trainer.advance()
+            out.append(trainer.optimizer.param_groups[0]["lr"])
+        return out
+
+    again = Trainer(SMALL, images, schedule)
+    again.start_from(run.weights)
+    seen = again.images_seen
+    expected = [schedule.rate(seen + k * b) * min((k + 1) / 4, 1) for k in range(6)]  # rate(n) alone is past the first warm-up
+    assert seen == schedule.steps * b and rates(again, 2) == pytest.approx(expected[:2])
+    again.save(tmp_path / "on.safetensors")
+    on = Trainer(SMALL, images, schedule)
+    on.restore(tmp_path / "on.safetensors")
+    assert rates(on, 4) == pytest.approx(expected[2:])
+
+
 def test_going_on_from_weights_of_another_kind_is_refused(tmp_path, images):
     """Seed, data and preconditioning of published weights must be those of the run."""
     run = Run(SMALL, 8, SCHEDULE, tmp_path / "a")
