@@ -10,6 +10,10 @@ import torch
 
 from numeric.baselines.configs import NetworkConfig
 
+RESTART_STEPS = 30
+"""Steps over which the learning rate rises, at least, where a trained network goes on without Adam's moments: the first steps of
+empty moments are as long as the rate allows in every direction, and throw weights that are already good far back."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -21,8 +25,8 @@ class Schedule:
             after step t; 0 for the last weights themselves.  With a constant learning rate the last weights are noisy.
         bf16: forward and backward in bfloat16, weights in float32. compile: torch.compile. device: torch device.
         max_minutes: stop early after so long (the record says how many steps were run).
-        warmup: images over which the learning rate rises linearly from 0, at the start and where published weights are gone on
-            from, whose optimiser is lost: the first steps of empty moments are as long as the rate allows in every direction.
+        warmup: images over which the learning rate rises linearly from 0; again, over :data:`RESTART_STEPS` steps at least, where
+            published weights are gone on from.
         decay_after: images after which it falls as one over the square root of the images seen; 0: never.
         ema_power: instead of ``ema``, average with weights proportional to ``t^ema_power`` over all steps t so far: the average
             keeps to the last part, about ``1 / (ema_power + 2)``, of however long the training is; 0: use ``ema``.
@@ -103,7 +107,8 @@ class Schedule:
 
     def rate(self, images: int, start: int = 0) -> float:
         """Learning rate when so many images have been seen, of which ``start`` before Adam's moments were empty (again)."""
-        rise = min((images - start + self.batch(images)) / self.warmup, 1.0) if self.warmup else 1.0
+        warmup = max(self.warmup, RESTART_STEPS * self.batch(images)) if start else self.warmup
+        rise = min((images - start + self.batch(images)) / warmup, 1.0) if warmup else 1.0
         fall = math.sqrt(self.decay_after / max(images, self.decay_after)) if self.decay_after else 1.0
         return self.learning_rate * rise * fall
 

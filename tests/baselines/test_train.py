@@ -21,7 +21,7 @@ from numeric.baselines.edm import EDM
 from numeric.baselines.network import trained
 from numeric.baselines.plateau import count_after, is_trained, last_doubling
 from numeric.baselines.runs import Run, all_runs, foresee, publish, train_all
-from numeric.baselines.schedule import Schedule, options
+from numeric.baselines.schedule import RESTART_STEPS, Schedule, options
 from numeric.baselines.train import Trainer, check_memory, saved_bytes, step_generator, train
 from numeric.commands.app import app
 from numeric.data import ImageSet, LazyImages
@@ -501,9 +501,10 @@ def test_going_on_from_published_weights(tmp_path, monkeypatch, images):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_the_rate_rises_anew_where_the_moments_are_lost(tmp_path, images):
+@pytest.mark.parametrize("warmup, rise", [(0, RESTART_STEPS), (4, RESTART_STEPS), (40, 40)])
+def test_the_rate_rises_anew_where_the_moments_are_lost(tmp_path, images, warmup, rise):
     """From published weights Adam starts with empty moments: the warm-up comes once more, a checkpoint on the way goes on with it."""
-    schedule = dataclasses.replace(SCHEDULE, warmup=4 * SCHEDULE.batch_size, decay_after=2 * SCHEDULE.batch_size)
+    schedule = dataclasses.replace(SCHEDULE, warmup=warmup * SCHEDULE.batch_size, decay_after=2 * SCHEDULE.batch_size)
     run, b = Run(SMALL, 8, schedule, tmp_path / "a"), schedule.batch_size
     train(SMALL, images, schedule, checkpoint=run.checkpoint, progress=False)
     publish(run, images, images)
@@ -518,7 +519,8 @@ def test_the_rate_rises_anew_where_the_moments_are_lost(tmp_path, images):
     again = Trainer(SMALL, images, schedule)
     again.start_from(run.weights)
     seen = again.images_seen
-    expected = [schedule.rate(seen + k * b) * min((k + 1) / 4, 1) for k in range(6)]  # rate(n) alone is past the first warm-up
+    without = dataclasses.replace(schedule, warmup=0)
+    expected = [without.rate(seen + k * b) * min((k + 1) / rise, 1) for k in range(6)]
     assert seen == schedule.steps * b and rates(again, 2) == pytest.approx(expected[:2])
     again.save(tmp_path / "on.safetensors")
     on = Trainer(SMALL, images, schedule)
