@@ -32,6 +32,8 @@ from numeric.scores.readouts import READOUTS
 from numeric.scores.wiener import WienerScore
 
 FAMILIES = ("independent:1", "independent:3", "band:3", "local:1", "local:3")
+MAIN = ("cnn", "4blocks_noattn")
+"""Networks that are sampled even while they are in training."""
 
 
 @dataclass(kw_only=True)
@@ -46,7 +48,8 @@ class GenerateConfig(Parameters):
         n_shown: samples drawn in the figure (the first seeds). n_quality: samples scored.
         steps, sigma_min, sigma_max, method, process: of :class:`numeric.evaluation.sample.Sampler`.
         clip_denoised: clamp each denoised image to its range on the way. What happens without is measured too.
-        networks: trained networks to sample (None: the CNN and the U-Net 4blocks_noattn, where there are such of this size).
+        networks: trained networks to sample (None: the CNN, the U-Net 4blocks_noattn and every other that has stopped improving,
+            :mod:`numeric.baselines.plateau`, where there are such of this size).
         weights: folder of trained networks (None: those shipped).
         n_trained: samples of trained networks (they are slower); seed: the first of the seeds.
     """
@@ -107,7 +110,7 @@ class GenerateConfig(Parameters):
         if self.networks is not None:
             return trained(self.size, self.networks, self.weights)
         every = trained(self.size, None, self.weights)
-        return {k: v for k, v in every.items() if v.record["config"]["name"] in ("cnn", "4blocks_noattn")}
+        return {k: v for k, v in every.items() if v.record.get("trained") or v.record["config"]["name"] in MAIN}
 
     def sampler(self) -> Sampler:
         return Sampler(edm_sigmas(self.steps, self.sigma_min, self.sigma_max), self.method, self.process, self.clip_denoised)

@@ -655,3 +655,15 @@ def test_the_wiener_readouts_of_samples_are_foreseen(kind):
     assert not any("Wiener" in what for what in ahead())
     few, many = (ahead(wiener=["pixel:3"], steps=steps)["Wiener pixel, degree 3"] for steps in (9, 18))
     assert many == 2 * few > ahead()["linear"] and "Wiener both, degree 2" in ahead(potential=["both:2"])
+
+
+def test_networks_that_stopped_improving_are_sampled(tmp_path):
+    """By default the CNN and 4blocks_noattn, and whatever network's record says that it is trained."""
+    for name in ("cnn", "1block_noattn", "2blocks_noattn"):
+        for suffix in ("json", "safetensors"):
+            shutil.copy(ROOT / "numeric" / "baselines" / "weights" / f"{name}_32.{suffix}", tmp_path)
+    for name, is_trained in (("cnn", False), ("1block_noattn", False), ("2blocks_noattn", True)):
+        record = read_json(tmp_path / f"{name}_32.json")
+        write_json(tmp_path / f"{name}_32.json", {**record, "trained": is_trained})
+    chosen = GenerateConfig(weights=str(tmp_path)).chosen_networks()
+    assert {n.record["config"]["name"] for n in chosen.values()} == {"cnn", "2blocks_noattn"}
