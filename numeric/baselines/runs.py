@@ -127,13 +127,14 @@ def so_far(run: Run) -> dict[str, Any] | None:
 
 
 def publish(
-    run: Run, images: ImageSet, test: ImageSet, command: str | None = None, folder: Path | None = None
+    run: Run, images: ImageSet, test: ImageSet, command: str | None = None, folder: Path | None = None, record_alone: bool = False
 ) -> dict[str, Any]:
     """Write the averaged weights of a run's checkpoint, in half precision, with their record and errors.
 
     Args:
         images, test: on which the errors are measured, of the file as it is read back.
         command: as recorded (default: the one that makes the run again). folder: where to (default: the run's).
+        record_alone: leave the weights out once they are measured, where they are too large to be shipped; the record says so.
 
     Raises:
         ValueError: what is there was trained on more images.
@@ -157,12 +158,17 @@ def publish(
         errors = {
             name: measure(shipped, part, SIGMAS, device=run.schedule.device) for name, part in (("train", images), ("test", test))
         }
+    left_out = {}
+    if record_alone:
+        left_out = {"weights": f"left out: {target.weights.stat().st_size / 1e6:.0f} MB in half precision"}
+        target.weights.unlink()
     record = {
         **provenance(command, run.schedule.seed),
         "device": torch.cuda.get_device_name() if run.schedule.device.startswith("cuda") else "CPU",
         **record,
         "errors": errors,
         "weights_dtype": "float16",
+        **left_out,
     }
     write_json(target.record, record)
     return record

@@ -14,6 +14,9 @@ def main(
     list_: Annotated[bool, typer.Option("--list", help="show the configurations with their parameter counts")] = False,
     all_: Annotated[bool, typer.Option("--all", help="every network of Table 1, each from its checkpoint")] = False,
     publish: Annotated[Path | None, typer.Option(help="write the weights of this run's checkpoint to this folder now")] = None,
+    record_alone: Annotated[
+        bool, typer.Option("--record-alone", help="with --publish: leave out weights that are too large to ship; record, curve and errors only")
+    ] = False,
     schedule: Annotated[str, typer.Option(help="printed, cpu, or auto: printed on a GPU, cpu on a CPU")] = "auto",
     size: Annotated[int, typer.Option(help="image side, pixels")] = 32,
     steps: Annotated[int | None, typer.Option(help="training steps at most (default: the schedule's)")] = None,
@@ -80,6 +83,8 @@ def main(
     def make(network: NetworkConfig) -> Schedule:
         return Schedule.printed(network, **given) if kind == "printed" else Schedule.cpu(network, **given)
 
+    if record_alone and publish is None:
+        raise ValueError("--record-alone leaves the weights out of what --publish FOLDER writes: give --publish")
     if start_from is not None and start_from.resolve() == output.resolve():
         raise ValueError(f"--start-from and --output are the same folder, {output}: what is gone on from would be written over; name another --output")
     cache: dict[int, Any] = {}
@@ -122,10 +127,10 @@ def main(
                 )  # fmt: skip
         except Timeout:
             raise ValueError(f"another process is training {run.checkpoint}: wait for it, or choose another --output") from None
-    record = runs.publish(run, images.take(n_eval), test.take(n_eval), folder=publish)
+    record = runs.publish(run, images.take(n_eval), test.take(n_eval), folder=publish, record_alone=record_alone)
     _tell(record)
     folder = publish or output
-    typer.echo(f"written: {folder / run.weights.name} {run.record.name}")
+    typer.echo(f"written: {folder / run.record.name}, weights {record['weights']}" if record_alone else f"written: {folder / run.weights.name} {run.record.name}")
 
 
 def _foresee(everything: list[Any], data: Any) -> None:

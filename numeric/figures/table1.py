@@ -129,10 +129,14 @@ def networks_of(config: Table1Config, images: ImageSet, progress: bool) -> list[
         elif config.steps:
             entries.append(trained_here(config, row, images, progress))
         else:
-            what = next((f"{state(r)}, weights not shipped" for r in alone if r["config"]["name"] == name), "not trained")
-            origin = "not trained" if what == "not trained" else "not shipped"
-            count = parameter_count(row.build(images.shape[0]))
-            entries.append({"method": f"{row.title} ({what})", "kind": "network", **printed(row), "parameters": count, "origin": origin, "errors": {}})
+            entry = {"kind": "network", **printed(row), "parameters": parameter_count(row.build(images.shape[0])), "errors": {}}
+            record = next((r for r in alone if r["config"]["name"] == name), None)
+            if record is None:
+                entries.append({"method": f"{row.title} (not trained)", **entry, "origin": "not trained"})
+            else:
+                known = {**seen(record), "seconds": record["seconds"], "recorded": record.get("errors", {})}
+                method = f"{row.title} ({state(record)}, weights not shipped)"
+                entries.append({"method": method, **entry, **known, "origin": "not shipped"})
     return entries
 
 
@@ -169,7 +173,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     """The text columns of a row."""
     steps, method = row.get("steps"), row["method"]
     if row.get("origin") == "not shipped":
-        method = f"{method.partition(' (')[0]} (weights not shipped)"
+        method = f"{method.partition(' (')[0]} (weights not shipped{'; errors of its record' if row.get('recorded') else ''})"
     if row.get("sides"):
         method += f" {'/'.join(map(str, row['sides'].values()))}"
     return {
@@ -187,13 +191,19 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def errors_shown(row: dict[str, Any], split: str) -> dict[str, Any]:
+    """Sigma -> error of a row; of a network whose weights are not shipped, the one its training measured, on noise of its own."""
+    found: dict[str, Any] = (row["errors"] or row.get("recorded") or {}).get(split, {})
+    return found
+
+
 def frame(record: dict[str, Any], split: str = "test") -> Any:
     """The record as a pandas table, one row a method, MSE ± one standard error per sigma, and its ratio to linear's on the same images."""
     import pandas as pd
 
     lines = []
     for row in record["rows"]:
-        found = row["errors"].get(split, {})
+        found = errors_shown(row, split)
         errors = {f"MSE, sigma {s}": plus_minus(c["mse"], c["se"]) for s, c in found.items()}
         errors |= {f"of linear, sigma {s}": f"{c['of_linear']['ratio']:.3f}" for s, c in found.items() if "of_linear" in c}
         lines.append({**cells(row), **errors})
@@ -223,20 +233,21 @@ def draw(record: dict[str, Any]) -> Any:
                 text.text(x, y, shown[title], fontsize=8.5, va="center", ha="right")
             for split, marker, place, face in (("train", "o", 0.12, None), ("test", "s", -0.12, "white")):
                 for sigma in sigmas:
-                    cell = row["errors"].get(split, {}).get(f"{sigma:g}")
+                    cell = errors_shown(row, split).get(f"{sigma:g}")
                     if cell:
-                        look: Any = {"markersize": 4.5, "capsize": 2, "color": colours[sigma], "markerfacecolor": face}
+                        look: Any = {"alpha": 1.0 if row["errors"] else 0.5, "markersize": 4.5, "capsize": 2, "color": colours[sigma], "markerfacecolor": face}
                         axis.errorbar(cell["mse"], y + place, xerr=cell["se"], fmt=marker, **look)
         for each in (text, axis):
             each.set_ylim(-0.6, len(rows) + 0.3)
-        drawn = [row for row in rows if not row.get("holds_images") and row["errors"]]
-        low = min(c["mse"] for row in drawn for split in row["errors"].values() for c in split.values())
+        drawn = [row for row in rows if not row.get("holds_images")]
+        low = min(c["mse"] for row in drawn for split in ("train", "test") for c in errors_shown(row, split).values())
         axis.set_xscale("log")
         axis.set_xlim(low / 1.5, 0.5)  # what has memorised the training images lies to the left of this
         axis.set_yticks(range(len(rows)), [""] * len(rows))
         axis.set_xlabel("MSE per pixel (clamped)\nrows that hold the training images leave the axis to the left")
         note = "time: CPU time of fit and solves (closed forms), time of the training that was run (networks)"
-        text.text(0, -0.75, f"{note}; paper's: time printed for its full schedule", fontsize=7.5, color="0.35")
+        faint = "; faint: as its training measured it, on other noise" if any(row.get("recorded") for row in rows) else ""
+        text.text(0, -0.75, f"{note}; paper's: time printed for its full schedule{faint}", fontsize=7.5, color="0.35")
         splits = (("training images", "o", None), ("held-out images", "s", "white"))
         handles = [Line2D([], [], color="0.3", marker=m, markerfacecolor=f, linestyle="", label=t) for t, m, f in splits]
         below: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.05 / height)}

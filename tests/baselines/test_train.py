@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import numeric.baselines.train as train_module
 from numeric.baselines.configs import CONFIGS, TRAINING_ORDER, NetworkConfig, get_config
 from numeric.baselines.edm import EDM
-from numeric.baselines.network import trained
+from numeric.baselines.network import records_alone, trained
 from numeric.baselines.plateau import count_after, is_trained, last_doubling
 from numeric.baselines.runs import Run, all_runs, foresee, publish, train_all
 from numeric.baselines.schedule import RESTART_STEPS, Schedule, options
@@ -499,6 +499,24 @@ def test_going_on_from_published_weights(tmp_path, monkeypatch, images):
         assert run_cli(*words, "--threads", "1", *(["--overwrite"] if number == 0 else [])).exit_code == 0
     a, b = (load_tensors(tmp_path / folder / "cnn_8.safetensors")[0] for folder in ("on", "runs/train-again"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_record_is_published_without_its_weights(tmp_path, monkeypatch, images):
+    """Weights that are too large to ship are measured and left out; the record says so, and no older weights stay beside it."""
+    monkeypatch.setattr("numeric.data.load_mnist", lambda *_, size, **__: images.resized(size))
+    monkeypatch.chdir(tmp_path)
+    few = ["--config", "cnn", "--size", "8", "--batch-size", "3", "--steps", "4", "--n-eval", "4", "--n-curve", "3", "--threads", "1"]
+    assert run_cli(*few).exit_code == 0
+    refused = run_cli(*few, "--record-alone")
+    assert refused.exit_code == 2 and "give --publish" in " ".join(refused.output.split())
+    assert run_cli(*few, "--publish", "out").exit_code == 0
+    whole = json.loads((tmp_path / "out/cnn_8.json").read_text())
+    told = run_cli(*few, "--publish", "out", "--record-alone")
+    record = json.loads((tmp_path / "out/cnn_8.json").read_text())
+    assert told.exit_code == 0 and "left out" in told.output and record["weights"].startswith("left out: ") and "weights" not in whole
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"cnn_8.json"}
+    assert (record["errors"], record["held_out_curve"]) == (whole["errors"], whole["held_out_curve"])
+    assert [r["config"]["name"] for r in records_alone(8, tmp_path / "out")] == ["cnn"]
 
 
 @pytest.mark.parametrize("warmup, rise", [(0, RESTART_STEPS), (4, RESTART_STEPS), (40, 40)])

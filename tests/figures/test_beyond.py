@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from numeric.baselines.linear import LinearDenoiser
+from numeric.baselines.network import WEIGHTS
 from numeric.evaluation.sweep import measure as measured_errors
 from numeric.figures.beyond import BeyondConfig, findings, frame, measure
 from numeric.figures.contenders import CALIBRATED, EQUIVARIANT, rows_of, summed_over
 from numeric.figures.style import fitted_on
-from numeric.figures.table1 import Table1Config, cells
+from numeric.figures.table1 import Table1Config, cells, make_table
+from numeric.figures.table1 import frame as table_frame
 from numeric.figures.table1 import measure as measure_table
 from numeric.pictures import load_images
+from numeric.results import read_json, write_json
 
 TOY = {"size": 16, "n_train": 150, "n_eval": 30, "n_network": 5, "n_slow": 6, "sigmas": (0.25,), "families": (), "shared": ()}
 
@@ -116,3 +121,22 @@ def test_settings_that_share_a_label_do_not_share_numbers(tmp_path):
     assert first[0]["method"] == first[1]["method"] and first == again
     assert abs(first[0]["errors"]["0.25"]["mse"] / first[1]["errors"]["0.25"]["mse"] - 1) > 1e-4
     assert len(list((tmp_path / "levels").iterdir())) == 2
+
+
+def test_a_network_without_weights_stands_in_the_table_by_its_record(tmp_path):
+    """Images seen, schedule and errors come from the record; the row is neither ranked nor measured."""
+    record = read_json(WEIGHTS / "cnn_32.json")
+    write_json(tmp_path / "weights" / "cnn_16.json", {**record, "size": 16, "weights": "left out: 31 MB"})
+    write_json(tmp_path / "weights" / "1block_noattn_16.json", {**read_json(WEIGHTS / "1block_noattn_32.json"), "size": 16})
+    shutil.copy(WEIGHTS / "1block_noattn_32.safetensors", tmp_path / "weights" / "1block_noattn_16.safetensors")
+    toy = {**TOY, "mixtures": (), "machines": (), "wiener": (), "families": ("independent:1",)}
+    config = Table1Config(**toy, networks=("cnn", "2blocks_noattn"), weights=str(tmp_path / "weights"), cache=str(tmp_path))
+    _, made, _ = make_table(config, tmp_path / "figures", progress=False)
+    rows = {row["method"].split(" (")[0]: row for row in made["rows"]}
+    row = rows["CNN"]
+    assert (row["images"], row["errors"], row["recorded"]) == (record["images"], {}, record["errors"])
+    shown = table_frame(made)
+    (line,) = (line for name, line in shown.iterrows() if name.startswith("CNN"))
+    assert line["images seen"] == f"{record['images']:,}" and line["MSE, sigma 0.25"].startswith(f"{record['errors']['test']['0.25']['mse']:.4f}"[:6])
+    assert "errors of its record" in line.name and cells(rows["U-Net 2blocks_noattn"])["images seen"] == ""
+    assert not any("lowest CNN" in text for text in made["findings"]) and any("not measured here: CNN" in text for text in made["findings"])
