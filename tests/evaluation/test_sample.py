@@ -1,43 +1,20 @@
-"""Samplers against Gaussian data, where flow and reverse SDE are known exactly; metrics against other libraries."""
+"""Sampling: orders, laws and starts against Gaussian data, where the flow is known."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.ndimage
-import skimage.filters
 import torch
-from sklearn.neighbors import NearestNeighbors
-from typer.testing import CliRunner
 
 from numeric.baselines.linear import LinearDenoiser
-from numeric.commands.app import app
 from numeric.denoiser import Denoiser
-from numeric.evaluation.kept import kept_samples
-from numeric.evaluation.metrics import (
-    SampleQuality,
-    edge_error,
-    edge_sharpness,
-    frechet_distance,
-    gradient_magnitude,
-    nearest_training_image,
-    seed_agreement,
-)
 from numeric.evaluation.sample import NoiseStream, Sampler, SamplingError, compare, ddpm_sigmas, edm_sigmas, level
-from numeric.evaluation.sweep import FittedLater
-from numeric.figures.fig11 import GenerateConfig, findings
 from numeric.noise import ddpm_alpha_bars, ve
 from numeric.scores.own import WaveletScore
 
-ROOT = Path(__file__).parents[2]
 SHAPE = (1, 2, 2)
 
 
@@ -359,181 +336,3 @@ def test_a_prediction_that_blows_up_inside_a_step_is_named():
 def test_bad_input_is_named(make, message):
     with pytest.raises(SamplingError, match=message):
         make()
-
-
-# ----- metrics -------------------------------------------------------------------------------------------------------------
-
-
-def test_gradient_is_scikit_images_sobel(mnist32):
-    x = mnist32[:5].double()
-    theirs = np.stack([skimage.filters.sobel(image[0].numpy()) for image in x])
-    assert np.allclose(gradient_magnitude(x)[:, 0].numpy(), theirs, atol=1e-12)
-
-
-def test_edge_sharpness_orders_blur_and_keeps_its_scale(mnist32):
-    """1 for the clean image, less for every wider Gaussian blur; it scales with contrast; the edge error grows likewise."""
-    x = mnist32[:20].double()
-    blurred = [torch.from_numpy(scipy.ndimage.gaussian_filter(x.numpy(), (0, 0, s, s))) for s in (0.5, 1.0, 2.0)]
-    sharpness = [float(edge_sharpness(image, x).mean()) for image in (x, *blurred)]
-    assert sharpness[0] == pytest.approx(1) and all(a > b + 0.02 for a, b in itertools.pairwise(sharpness))
-    assert torch.allclose(edge_sharpness(0.3 * x, x), torch.full((20,), 0.3, dtype=torch.float64))
-    errors = [float(edge_error(image, x).mean()) for image in (x, *blurred)]
-    assert errors[0] == 0 and all(a < b for a, b in itertools.pairwise(errors))
-
-
-def test_nearest_training_image_is_scikit_learns(mnist16):
-    """Chunked and exact: the same neighbours as scikit-learn's brute force, whatever the chunk; copies are memorised."""
-    train, query = mnist16.take(500), mnist16[500:530]
-    found = nearest_training_image(query, train, chunk=70)
-    distance, index = (
-        NearestNeighbors(n_neighbors=2, algorithm="brute").fit(train[:].flatten(1)).kneighbors(query.flatten(1))
-    )
-    assert np.array_equal(found.index.numpy(), index[:, 0])
-    assert np.allclose(torch.stack([found.distance, found.second], 1).numpy() * 16, distance, atol=1e-5)
-    assert found.memorised() < 0.2
-    copies = train[:10] + 0.01 * torch.randn(10, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert nearest_training_image(copies, train).memorised() == 1
-    assert nearest_training_image(copies, train).index.tolist() == list(range(10))
-    with pytest.raises(ValueError, match="use one size"):
-        nearest_training_image(torch.zeros(1, 1, 8, 8), train)
-
-
-def test_frechet_distance_of_gaussians_is_the_closed_form():
-    """Diagonal Gaussians: |m|^2 + sum (s_a - s_b)^2, recovered from 200,000 samples within 3%."""
-    rng = np.random.default_rng(0)
-    sa, sb, mean = np.array([1.0, 2.0, 0.5]), np.array([1.5, 1.0, 0.5]), np.array([0.3, 0.0, -0.4])
-    a, b = rng.normal(size=(200_000, 3)) * sa, rng.normal(size=(200_000, 3)) * sb + mean
-    assert frechet_distance(a, b) == pytest.approx(float((mean**2).sum() + ((sa - sb) ** 2).sum()), rel=0.03)
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
-
-
-def test_sample_quality_tells_digits_from_noise(mnist16):
-    """Real held-out digits: AUC about 0.5, many classes; noise of their mean and spread: AUC near 1, far in Frechet distance."""
-    quality = SampleQuality(mnist16[:1000], mnist16.labels[:1000], seed=3)
-    shuffled = 1000 + torch.randperm(1000, generator=torch.Generator().manual_seed(0))  # writers follow one another
-    real, other = mnist16[shuffled[:250]], mnist16[shuffled[250:500]]
-    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0)) * real.std() + real.mean()
-    same, different = quality.two_sample_auc(real, other, trees=50), quality.two_sample_auc(noise, other, trees=50)
-    assert abs(same["value"] - 0.5) < 4 * same["se"] and different["value"] > 0.95
-    assert quality.frechet(noise, other, 20)["value"] > 5 * quality.frechet(real, other, 20)["value"]
-    assert (
-        quality.classifier_score(real)["value"]
-        > 5
-        > 1.5
-        > quality.classifier_score(real[:1].expand(50, -1, -1, -1))["value"]
-    )
-    with pytest.raises(ValueError, match="needs labels"):
-        SampleQuality(mnist16[:50]).classifier_score(real)
-
-
-def test_seed_agreement(mnist16):
-    x = mnist16[:40]
-    same = seed_agreement(x, 2 * x + 1)
-    assert same["matched"] == pytest.approx(1) and same["shuffled"] < 0.8
-    rolled = seed_agreement(x, x.roll(1, 0))
-    assert abs(rolled["matched"] - rolled["shuffled"]) < 4 * rolled["se"] + 0.03
-    with pytest.raises(ValueError, match="two sets"):
-        seed_agreement(x, x[:3])
-
-
-# ----- Figure 11 -----------------------------------------------------------------------------------------------------------
-
-
-def test_fig11_notebook_runs(tmp_path):
-    """Papermill, small: the figure, its numbers, and findings that follow from them."""
-    lists = "{families: ['independent:1', 'local:2'], shared: []}"
-    numbers = {"n_train": 300, "size": 16, "n_shown": 3, "n_quality": 20, "n_trained": 4, "steps": 6}
-    options = [word for key, value in numbers.items() for word in ("-p", key, str(value))]
-    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/fig11.ipynb"), str(tmp_path / "out.ipynb")]
-    subprocess.run(
-        [*command, *options, "-y", lists, "-p", "output", str(tmp_path), "-p", "cache", str(tmp_path / "runs")],
-        check=True,
-        cwd=ROOT,
-        capture_output=True,
-    )
-    record = json.loads((tmp_path / "fig11.json").read_text())
-    assert {p.name for p in tmp_path.glob("fig11.*")} == {"fig11.png", "fig11.pdf", "fig11.json"}
-    rows = {r["method"]: r for r in record["scores"]}
-    assert {
-        "training images",
-        "independent, degree 1, own",
-        "local, degree 2, own",
-        "linear",
-        "optimal empirical",
-    } <= set(rows)
-    # The optimal empirical denoiser's flow ends on training images (Li et al., 2024); the linear one's does not.
-    assert rows["optimal empirical"]["memorised"] > 0.9 > 0.1 > rows["linear"]["memorised"]
-    assert record["findings"] == findings(record)
-    assert "copy a training image: optimal empirical" in "\n".join(record["findings"])
-
-
-def test_finished_samples_are_kept(tmp_path, mnist16):
-    """An interrupted Figure 11 takes up from the samples it has: the same images, and the denoiser is not run again."""
-    sampler, train = Sampler(edm_sigmas(3, 0.03)), mnist16.take(50)
-
-    def kept(denoiser, train=train, sampler=sampler, seeds=range(3)):
-        return kept_samples(sampler, denoiser, seeds, 2, train, tmp_path, progress=False)
-
-    about = {"class": "numeric.baselines.linear.LinearDenoiser", "settings": None}
-    linear = FittedLater("linear", lambda: LinearDenoiser().fit(train), about)
-    first, seconds, unclipped = kept(linear)
-    never = FittedLater("another label", lambda: pytest.fail("it was fitted again"), about)
-    again, same, _ = kept(never)
-    assert torch.equal(first, again) and seconds == same and len(list(tmp_path.rglob("*.safetensors"))) == 1
-    assert unclipped["finite"]
-    # Other settings of the denoiser, sampler, seeds or data are other samples, under whatever label; none erases another's.
-    wavelet = FittedLater("linear", lambda: WaveletScore("independent", 1).fit(train), {**about, "settings": 1})
-    assert not torch.equal(kept(wavelet)[0], first)
-    kept(linear, sampler=dataclasses.replace(sampler, start_from="noise"))
-    kept(linear, train=train.take(40))
-    kept(linear, seeds=range(1, 4))
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 5
-    assert torch.equal(kept(never)[0], first)
-    with pytest.raises(ValueError, match="cannot be kept in a cache"):
-        kept(FittedLater("linear", lambda: LinearDenoiser().fit(train)))
-    kept(LinearDenoiser().fit(train))  # a fitted one is known by what it holds
-    kept(LinearDenoiser().fit(train.take(40)))
-    kept(LinearDenoiser().fit(train))
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 7
-
-
-def test_a_network_with_other_weights_is_sampled_anew(tmp_path, mnist16):
-    """The key of kept samples holds the hash of the weights file: same configuration, size and label, other weights."""
-    from numeric.baselines.configs import get_config
-    from numeric.baselines.edm import EDM
-    from numeric.baselines.network import load_network, save_network
-
-    sampler = Sampler(edm_sigmas(2, 0.03))
-    network, train, found = get_config("cnn"), mnist16.take(50), []
-    path = tmp_path / "cnn_16.safetensors"
-    for seed in (0, 1):
-        built, draw = network.build(1), torch.Generator().manual_seed(seed)
-        for weight in built.parameters():  # the last layer begins at zero
-            weight.data.add_(0.05 * torch.randn(weight.shape, generator=draw))
-        save_network(tmp_path / f"{seed}.safetensors", built, network, EDM(0.5), 1)
-    for seed in (0, 1, 0):
-        path.write_bytes((tmp_path / f"{seed}.safetensors").read_bytes())
-        found.append(kept_samples(sampler, load_network(path), range(2), 2, train, tmp_path / "runs", False)[0])
-    assert not torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-    assert len(list((tmp_path / "runs").rglob("*.safetensors"))) == 2
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"families": ["local"]}, "family:degree"),
-        ({"families": ["wave:2"]}, "unknown family 'wave'"),
-        ({"n_shown": 9, "n_quality": 5}, "n_shown <= n_quality"),
-        ({"process": "xx"}, "unknown process"),
-    ],
-)
-def test_bad_parameters_of_figure_11_are_named(change, message):
-    with pytest.raises(ValueError, match=message):
-        GenerateConfig(**change)
-
-
-def test_generate_command_line():
-    runner = CliRunner()
-    assert runner.invoke(app, ["generate", "--help"]).exit_code == 0
-    bad = runner.invoke(app, ["generate", "--method", "euler"])
-    assert bad.exit_code == 2 and "unknown method" in bad.output
