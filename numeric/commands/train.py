@@ -159,6 +159,7 @@ def _tell(record: dict[str, Any]) -> None:
     """What was trained and how well, in a few lines."""
     from numeric.baselines.configs import get_config
     from numeric.baselines.plateau import state
+    from numeric.figures.style import plus_minus
 
     drop = record["last_doubling"]
     typer.echo(
@@ -167,4 +168,4 @@ def _tell(record: dict[str, Any]) -> None:
         + ("" if drop is None else f"; the last doubling lowered the held-out error by {100 * drop:.1f} %")
     )
     for sigma, e in record["errors"]["test"].items():
-        typer.echo(f"  sigma {sigma}: held-out MSE {e['mse']:.5f} ± {e['se']:.5f} ({e['n']} images)")
+        typer.echo(f"  sigma {sigma}: held-out MSE {plus_minus(e['mse'], e['se'])} ({e['n']} images)")
