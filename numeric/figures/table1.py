@@ -173,7 +173,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     """The text columns of a row."""
     steps, method = row.get("steps"), row["method"]
     if row.get("origin") == "not shipped":
-        method = f"{method.partition(' (')[0]} (weights not shipped{'; errors of its record' if row.get('recorded') else ''})"
+        method = f"{method.partition(' (')[0]} (weights not shipped{', errors recorded' if row.get('recorded') else ''})"
     if row.get("sides"):
         method += f" {'/'.join(map(str, row['sides'].values()))}"
     return {

@@ -138,5 +138,5 @@ def test_a_network_without_weights_stands_in_the_table_by_its_record(tmp_path):
     shown = table_frame(made)
     (line,) = (line for name, line in shown.iterrows() if name.startswith("CNN"))
     assert line["images seen"] == f"{record['images']:,}" and line["MSE, sigma 0.25"].startswith(f"{record['errors']['test']['0.25']['mse']:.4f}"[:6])
-    assert "errors of its record" in line.name and cells(rows["U-Net 2blocks_noattn"])["images seen"] == ""
+    assert "errors recorded" in line.name and cells(rows["U-Net 2blocks_noattn"])["images seen"] == ""
     assert not any("lowest CNN" in text for text in made["findings"]) and any("not measured here: CNN" in text for text in made["findings"])
