@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from numeric.data import FallbackDataWarning, ImageSet, load_mnist
+from tests.threads import torch_threads
 
 
 def _mnist(split: str, size: int, count: int) -> ImageSet:
@@ -37,3 +39,17 @@ def mnist32_test() -> ImageSet:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, so that numbers do not depend on how work is shared."""
+    with torch_threads(1):
+        yield
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """As many threads as people use at least."""
+    with torch_threads(2):
+        yield

@@ -17,6 +17,7 @@ from numeric.baselines.linear import LinearDenoiser
 from numeric.data import DataError, ImageSet, LazyImages, as_image_set
 from numeric.denoiser import as_noisy_images
 from numeric.pixels import picture_array
+from tests.threads import torch_threads
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 2, 6, 5), dtype=np.uint8)
 
@@ -421,16 +422,12 @@ def test_a_large_file_is_fitted_without_being_in_memory(tmp_path):
 
     from numeric.scores.own import WaveletScore
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20_000, 32, 32)) * 2 - 1)
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         lazy = WaveletScore("local", 3).fit(tmp_path / "x.npy")
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used
         whole = WaveletScore("local", 3).fit(np.load(tmp_path / "x.npy"))
-    finally:
-        torch.set_num_threads(before)
     assert lazy.expected_mse(0.5) == whole.expected_mse(0.5) and lazy.pixel_range_ == whole.pixel_range_ == (-1, 1)
     assert grown < 2**20  # KiB: the sums and a batch, with the pages of the file that the system keeps
 

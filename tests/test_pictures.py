@@ -14,6 +14,7 @@ import numeric
 from numeric import pictures
 from numeric.data import DataError, LazyImages, pixels_to_idx
 from numeric.pictures import COLOUR, GREY, HELD_OUT, load_images, load_natural, patches, photograph
+from tests.threads import torch_threads
 
 
 @pytest.fixture(autouse=True)
@@ -176,9 +177,7 @@ def test_photographs_at_the_size_people_use():
     from numeric.evaluation.sweep import evaluate
     from numeric.scores.own import WaveletScore
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         train, test = load_natural("train", size=64), load_natural("test", size=64, count=100)
         models = {
             "alone": WaveletScore("independent", 3).fit(train),
@@ -186,7 +185,5 @@ def test_photographs_at_the_size_people_use():
             "colours": WaveletScore("independent", 3, channels_coupled=True).fit(train),
         }
         rows = evaluate({name: (model, None) for name, model in models.items()}, test, 0.1)
-    finally:
-        torch.set_num_threads(before)
     mse = {row["method"]: row["mse"] for row in rows}
     assert mse["neighbours"] < mse["alone"] < mse["noisy"] and mse["colours"] < mse["alone"]

@@ -1,4 +1,4 @@
-"""Shared by the tests of training: small random images, and one thread, so that numbers do not depend on how work is shared."""
+"""Shared by the tests of training: small random images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,3 @@ def images() -> ImageSet:
     """30 random images of 8 x 8 eight-bit pixels."""
     generator = torch.Generator().manual_seed(4)
     return ImageSet((torch.rand(30, 1, 8, 8, generator=generator) * 255).to(torch.uint8))
-
-
-@pytest.fixture
-def one_thread():
-    """torch on one thread, and as it was afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -22,6 +22,7 @@ from numeric.data import ImageSet
 from numeric.evaluation.sweep import noise_like
 from numeric.noise import ve
 from numeric.scores.shared import SharedWaveletScore
+from tests.threads import torch_threads
 
 
 @pytest.fixture
@@ -107,15 +108,11 @@ def test_a_containers_limit_counts(tmp_path):
 @pytest.mark.slow
 def test_linear_on_colour_images_at_the_size_people_use():
     """1,500 RGB images of 64 x 64: rank 1,499 of 12,288 pixels, in well under a minute of CPU time a thread (two of them)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         x = torch.rand(1500, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         start = time.process_time()  # what else runs on the machine does not count
         model = LinearDenoiser().fit(x)
         seconds = time.process_time() - start
-    finally:
-        torch.set_num_threads(before)
     assert seconds < 2 * 60 and model.eigenvectors_.shape == (12_288, 1_499)
     y = x[:4] + 0.1 * noise_like(x[:4], 0)
     assert float((model.denoise(y, 0.1) - x[:4]).square().mean()) < 0.01

@@ -16,6 +16,7 @@ from numeric.baselines.network import NetworkDenoiser, save_network, trained
 from numeric.baselines.plateau import state
 from numeric.figures.table1 import Table1Config
 from numeric.noise import ve, vp
+from tests.threads import torch_threads
 
 NAMES = ("2blocks_noattn", "cnn")
 
@@ -119,9 +120,7 @@ def in_layout(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Te
 @pytest.mark.parametrize("threads", [1, 2])
 def test_normalisation_is_pytorchs(compiled, shape, threads):
     """Values and all four gradients of silu(group_norm(x + shift)), float32, against PyTorch in float64; wide range of inputs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         norm = nn.GroupNorm(shape[1] // 4, shape[1], eps=1e-6)
         nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
         x, shift = in_layout(shape, torch.float32, 0), torch.randn(shape[:2]).requires_grad_()
@@ -136,8 +135,6 @@ def test_normalisation_is_pytorchs(compiled, shape, threads):
         assert torch.allclose(fused.norm_silu(norm, x, shift).double(), y, atol=1e-5)
         for a, b in zip(got, want):
             assert (a - b).norm() <= 1e-5 * (b.norm() + 1)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_scale_and_shift_are_pytorchs(compiled):

@@ -206,9 +206,8 @@ def test_a_compiled_network_trains_alike(images):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["4blocks_noattn", "cnn"])
-def test_at_the_size_people_use(name, mnist32_test):
+def test_at_the_size_people_use(name, mnist32_test, two_threads):
     """Two threads, 32 pixels, batches of 128, the CPU schedule: the loss falls and the fused step is PyTorch's."""
-    torch.set_num_threads(2)
     config = get_config(name)
     schedule = Schedule.cpu(config, batch_size=128, steps=40, until_trained=False)
     _, record = train(config, mnist32_test, schedule, progress=False)

@@ -17,6 +17,7 @@ pytest.importorskip("deepinv")
 from numeric.evaluation.restore import TASKS, RestoreError, make_physics, quality, restored, sampler_levels
 from numeric.figures import restoration
 from numeric.figures.restoration import RestorationConfig, contestants, make_figure, tuned
+from tests.threads import torch_threads
 
 IMAGES = torch.rand(90, 1, 16, 16, generator=torch.Generator().manual_seed(0)).cumsum(3) / 16
 
@@ -136,15 +137,11 @@ def test_only_deepinv_own_peers_have_thresholds():
 @pytest.mark.slow
 def test_closed_forms_restore_digits_at_the_size_people_use(tmp_path: Path):
     """32x32 digits, two threads: every method far above the pseudo-inverse in inpainting, and Wiener features above linear."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
     settings = RestorationConfig(
         tasks=["inpainting"], n_eval=16, steps=8, families=["local:2"], wiener=["pixel:2"], n_train=min(4000, len(load_mnist("train")))
     )
-    try:
+    with torch_threads(2):
         _, record, _ = make_figure(settings, tmp_path, progress=False)
-    finally:
-        torch.set_num_threads(threads)
     best = {}
     for row in record["rows"]:
         best[row["method"]] = max(best.get(row["method"], 0.0), row["psnr"])

@@ -30,6 +30,7 @@ from numeric.scores.totals import CheckpointError
 from numeric.scores.wiener import WienerScore
 from numeric.scores.wiener_own import WienerOwnScore
 from numeric.shards import ShardError, as_shards
+from tests.threads import torch_threads
 
 distributed = pytest.importorskip("distributed", reason='pip install "wavelet-score[cluster]"')
 import dask.array as da  # noqa: E402
@@ -168,12 +169,9 @@ def test_the_number_of_workers_changes_no_bit(workers, images, client):
 @pytest.mark.parametrize(("kind", "settings"), [(WaveletScore, {"family": "local"}), (SharedWaveletScore, {"degree": 2})])
 def test_digits_at_the_size_people_use(kind, settings, mnist32, client):
     """2,000 digits of 32 pixels on two workers: the bits of this process with two threads, and the estimates of a plain fit."""
-    data, threads = as_shards(mnist32, shard_size=300), torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    data = as_shards(mnist32, shard_size=300)
+    with torch_threads(2):
         here, there, plain = fitted(kind, settings, data), fitted(kind, settings, data, client=client), fitted(kind, settings, mnist32)
-    finally:
-        torch.set_num_threads(threads)
     assert same_bits(here, there)
     assert there.expected_mse(0.5) == pytest.approx(plain.expected_mse(0.5), rel=1e-9)
     x = mnist32[:20]
@@ -182,13 +180,10 @@ def test_digits_at_the_size_people_use(kind, settings, mnist32, client):
 
 def test_threads_of_this_process_change_no_bit(images):
     """Shards are summed on one thread, and the number of threads is as before afterwards."""
-    one, threads = fitted(*READOUTS[1], as_shards(images)), torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    one = fitted(*READOUTS[1], as_shards(images))
+    with torch_threads(2):
         two = fitted(*READOUTS[1], as_shards(images))
         assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
     assert [torch.equal(a, b) for a, b in zip(state(one), state(two))] == [True, True]
 
 

@@ -18,6 +18,7 @@ from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
 from numeric.scores.video import VideoScore
 from tests.agreement import check_agreement
+from tests.threads import torch_threads
 
 FAMILIES = [("independent", 3), ("band", 3), ("local", 2)]
 
@@ -82,9 +83,7 @@ def test_videos_are_units_too(digits):
 @pytest.mark.parametrize("readout, family, options", [(WaveletScore, "local", {}), (SharedWaveletScore, "independent", {"outputs": [0, 500]})])
 def test_at_the_size_people_use(mnist32, readout, family, options):
     """32 x 32, degree 3, two threads: delta and jackknife agree for theta (not asked of few images) and for the expected error."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         images = mnist32.take(1000)
         model = readout(family, 3).fit(images)
         delta = model.standard_errors(0.25, images, **options)
@@ -95,8 +94,6 @@ def test_at_the_size_people_use(mnist32, readout, family, options):
         assert 0 < delta.excess < delta.optimism < model.expected_mse(0.25)
         for theta in delta.theta:  # coefficients of what is the same in every image (the dark border) have no error
             assert bool(torch.isfinite(theta).all()) and float(theta.min()) >= 0 and float((theta > 0).double().mean()) > 0.5
-    finally:
-        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("readout, family, degree", [(WaveletScore, *case) for case in FAMILIES] + [(SharedWaveletScore, "band", 2)])

@@ -11,6 +11,7 @@ from numeric.noise import vp
 from numeric.scores import recommend as module
 from numeric.scores.own import WaveletScore
 from numeric.scores.recommend import GRID, READOUTS, Candidate
+from tests.threads import torch_threads
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +52,11 @@ def test_the_recommended_setting_is_within_two_per_cent_of_the_best(digits, coun
 @pytest.mark.slow
 def test_at_the_size_people_use(mnist32, mnist32_test):
     """The whole grid at 32 x 32 on 400 digits, two threads: within 2 % of the best on held-out digits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         found = recommend(mnist32.take(400), 0.25)
         errors = held_out_errors(found, mnist32.take(400), mnist32_test, 0.25)
         best = found.best
         assert errors[best.readout, best.family, best.ridge, best.degree] <= 1.02 * min(errors.values())
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_few_images_carry_less(digits):
@@ -102,13 +99,9 @@ def test_small_systems_are_solved_on_one_thread(digits, monkeypatch):
             return original(self, *arguments, **options)
 
         monkeypatch.setattr(kind, "solve", noted)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         recommend(digits.take(20), 0.5, [Candidate("own", "band", 2), Candidate("shared", "independent", 1)])
         assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
     assert seen == {"own": {1}, "shared": {2}}
 
 

@@ -29,6 +29,7 @@ from numeric.scores.refined import RefinedScore
 from numeric.scores.wiener import WienerScore
 from numeric.shards import as_shards
 from tests.pretend_device import pretend_device
+from tests.threads import torch_threads
 
 SMALL = {"components": 3, "directions": 20, "experts": (1, 4), "pixels": 6000, "side": 3, "dims": 4, "folds": 2}
 
@@ -390,25 +391,20 @@ def test_the_code_behind_estimators_is_part_of_a_key(patches, model):
 
 @pytest.mark.slow
 def test_real_digits_lie_a_third_below_linear(mnist32, mnist32_test):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         model = RefinedScore(components=20, directions=100, experts=(1, 32), pixels=200_000).fit(mnist32)
         test = mnist32_test[:200]
         error, spread = model.held_out_mse(test, 0.25)
         noisy = test + 0.25 * torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
         linear = float((LinearDenoiser().fit(mnist32).denoise(noisy, 0.25) - test).square().mean())
         assert error + 3 * spread < 2 / 3 * linear
-    finally:
-        torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
 def test_patch_machines_on_all_digits_are_refined_below_either(mnist32_test):
     """sigma 0.1, all training images, two threads: paired on the same images and noise, beyond three standard errors."""
-    threads, machines = torch.get_num_threads(), (LocalScoreMachine(3, False, n_train=None), PSPCDenoiser({0.1: 5}, n_train=None))
-    torch.set_num_threads(2)
-    try:
+    machines = (LocalScoreMachine(3, False, n_train=None), PSPCDenoiser({0.1: 5}, n_train=None))
+    with torch_threads(2):
         model = RefinedScore(components=20, directions=100, experts=(1, 16), pixels=500_000, spread=1, estimators=machines).fit(load_mnist("train", size=32, download=False))
         test = mnist32_test[:100]
         noisy = test + 0.1 * torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
@@ -416,8 +412,6 @@ def test_patch_machines_on_all_digits_are_refined_below_either(mnist32_test):
         for one in model.estimators_:
             gain = (one.denoise(noisy, 0.1) - test).square().flatten(1).mean(1) - mine
             assert float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_every_number_is_the_same_on_another_device(images, model, tmp_path):

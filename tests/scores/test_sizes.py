@@ -107,9 +107,8 @@ def test_synthesis_is_named_in_files_and_kept(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(30, 30), (45, 67)])
-def test_default_settings_at_sizes_in_use(shape):
+def test_default_settings_at_sizes_in_use(shape, two_threads):
     """Defaults on 30 x 30 and 45 x 67, two threads: both readouts denoise with the error they announce."""
-    torch.set_num_threads(2)
     images = pictures(300, shape, 0)
     for model in (WaveletScore(), SharedWaveletScore(degree=2)):
         model.fit(images)

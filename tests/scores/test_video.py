@@ -14,6 +14,7 @@ from numeric.scores.own import WaveletScore
 from numeric.scores.video import VideoScore
 from numeric.video import VideoTransform
 from numeric.wavelets import WaveletError, WaveletTransform
+from tests.threads import torch_threads
 
 SHAPES = torch.rand(30, 1, 5, 5, generator=torch.Generator().manual_seed(3)).mul(255).to(torch.uint8)
 VIDEOS = moving_digits(as_image_set(SHAPES.numpy()[:, 0]), count=120, frames=4, size=8, per_video=1, speed=1.0)
@@ -142,10 +143,8 @@ def test_time_is_worth_more_than_space_on_slow_digits():
     """Moving MNIST digits of the size of the figure, half a pixel a frame, two threads: time saves more than space at sigma 0.5."""
     from numeric.figures.video import VideoConfig
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
     config = VideoConfig(n_train=400)
-    try:
+    with torch_threads(2):
         train, test = config.videos("train", 0.5), config.videos("test", 0.5)
         errors = {}
         for name, (space, time) in {"space": ("neighbours in space", "nothing in time"), "time": ("one coefficient", "wavelet and neighbours in time")}.items():
@@ -153,6 +152,4 @@ def test_time_is_worth_more_than_space_on_slow_digits():
             held_out = model.new_moments(test.shape)
             model.accumulate(held_out, test, 100, None, None, 30.0)
             errors[name] = model.expected_mse(0.5, moments=held_out)
-    finally:
-        torch.set_num_threads(threads)
     assert errors["time"] < 0.95 * errors["space"]

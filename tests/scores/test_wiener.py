@@ -246,14 +246,6 @@ def test_colour_and_oblong_images(generator):
         assert model.expected_mse(0.3, moments=moments) == pytest.approx(model.expected_mse(0.3), rel=1e-8)
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("coordinates", "features", "wanted"),
