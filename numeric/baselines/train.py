@@ -132,7 +132,7 @@ class Trainer:
     @property
     def moments_from(self) -> int:
         """Images seen when Adam's moments were last empty: 0, or where published weights were gone on from."""
-        return max(int(phase["from_images"]) for phase in self.phases if "weights" in phase or not phase["from_images"])
+        return max((int(phase["from_images"]) for phase in self.phases if "weights" in phase), default=0)
 
     def advance(self) -> Tensor:
         """One training step; returns its loss (a scalar on the device).

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,22 @@ class EarlierRun:
 
     Args:
         path: the file. settings: the parameters that the rows depend on, as now asked for.
+        sigmas, splits: the rows that are wanted.
+
+    Attributes:
+        rows, expected: its errors and exact expected errors at those noise levels.
 
     Raises:
         FileError: it is damaged or holds no such rows. FileNotFoundError: there is none.
         ValueError: it was made with another setting.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
-        self.path, record = Path(path), read_json(path)
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], sigmas: Collection[float], splits: Collection[str]) -> None:
+        self.path, self.sigmas, self.splits, record = Path(path), sigmas, splits, read_json(path)
         with reading(path, "record of denoising errors"):
-            self.rows: list[Row] = record["records"]
-            self.expected: list[Row] = record["expected"]
-            self._key = [(r["method"], r["degree"], r["split"], r["sigma"], r["n"], float(r["mse"])) for r in self.rows]
+            self.rows, self.expected = ([r for r in record[name] if r["sigma"] in sigmas] for name in ("records", "expected"))
+            for r in self.rows:
+                _ = r["method"], r["degree"], r["split"], int(r["n"]), float(r["mse"])
             here = {name: record["parameters"][name] for name in settings}
             self._data, self._taken = record["data"], record.get("taken", [])
             self._made_by = {name: record[name] for name in MADE_BY}
@@ -57,26 +62,15 @@ class EarlierRun:
         """
         self._same(data, self._data)
 
-    def has(
-        self, method: str, degrees: Collection[int | None], sigmas: Sequence[float], splits: Collection[str], count: int | None = None
-    ) -> bool:
-        """Whether a method was measured at just these degrees (its rows compare with the lowest) and at all of these levels.
+    def has(self, method: str, degrees: Collection[int | None], count: int | None = None) -> bool:
+        """Whether a method was measured at just these degrees (its rows compare with the lowest), everywhere that is wanted.
 
         Args:
             count: on so many images of each split (None: on however many).
         """
-        there = {(degree, split, sigma): n for name, degree, split, sigma, n, _ in self._key if name == method}
-        wanted = {(d, split, sigma) for d in degrees for split in splits for sigma in sigmas}
-        same = {d for d, _, _ in there} == set(degrees)
-        return same and wanted <= there.keys() and all(count in (None, n) for n in there.values())
-
-    def of(self, method: str, sigmas: Sequence[float]) -> list[Row]:
-        """The rows of a method at some noise levels."""
-        return [r for r in self.rows if r["method"] == method and r["sigma"] in sigmas]
-
-    def expected_of(self, method: str, sigmas: Sequence[float]) -> list[Row]:
-        """The exact expected errors of an own readout at some noise levels (none for other methods)."""
-        return [r for r in self.expected if r["method"] == method and r["sigma"] in sigmas]
+        mine = [r for r in self.rows if r["method"] == method]
+        everywhere = set(product(degrees, self.splits, self.sigmas))
+        return {(r["degree"], r["split"], r["sigma"]) for r in mine} == everywhere and all(count in (None, r["n"]) for r in mine)
 
     def agree(self, rows: Sequence[Row], method: str) -> None:
         """Make sure that a method's rows, measured again, are those of the file.
@@ -84,7 +78,7 @@ class EarlierRun:
         Raises:
             FileError: they differ by more than :data:`AGREE`: other noise, other images or a program that changed.
         """
-        before = {(split, sigma): mse for name, _, split, sigma, _, mse in self._key if name == method}
+        before = {(r["split"], r["sigma"]): r["mse"] for r in self.rows if r["method"] == method}
         for r in rows:
             mse = before.get((r["split"], r["sigma"]), math.nan)
             if r["method"] == method and not abs(r["mse"] / mse - 1) <= AGREE:

@@ -101,8 +101,8 @@ class SweepConfig(Parameters):
 
     def earlier(self) -> EarlierRun | None:
         """What rows are taken from, if they are."""
-        names = ("size", "seed", "seeds", "batch_size", "radius", "interactions", "basis", "ridge")
-        return None if self.rows_from is None else EarlierRun(self.rows_from, {name: getattr(self, name) for name in names})
+        settings = {name: getattr(self, name) for name in ("size", "seed", "seeds", "batch_size", "radius", "interactions", "basis", "ridge")}
+        return None if self.rows_from is None else EarlierRun(self.rows_from, settings, self.sigmas, SPLITS)
 
     def wanted(self, train: int) -> dict[tuple[str, str], list[int]]:
         """(readout, family) -> degrees, with so many images to fit on."""
@@ -122,24 +122,23 @@ class SweepConfig(Parameters):
         options = {"radius": self.radius, "interactions": self.interactions, "basis": self.basis, "device": self.device}
         return {**options, **({"ridge": self.ridge} if readout == "own" else {})}
 
-    def taken(self, earlier: EarlierRun | None, method: str, degrees: Sequence[int | None], count: int | None = None) -> bool:
-        """Whether a method's rows are there already."""
-        return earlier is not None and earlier.has(method, degrees, self.sigmas, SPLITS, count)
+    def model(self, readout: str, family: str, degrees: Sequence[int]) -> Any:
+        """The estimator of a panel, not fitted."""
+        return READOUTS[readout](family, max(degrees), **self.options(readout))
 
     def work(self, train: int) -> list[Work]:
         levels, images, earlier = len(self.sigmas) * self.seeds, 2 * (self.n_eval or 10_000), self.earlier()
-        left = {
-            (readout, family): degrees for (readout, family), degrees in self.wanted(train).items()
-            if not self.taken(earlier, READOUTS[readout](family, max(degrees), **self.options(readout)).label, degrees)
-        }  # fmt: skip
+
+        def there(method: str, degrees: Sequence[int | None], count: int | None = None) -> bool:
+            return earlier is not None and earlier.has(method, degrees, count)
+
+        left = {key: degrees for key, degrees in self.wanted(train).items() if not there(self.model(*key, degrees).label, degrees)}
         own, shared = sum(r == "own" for r, _ in left), [(f, d) for (r, f), d in left.items() if r == "shared"]
         out = [linear_work(self.size, train, levels, images)]
         if own:
             out.append(own_work(self.size, train, own, levels, images))
-        out += [
-            shared_work(f, d, self.size, train, len(self.sigmas), self.seeds * images, self.radius) for f, d in shared
-        ]
-        if self.n_optimal and not self.taken(earlier, OptimalDenoiser.label, [None], self.n_optimal):
+        out += [shared_work(f, d, self.size, train, len(self.sigmas), self.seeds * images, self.radius) for f, d in shared]
+        if self.n_optimal and not there(OptimalDenoiser.label, [None], self.n_optimal):
             out.append(optimal_work(self.size, train, levels, 2 * self.n_optimal))
         if self.n_trained:
             networks = trained(self.size, self.networks, self.weights).values()
@@ -182,11 +181,11 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
 
     def take(method: str, degrees: Sequence[int | None], count: int | None = None) -> bool:
         """Take a method's rows from the earlier run, if it has them."""
-        if earlier is None or not config.taken(earlier, method, degrees, count):
+        if earlier is None or not earlier.has(method, degrees, count):
             return False
         taken.append(method)
-        records.extend(earlier.of(method, config.sigmas))
-        expected.extend(earlier.expected_of(method, config.sigmas))
+        records.extend(r for r in earlier.rows if r["method"] == method)
+        expected.extend(r for r in earlier.expected if r["method"] == method)
         return True
 
     if earlier is not None:
@@ -195,8 +194,7 @@ def measure(config: SweepConfig, progress: bool = True) -> dict[str, Any]:
         earlier.agree(records, linear.label)
     panels: dict[str, dict[str, str]] = {}
     for (readout, family), degrees in config.wanted(len(train)).items():
-        options = config.options(readout)
-        model = READOUTS[readout](family, max(degrees), **options)
+        options, model = config.options(readout), config.model(readout, family, degrees)
         panels.setdefault(family, {})[readout] = model.label
         if take(model.label, degrees):
             continue
