@@ -35,11 +35,13 @@ class EarlierRun:
 
     Raises:
         FileError: it is damaged or holds no such rows. FileNotFoundError: there is none.
-        ValueError: it was made with another setting.
+        ValueError: it is the file of another figure, or was made with another setting.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any], sigmas: Collection[float], splits: Collection[str]) -> None:
         self.path, self.sigmas, self.splits, record = Path(path), sigmas, splits, read_json(path)
+        if not isinstance(record, dict) or "records" not in record:
+            raise ValueError(f"{path} holds no denoising errors by method and degree: give the results file of Figure 5 or 6")
         with reading(path, "record of denoising errors"):
             self.rows, self.expected = ([r for r in record[name] if r["sigma"] in sigmas] for name in ("records", "expected"))
             for r in self.rows:

@@ -331,6 +331,8 @@ def test_rows_of_another_run_are_refused(tmp_path, earlier_run):
             SweepConfig(**{**take, "rows_from": str(tmp_path / f"{name}.json")})
     with pytest.raises(FileNotFoundError):
         SweepConfig(**{**take, "rows_from": str(tmp_path / "none.json")})
+    with pytest.raises(ValueError, match=r"table1.json holds no denoising errors .* give the results file of Figure 5 or 6"):
+        SweepConfig(**{**take, "rows_from": str(ROOT / "paper_figures" / "table1.json")})
 
 
 def test_rows_that_are_taken_are_not_foreseen(earlier_run):
