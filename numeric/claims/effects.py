@@ -98,7 +98,7 @@ class Claim:
         effect: what the number is; unit: its unit. quantifier: one of :data:`QUANTIFIERS`.
         measure: from measurements to effects. explain: from measurements and effects to sentences.
         threshold: value above which an effect supports the claim. interval: how the interval is made.
-        untestable: from measurements to why there may be no effects.
+        on_networks: whether it speaks of trained networks, and is not testable before there is one.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Claim:
     threshold: float = 0.0
     interval: str = "jackknife over groups of images, paired (same images, same noise), with the spread over repeated sampled fits"
     explain: Callable[[Any, list[Effect]], list[str]] = field(default=lambda _m, _e: [])
-    untestable: Callable[[Any], str] = field(default=lambda _m: "not testable here: no measurement")
+    on_networks: bool = False
 
     def __post_init__(self) -> None:
         if self.quantifier not in QUANTIFIERS:

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from numeric.claims import rules
 from numeric.figures.style import STYLE
+from numeric.origins import taken_note
 
 COLOURS = {
     rules.HOLDS: "#1b7837",
@@ -98,7 +99,8 @@ def draw(record: dict[str, Any]) -> Any:
         fit = record["data"]["train"]
         figure.suptitle(
             f"Claims of the paper, tested on {fit['count']:,} training and {record['data']['held-out']['count']:,} held-out images of "
-            f"{fit['source']}; right of the black line supports the claim (short lines: its threshold)",
+            f"{fit['source']}; right of the black line supports the claim (short lines: its threshold)"
+            + "".join(f"; {note}" for note in taken_note(record, "claims")),
             fontsize=10,
         )
         figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8)

@@ -7,6 +7,7 @@ from typing import Any
 from numeric.claims import rules
 from numeric.claims.config import SHARED_RIDGE
 from numeric.claims.effects import CONSTRUCTED, MISSING, SKIPPED
+from numeric.origins import taken_findings
 
 
 def number_text(effect: dict[str, Any] | None) -> str:
@@ -94,7 +95,7 @@ def findings(record: dict[str, Any]) -> list[str]:
             if len(claim["readouts"]) > 1:
                 line += f"; {_readouts(claim)}"
         lines.append(line)
-    return lines
+    return lines + taken_findings(record, "claims")
 
 
 def _head(text: str) -> str:
@@ -105,6 +106,16 @@ def _head(text: str) -> str:
 def _anchor(name: str) -> str:
     """The link that a page's heading gets where Markdown is shown."""
     return "".join(c for c in name.lower().replace(" ", "-") if c.isalnum() or c == "-")
+
+
+def _origins(record: dict[str, Any]) -> list[str]:
+    """Which claims an earlier run tested, and what made it."""
+    lines = [
+        f"Tested on {entry['written'][:10]} by `{entry['command']}`, seed {entry['seed']}, code {entry['code'][:12]}, and not again "
+        f"here, on the same settings and images: {', '.join(entry['claims'])}."
+        for entry in record.get("taken", [])
+    ]
+    return [text for line in lines for text in (line, "")]
 
 
 def _summary(record: dict[str, Any]) -> list[str]:
@@ -181,6 +192,7 @@ def markdown(record: dict[str, Any]) -> str:
         f"{p['repeats']} noise draws of every sampled fit. Nothing on this page is typed in by hand."
         + (" Made from finished measurements only; each claim lists what has not been measured yet." if record["finished_only"] else ""),
         "",
+        *_origins(record),
         *_summary(record),
         "",
         "## Rules",

@@ -7,7 +7,6 @@ import math
 from numeric.claims import by_coordinates, by_coupling, by_degree, by_photograph, by_reference, by_spectrum
 from numeric.claims.effects import Claim
 from numeric.claims.machines import per_setting
-from numeric.claims.measure import Measurements
 
 COEFFICIENTS = (
     "own: percentile bootstrap of the median over coefficients; shared: Student's t over disjoint groups of training images"
@@ -152,7 +151,7 @@ CLAIMS = (
         "fall of the MSE from the best family to the network",
         by_reference.trained_effects,
         explain=per_setting,
-        untestable=Measurements.untrained_text,
+        on_networks=True,
     ),
     Claim(
         "gap narrows",
@@ -162,7 +161,7 @@ CLAIMS = (
         "error at degree 1 (the gap itself where that is less), low sigmas",
         by_reference.gap_effects,
         explain=per_setting,
-        untestable=Measurements.untrained_text,
+        on_networks=True,
     ),
     Claim(
         "gap at high noise",
@@ -172,7 +171,7 @@ CLAIMS = (
         by_reference.retained_effects,
         unit="points",
         explain=per_setting,
-        untestable=Measurements.untrained_text,
+        on_networks=True,
     ),
     Claim(
         "Hermite conditioning",

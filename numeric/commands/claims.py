@@ -51,6 +51,10 @@ def main(
     finished_only: Annotated[
         bool, typer.Option("--finished-only", help="measure nothing more; list the rest as not measured")
     ] = False,
+    claims_from: Annotated[
+        Path | None,
+        typer.Option(help="results file of an earlier run of the same settings and images: the claims that no --claim names are taken from it"),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="list the claims and stop")] = False,
 ) -> None:
     """Test the paper's sentences: effects with intervals and computed verdicts, as a page, a figure and a results file."""
@@ -96,7 +100,7 @@ def main(
         name=name,
         cache=str(cache),
     )
-    _, record, paths = make_figure(config, output, claim, finished_only=finished_only)
+    _, record, paths = make_figure(config, output, claim, finished_only=finished_only, claims_from=claims_from)
     for line in record["findings"]:
         typer.echo(line)
     typer.echo("written: " + " ".join(map(str, paths)))

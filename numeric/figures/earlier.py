@@ -14,11 +14,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from numeric import origins
 from numeric.results import FileError, read_json, reading
 
 Row = dict[str, Any]
-MADE_BY = ("command", "seed", "written", "code", "versions")
-"""What is said of the run whose rows were taken."""
 AGREE = 1e-5
 """Largest relative difference between the two measurements of the linear denoiser: single precision on other threads."""
 
@@ -47,14 +46,8 @@ class EarlierRun:
             for r in self.rows:
                 _ = r["method"], r["degree"], r["split"], int(r["n"]), float(r["mse"])
             here = {name: record["parameters"][name] for name in settings}
-            self._data, self._taken = record["data"], record.get("taken", [])
-            self._made_by = {name: record[name] for name in MADE_BY}
-        self._same(settings, here)
-
-    def _same(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        for name, value in wanted.items():
-            if value != found.get(name):
-                raise ValueError(f"no rows can be taken from {self.path}: {name} is {found.get(name)} there, {value} here; leave rows_from out")
+            self._data, self._origin = record["data"], {"taken": record.get("taken", []), **origins.made_by(record)}
+        origins.same(self.path, settings, here, "rows", "rows_from")
 
     def same_images(self, data: Mapping[str, Any]) -> None:
         """Make sure that the rows are of these images: name -> provenance (:attr:`numeric.data.ImageSet.provenance`).
@@ -62,7 +55,7 @@ class EarlierRun:
         Raises:
             ValueError: they are of others.
         """
-        self._same(data, self._data)
+        origins.same(self.path, data, self._data, "rows", "rows_from")
 
     def has(self, method: str, degrees: Collection[int | None], count: int | None = None) -> bool:
         """Whether a method was measured at just these degrees (its rows compare with the lowest), everywhere that is wanted.
@@ -91,19 +84,4 @@ class EarlierRun:
 
     def taken(self, methods: Sequence[str]) -> list[dict[str, Any]]:
         """Who made the rows of the methods taken, for the new record; rows that were taken before keep their origin."""
-        origins: dict[str, dict[str, Any]] = {name: entry for entry in self._taken for name in entry["methods"]}
-        groups: dict[str, dict[str, Any]] = {}
-        for name in methods:
-            made_by = {k: v for k, v in origins.get(name, self._made_by).items() if k != "methods"}
-            groups.setdefault(repr(made_by), {"methods": [], **made_by})["methods"].append(name)
-        return list(groups.values())
-
-
-def taken_note(record: Mapping[str, Any]) -> list[str]:
-    """For a figure's legend: how many methods' rows were taken, and of what day; empty where none were."""
-    return [f"{len(entry['methods'])} methods as measured on {entry['written'][:10]}" for entry in record.get("taken", [])]
-
-
-def taken_findings(record: Mapping[str, Any]) -> list[str]:
-    """Whose rows were taken from an earlier run, and of what day."""
-    return [f"taken from the run of {entry['written'][:10]}: {', '.join(entry['methods'])}" for entry in record.get("taken", [])]
+        return origins.taken(methods, self._origin, "methods")

@@ -17,7 +17,7 @@ from numeric.baselines.network import data_source, overlap_caution, trained
 from numeric.baselines.optimal import OptimalDenoiser
 from numeric.evaluation.sweep import FittedLater, Methods, sweep
 from numeric.figures.base import FigureMaker, Parameters, family_degree
-from numeric.figures.earlier import EarlierRun, taken_findings, taken_note
+from numeric.figures.earlier import EarlierRun
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
 from numeric.figures.style import (
     STYLE,
@@ -35,6 +35,7 @@ from numeric.figures.style import (
     title_of,
 )
 from numeric.fingerprint import code_hash, weights_hash
+from numeric.origins import taken_findings, taken_note
 from numeric.results import kept_json
 from numeric.scores.readouts import READOUTS
 from numeric.scores.solve import BASES
