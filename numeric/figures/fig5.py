@@ -282,7 +282,7 @@ def gain_findings(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def trained_findings(result: dict[str, Any]) -> list[str]:
-    """The gap between the best family and the best trained network on held-out images, level by level."""
+    """The gap between the best family and the best network on held-out images, level by level."""
     names, records, gaps = result.get("trained") or [], result["records"], []
     for sigma in sorted({r["sigma"] for r in records}):
         here = [r for r in select(records, split="test", sigma=sigma) if "to_reference" in r]
@@ -295,7 +295,7 @@ def trained_findings(result: dict[str, Any]) -> list[str]:
                 *(combined_se(r["to_reference"]) / r["to_reference"]["ratio"] for r in (family, network))
             )
             gaps.append(f"{ratio:.2f} ± {error:.2f} at sigma {sigma:g} ({family['method']} over {network['method']})")
-    return [f"held-out MSE of the best family over that of the best trained network: {', '.join(gaps)}"] if gaps else []
+    return [f"held-out MSE of the best family over that of the best network: {', '.join(gaps)}"] if gaps else []
 
 
 def findings(result: dict[str, Any]) -> list[str]:
