@@ -100,7 +100,7 @@ def draw(record: dict[str, Any]) -> Any:
         figure.suptitle(
             f"Claims of the paper, tested on {fit['count']:,} training and {record['data']['held-out']['count']:,} held-out images of "
             f"{fit['source']}; right of the black line supports the claim (short lines: its threshold)"
-            + "".join(f"; {note}" for note in taken_note(record, "claims")),
+            + "".join(f"\n{note}" for note in taken_note(record, "claims")),
             fontsize=10,
         )
         figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8)
