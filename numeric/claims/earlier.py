@@ -42,13 +42,14 @@ class EarlierClaims:
             raise ValueError(f"{path} holds no tested claims: give the results file of `python -m numeric claims`")
         with reading(path, "record of claims"):
             found = {claim["name"]: claim for claim in record["claims"]}
-            settings = {name: record["parameters"].get(name) for name in config.settings if name not in FREE}
-            self._data, self._networks, self._rules = record["data"], dict(record["networks"]), record["rules"]
+            there, self._networks = dict(record["parameters"]), dict(record["networks"])
+            self._data, self._rules = record["data"], record["rules"]
             self.taken = origins.taken([c.name for c in wanted], record, "claims")
         for claim in wanted:
             if claim.name not in found:
                 raise ValueError(f"{path} does not hold the claim {claim.name!r}: name it among those to test")
-        origins.same(self.path, {k: v for k, v in config.settings.items() if k not in FREE}, settings, "claims", "claims_from")
+        settings = {name: value for name, value in config.settings.items() if name not in FREE}
+        origins.same(self.path, settings, there, "claims", "claims_from")
         self._on_networks = [c.name for c in wanted if c.on_networks]
         self.claims: list[dict[str, Any]] = [found[c.name] for c in wanted]
 
