@@ -164,7 +164,6 @@ def publish(
         target.weights.unlink()
     record = {
         **provenance(command, run.schedule.seed),
-        "device": torch.cuda.get_device_name() if run.schedule.device.startswith("cuda") else "CPU",
         **record,
         "errors": errors,
         "weights_dtype": "float16",

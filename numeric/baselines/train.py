@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from numeric.baselines.clock import machine_name, machine_seconds
 from numeric.baselines.configs import CONFIGS, NetworkConfig, parameter_count
 from numeric.baselines.edm import EDM
 from numeric.baselines.graphs import CapturedStep
@@ -101,7 +102,7 @@ class Trainer:
     """One network in training: :meth:`advance` by a step, :meth:`save` and :meth:`restore` its whole state.
 
     Attributes:
-        step, images_seen, seconds: so far.
+        step, images_seen, seconds: so far. machine_seconds: the seconds by machine (:mod:`numeric.baselines.clock`).
         phases: schedules so far, ``{"schedule", "from_images", "from_step"}``; more than one if a checkpoint was taken up
             with another schedule.
 
@@ -122,12 +123,20 @@ class Trainer:
         check_memory(self.network, self.edm, images.shape, max(schedule.batch_size, schedule.late_batch_size), device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=schedule.learning_rate, fused=True)
         self.step = self.images_seen = 0
-        self.seconds = 0.0
+        self.machine, self.machine_seconds = machine_name(device), dict[str, float]()
         self.phases: list[dict[str, Any]] = [{"schedule": schedule.to_dict(), "from_step": 0, "from_images": 0}]
         self.batches = Batches(images, device)
         self._forward: Any = torch.compile(self.network) if schedule.compile else self.network
         self._every = 1 if device == "cpu" else 50  # a look at the loss waits for the device
         self._captured: dict[int, CapturedStep] = {}  # by batch size
+
+    @property
+    def seconds(self) -> float:
+        return math.fsum(self.machine_seconds.values())
+
+    def took(self, seconds: float) -> None:
+        """Count time of training on this machine."""
+        self.machine_seconds[self.machine] = self.machine_seconds.get(self.machine, 0.0) + seconds
 
     @property
     def moments_from(self) -> int:
@@ -214,7 +223,7 @@ class Trainer:
         meta = {
             "step": str(self.step),
             "images": str(self.images_seen),
-            "seconds": repr(self.seconds),
+            "machine_seconds": json.dumps(self.machine_seconds),
             "fingerprint": self.fingerprint(),
             "phases": json.dumps(self.phases),
             "extra": json.dumps(extra or {}),
@@ -259,9 +268,14 @@ class Trainer:
                     value = torch.empty_like(parameters[int(number)], requires_grad=False).copy_(value)
                 state.setdefault(int(number), {})[name] = value
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-            self.step, self.images_seen, self.seconds = int(meta["step"]), int(meta["images"]), float(meta["seconds"])
+            self.step, self.images_seen, extra = int(meta["step"]), int(meta["images"]), json.loads(meta["extra"])
+            if "machine_seconds" in meta:
+                self.machine_seconds = json.loads(meta["machine_seconds"])
+            else:  # of an older program
+                before = extra.get("record") or {"phases": phases, "images": self.images_seen, "seconds": float(meta["seconds"])}
+                self.machine_seconds = machine_seconds(before)
         self.phases = phases
-        return json.loads(meta["extra"])
+        return extra
 
 
     def start_from(self, path: Path) -> dict[str, Any]:
@@ -289,7 +303,7 @@ class Trainer:
         weights = load_network(path).network.state_dict()
         self.network.load_state_dict(weights)
         self.average.load_state_dict(weights)
-        self.step, self.images_seen, self.seconds = int(record["steps"]), images_seen(record), float(record["seconds"])
+        self.step, self.images_seen, self.machine_seconds = int(record["steps"]), images_seen(record), machine_seconds(record)
         first = {"schedule": record["schedule"], "from_step": 0, "from_images": 0}
         new = {"schedule": self.schedule.to_dict(), "from_step": self.step, "from_images": self.images_seen}
         self.phases = [*record.get("phases", [first]), {**new, "weights": files_hash([path])}]
@@ -410,7 +424,7 @@ def train(
         while goes_on():
             start, before = time.perf_counter(), trainer.images_seen
             loss = trainer.advance()
-            trainer.seconds += time.perf_counter() - start
+            trainer.took(time.perf_counter() - start)
             if curves.add(loss, trainer.images_seen):
                 bar.set_postfix_str(f"loss {curves.losses[-1][1]:.4f}", refresh=False)
             bar.update(trainer.images_seen - before)
@@ -439,6 +453,7 @@ def record_of(trainer: Trainer, curves: Curves, held_out: ImageSet | None) -> di
         "steps": trainer.step,
         "images": trainer.images_seen,
         "seconds": trainer.seconds,
+        "machine_seconds": trainer.machine_seconds,
         "images_per_second": trainer.images_seen / max(trainer.seconds, 1e-9),
         "data": trainer.images.provenance,
         "loss": curves.losses + pending,

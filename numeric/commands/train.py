@@ -157,14 +157,16 @@ def _duration(seconds: float) -> str:
 
 def _tell(record: dict[str, Any]) -> None:
     """What was trained and how well, in a few lines."""
+    from numeric.baselines.clock import machine_seconds
     from numeric.baselines.configs import get_config
     from numeric.baselines.plateau import state
     from numeric.figures.style import plus_minus
 
     drop = record["last_doubling"]
+    spent = " and ".join(f"{seconds:.0f} s on {machine}" for machine, seconds in machine_seconds(record).items())
     typer.echo(
         f"{get_config(record['config']['name']).title} at {record['size']} pixels, {record['parameters']:,} parameters: {state(record)}, "
-        f"{record['steps']:,} steps in {record['seconds']:.0f} s ({record['images_per_second']:.0f} images/s on {record['device']})"
+        f"{record['steps']:,} steps in {spent} ({record['images_per_second']:.0f} images/s)"
         + ("" if drop is None else f"; the last doubling lowered the held-out error by {100 * drop:.1f} %")
     )
     for sigma, e in record["errors"]["test"].items():

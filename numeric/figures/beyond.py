@@ -6,12 +6,13 @@ Error against parameters, fitting time and memory, on held-out images and one no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
+from numeric.baselines.clock import CPU, trained_on
 from numeric.baselines.network import overlap_caution, trained
 from numeric.figures.base import FigureMaker
 from numeric.figures.contenders import Contest, kept_rows, measured, network_rows, rows_of
@@ -65,8 +66,15 @@ def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:
     images, test = config.images("train", config.size, config.n_train), config.images("test", config.size, config.n_eval)
     data = {"fit": images.provenance, "test": test.provenance}
     key = {"data": data} | {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry")}
-    rows = kept_rows([*rows_of(config, images), *network_rows(config)], "beyond", images, key, lambda row, linear: measured(row, test, config, linear), config, progress)
+    records = {label: network.record for label, network in trained(config.size, config.networks, config.weights).items()}
+    networks = [replace(row, facts={"machine": trained_on(records[row.label])}) for row in network_rows(config)]
+    rows = kept_rows([*rows_of(config, images), *networks], "beyond", images, key, lambda row, linear: measured(row, test, config, linear), config, progress)
     return {"data": data, "rows": list(rows)}
+
+
+def on_gpu(row: dict[str, Any]) -> bool:
+    """Whether a row's time is a GPU's, at least in part: it does not compare with that of the others."""
+    return row.get("machine", CPU) != CPU
 
 
 def frame(record: dict[str, Any]) -> Any:
@@ -79,7 +87,7 @@ def frame(record: dict[str, Any]) -> Any:
         errors |= {f"of linear, sigma {s}": f"{c['of_linear']['ratio']:.3f}" for s, c in row["errors"].items()}
         bent = {f"asymmetry, sigma {s}": f"{c['mean']:.3f}" for s, c in row["asymmetry"].items()}
         size = {"parameters": f"{row['parameters']:,}", "seconds": f"{row['seconds']:.1f}", "MiB": f"{row['memory'] / 2**20:.1f}"}
-        lines.append({"method": row["method"], **size, **errors, **bent})
+        lines.append({"method": row["method"], **size, "machine": row.get("machine", CPU), **errors, **bent})
     return pd.DataFrame(lines).set_index("method").fillna("")
 
 
@@ -105,7 +113,8 @@ def draw(record: dict[str, Any]) -> Any:
                     cell = row["errors"][f"{sigma:g}"]
                     x = row[field] / unit
                     if row["parameters"]:
-                        axis.errorbar(x, cell["mse"], yerr=cell["se"], fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
+                        look: Any = {"color": colour, "markersize": 5, "capsize": 2, "linewidth": 1, "markerfacecolor": "white" if on_gpu(row) else colour}
+                        axis.errorbar(x, cell["mse"], yerr=cell["se"], fmt=marker, **look)
                         points[number] = x, cell["mse"]
                 axis.set_yscale("log")
                 axis.margins(y=0.14)
@@ -130,7 +139,7 @@ def draw(record: dict[str, Any]) -> Any:
             colour = KINDS[row["kind"]][1]
             text = f"{y}  {row['method']}"
             table.text(0.0, y + 0.6, text, fontsize=min(7.5, 7.5 * 80 / len(text)), color=colour)  # a long name still ends before its numbers
-            cells = [f"{row['parameters']:,}", f"{row['seconds']:,.0f}", f"{row['memory'] / 2**20:,.0f}"]
+            cells = [f"{row['parameters']:,}", f"{'GPU ' if on_gpu(row) else ''}{row['seconds']:,.0f}", f"{row['memory'] / 2**20:,.0f}"]
             found = [row["errors"][f"{s:g}"] for s in sigmas]
             cells.append(f"{found[0]['n']:,}")
             looks = ["normal"] * 4 + ["bold" if c["of_linear"]["ratio"] == best[s] else "normal" for c, s in zip(found, sigmas)]
@@ -138,7 +147,11 @@ def draw(record: dict[str, Any]) -> Any:
                 table.text(x, y + 0.6, text, fontsize=7.5, ha="right", weight=look)
         shown = [k for k in KINDS if any(row["kind"] == k for row in rows)]
         handles = [Line2D([], [], color=KINDS[k][1], marker=KINDS[k][2], linestyle="", label=KINDS[k][0]) for k in shown]
-        figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1 - 0.3 / height), ncols=len(shown), fontsize=8.5)
+        if any(on_gpu(row) for row in rows):
+            _, colour, marker = KINDS["network"]
+            look = {"color": colour, "marker": marker, "markerfacecolor": "white", "linestyle": ""}
+            handles.append(Line2D([], [], label="network, trained on a GPU (its seconds are no CPU's)", **look))
+        figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1 - 0.3 / height), ncols=len(handles), fontsize=8.5)
         side = record["parameters"]["size"]
         figure.suptitle(f"Held-out error against size, time and memory, {side}x{side}, {fitted_on(record)}", fontsize=10.5, y=1 - 0.12 / height)
     return figure

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
+from numeric.baselines.clock import CPU, machine_seconds, trained_on
 from numeric.baselines.configs import CONFIGS, NetworkConfig, get_config, parameter_count
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.network import NetworkDenoiser, overlap_caution, records_alone, trained, trained_label
@@ -90,7 +91,8 @@ def seen(record: dict[str, Any]) -> dict[str, Any]:
         "ema": record["schedule"]["ema"],
         "fitted_on": record["data"]["count"],
         "fitted_on_sha256": record["data"]["sha256"],
-        "machine": record.get("device", "CPU"),
+        "machine": trained_on(record),
+        "machine_seconds": machine_seconds(record),
         "command": record.get("command"),
     }
 
@@ -124,7 +126,7 @@ def networks_of(config: Table1Config, images: ImageSet, progress: bool) -> list[
         row = get_config(name)
         if name in usual:
             label, denoiser = usual[name]
-            facts = {**printed(row), "origin": "shipped" if config.weights is None else "from a folder"}
+            facts = {**printed(row), **seen(denoiser.record), "origin": "shipped" if config.weights is None else "from a folder"}
             entries.append(replace(there[label], label=trained_label(row, denoiser.record), facts=facts))
         elif config.steps:
             entries.append(trained_here(config, row, images, progress))
@@ -169,6 +171,12 @@ def duration(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.3g} min"
 
 
+def taken(row: dict[str, Any]) -> str:
+    """How long fit or training took; of a training, on a GPU if it was, for its minutes are not a CPU's."""
+    spent = [f"{duration(s)}{'' if name == CPU else ' GPU'}" for name, s in row.get("machine_seconds", {}).items()]
+    return " + ".join(spent) or duration(row.get("seconds"))
+
+
 def cells(row: dict[str, Any]) -> dict[str, str]:
     """The text columns of a row."""
     steps, method = row.get("steps"), row["method"]
@@ -186,7 +194,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "of the paper's": f"{row['images'] / row['printed_steps'] / row['printed_batch']:.1%}" if steps else "",
         "plateau": ("yes" if row["trained"] else "not yet") if steps else "",
         "LR": f"{row['learning_rate']:g}" if steps else "",
-        "time": duration(row.get("seconds")),
+        "time": taken(row),
         "paper's": duration(60 * row["printed_minutes"] if row.get("printed_minutes") else None),
     }
 
@@ -245,7 +253,7 @@ def draw(record: dict[str, Any]) -> Any:
         axis.set_xlim(low / 1.5, 0.5)  # what has memorised the training images lies to the left of this
         axis.set_yticks(range(len(rows)), [""] * len(rows))
         axis.set_xlabel("MSE per pixel (clamped)\nrows that hold the training images leave the axis to the left")
-        note = "time: CPU time of fit and solves (closed forms), time of the training that was run (networks)"
+        note = "time: CPU time of fit and solves (closed forms), time of the training that was run (networks; on a CPU if nothing is said)"
         faint = "; faint: as its training measured it, on other noise" if any(row.get("recorded") for row in rows) else ""
         text.text(0, -0.75, f"{note}; paper's: time printed for its full schedule{faint}", fontsize=7.5, color="0.35")
         splits = (("training images", "o", None), ("held-out images", "s", "white"))
@@ -276,11 +284,13 @@ def findings(record: dict[str, Any]) -> list[str]:
             )
     networks = [r for r in rows if r["kind"] == "network"]
     closed = [r for r in rows if r["kind"] == "paper"]
-    if networks:
-        slowest, fastest = max(closed, key=lambda r: r["seconds"]), min(networks, key=lambda r: r["seconds"])
+    on_cpu = [r for r in networks if r["machine"] == CPU]
+    if on_cpu:
+        slowest, fastest = max(closed, key=lambda r: r["seconds"]), min(on_cpu, key=lambda r: r["seconds"])
         lines.append(
             f"the slowest closed form of the paper ({slowest['method']}: {slowest['seconds']:.1f} s) took "
-            f"{slowest['seconds'] / fastest['seconds']:.2f} of the time of the shortest training shown ({fastest['method']}: {fastest['seconds']:.0f} s)"
+            f"{slowest['seconds'] / fastest['seconds']:.2g} of the time of the shortest training shown that a CPU did alone "
+            f"({fastest['method']}: {fastest['seconds']:.0f} s)"
         )
     short = [
         f"{CONFIGS_BY_TITLE[r['method'].split(',')[0]]} {100 * r['images'] / (r['printed_steps'] * r['printed_batch']):.2g}%"
