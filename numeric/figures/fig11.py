@@ -26,14 +26,13 @@ from numeric.evaluation.sample import Sampler, edm_sigmas
 from numeric.evaluation.sweep import FittedLater
 from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work, wiener_work
+from numeric.figures.networks import main_networks
 from numeric.figures.style import IMAGE_STYLE, fitted_on, show_image
 from numeric.scores.potential import PotentialScore
 from numeric.scores.readouts import READOUTS
 from numeric.scores.wiener import WienerScore
 
 FAMILIES = ("independent:1", "independent:3", "band:3", "local:1", "local:3")
-MAIN = ("cnn", "4blocks_noattn")
-"""Networks that are sampled even while they are in training."""
 
 
 @dataclass(kw_only=True)
@@ -109,8 +108,7 @@ class GenerateConfig(Parameters):
         """Label -> network."""
         if self.networks is not None:
             return trained(self.size, self.networks, self.weights)
-        every = trained(self.size, None, self.weights)
-        return {k: v for k, v in every.items() if v.record.get("trained") or v.record["config"]["name"] in MAIN}
+        return main_networks(self.size, self.weights, with_trained=True)
 
     def sampler(self) -> Sampler:
         return Sampler(edm_sigmas(self.steps, self.sigma_min, self.sigma_max), self.method, self.process, self.clip_denoised)

@@ -18,6 +18,7 @@ from numeric.evaluation.likelihood import Flow, LikelihoodError, bits_per_dimens
 from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, standard_error
 from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, own_work, shared_work
+from numeric.figures.networks import main_networks
 from numeric.figures.style import STYLE, fitted_on, legend_figure, plain_log, plus_minus, sigma_colours, sigma_handles
 from numeric.noise import ve
 from numeric.progress import progress_bar
@@ -34,7 +35,7 @@ class LikelihoodConfig(Parameters):
         families, shared: ``family:degree`` with the own and with the shared readout.
         components, rank: of the Gaussian mixture (k-means clusters, or "class"; leading directions of each covariance).
         steps, sigma_max: of the flow. probes: random directions of a network's trace.
-        networks: which trained networks (None: the CNN and 4blocks_noattn, where there are such of this size; []: none).
+        networks: which trained networks (None: :func:`numeric.figures.networks.main_networks` and those that have stopped improving; []: none).
         weights: their folder. n_network: images for each of them.
     """
 
@@ -85,8 +86,7 @@ class LikelihoodConfig(Parameters):
             return {}
         if self.networks is not None:
             return dict(trained(self.size, self.networks, self.weights))
-        every = trained(self.size, None, self.weights)
-        return {k: v for k, v in every.items() if v.record["config"]["name"] in ("cnn", "4blocks_noattn")}
+        return dict(main_networks(self.size, self.weights, with_trained=True))
 
 
 def bits_of(model: Any, y: Tensor, flow: Flow, prior: LinearDenoiser) -> Tensor:

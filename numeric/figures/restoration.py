@@ -36,6 +36,7 @@ from numeric.evaluation.restore import (
 from numeric.evaluation.sweep import standard_error
 from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, own_work, shared_work
+from numeric.figures.networks import main_networks
 from numeric.figures.style import COLOURS, IMAGE_STYLE, fitted_on, legend_figure, plus_minus, select, show_image
 from numeric.progress import progress_bar
 from numeric.scores.readouts import READOUTS
@@ -104,10 +105,9 @@ class RestorationConfig(Parameters):
     def chosen_networks(self) -> dict[str, Any]:
         """Label -> network."""
         if self.networks is not None:
-            chosen = dict(trained(self.size, self.networks, self.weights)) if self.networks else {}
+            chosen = trained(self.size, self.networks, self.weights) if self.networks else {}
         else:
-            every = trained(self.size, None, self.weights)
-            chosen = {k: v for k, v in every.items() if v.record["config"]["name"] == "4blocks_noattn"}
+            chosen = main_networks(self.size, self.weights, ["4blocks_noattn"])
         for network in chosen.values():
             network.bf16 = True  # about 1e-3 relative, and twice as fast with its gradients
         return chosen

@@ -207,3 +207,16 @@ def test_the_compiled_code_is_part_of_a_results_key(tmp_path, monkeypatch):
     monkeypatch.setattr(fingerprint, "_file", lambda name: module if name == "numeric.baselines.fused" else real(name))
     after = [fingerprint.code_hash(name) for name in ("numeric.baselines.network", "numeric.noise")]
     assert after[0] != before[0] and after[1] == before[1]
+
+
+def test_a_figure_shows_the_main_networks_and_those_that_have_stopped_improving(tmp_path):
+    """Where none are named; what is not there is not missed, and a folder that was given must hold some."""
+    from numeric.figures.networks import MAIN, main_networks
+
+    names = {network.record["config"]["name"] for network in trained(32).values() if network.record.get("trained")}
+    shown = [network.record["config"]["name"] for network in main_networks(32, with_trained=True).values()]
+    assert set(shown) == names | set(MAIN) and len(shown) == len(set(shown))
+    assert {network.record["config"]["name"] for network in main_networks(32).values()} == set(MAIN)
+    assert main_networks(20, names=["cnn"]) == {}
+    with pytest.raises(ValueError, match="no folder of weights"):
+        main_networks(32, str(tmp_path / "nowhere"))
