@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from numeric.baselines.clock import machine_seconds
 from numeric.baselines.configs import CONFIGS, TRAINING_ORDER, NetworkConfig
 from numeric.baselines.edm import EDM
 from numeric.baselines.network import load_network, save_network
@@ -165,6 +166,7 @@ def publish(
     record = {
         **provenance(command, run.schedule.seed),
         **record,
+        "machine_seconds": machine_seconds(record),
         "errors": errors,
         "weights_dtype": "float16",
         **left_out,
