@@ -84,7 +84,7 @@ def test_tables_tell_a_gpus_time(tmp_path):
     for _ in range(2):  # measured, then from the cache
         record = {**table1.measure(config, progress=False), "parameters": {"sigmas": [0.5]}}
         on_cpu, on_gpu = (next(row for row in record["rows"] if row["method"].startswith(table1.get_config(name).title)) for name in names)
-        assert table1.cells(on_gpu)["time"].endswith(" GPU") and "GPU" not in table1.cells(on_cpu)["time"]
+        assert [bool(table1.cells(row)[f"{kind} time"]) for row in (on_cpu, on_gpu) for kind in ("CPU", "GPU")] == [True, False, False, True]
         assert on_gpu["machine_seconds"] == there[names[1]]["machine_seconds"]
     (told,) = (line for line in table1.findings(record) if "the slowest closed form" in line)
     assert on_cpu["method"] in told and on_gpu["method"] not in told
