@@ -28,6 +28,7 @@ from numeric.evaluation.sweep import FittedLater
 from numeric.figures.base import FigureMaker, family_degree
 from numeric.figures.fig11 import GenerateConfig, fitted_later, make_denoisers
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work
+from numeric.figures.networks import wrapped
 from numeric.figures.style import STYLE, fitted_on
 from numeric.fingerprint import code_hash
 from numeric.progress import progress_bar
@@ -191,7 +192,7 @@ def draw(record: dict[str, Any]) -> Any:
                 if measure_ == "mse":
                     axis.set_yscale("log")
                 axis.set_title(("median r$^2$ of denoised images, " if measure_ == "r2" else "median MSE per pixel, ") + title, fontsize=9)
-            line[0].set_ylabel(name.replace(", in training", ",\nin training"), fontsize=8.5)
+            line[0].set_ylabel(wrapped(name), fontsize=8.5)
         axes[0, 0].invert_xaxis()
         for axis in axes[-1]:
             axis.set_xlabel("noise level sigma, from noise to image")

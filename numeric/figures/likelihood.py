@@ -18,7 +18,7 @@ from numeric.evaluation.likelihood import Flow, LikelihoodError, bits_per_dimens
 from numeric.evaluation.sweep import image_errors, noise_like, paired_ratio, standard_error
 from numeric.figures.base import FigureMaker, Parameters, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, own_work, shared_work
-from numeric.figures.networks import main_networks
+from numeric.figures.networks import main_networks, wrapped
 from numeric.figures.style import STYLE, fitted_on, legend_figure, plain_log, plus_minus, sigma_colours, sigma_handles
 from numeric.noise import ve
 from numeric.progress import progress_bar
@@ -215,7 +215,7 @@ def draw(record: dict[str, Any]) -> Any:
         axes[0].set_xlim(-limit, limit)
         axes[0].axvline(0.0, color="0.4", linewidth=0.8)
         axes[1].axvline(1.0, color="0.4", linewidth=0.8)
-        axes[0].set_yticks(range(len(methods)), [m.replace(", in training", ",\nin training") for m in methods])
+        axes[0].set_yticks(range(len(methods)), [wrapped(m) for m in methods])
         axes[0].set_ylim(len(methods) - 0.5, -0.5)
         for axis in axes:
             axis.grid(False, axis="y")

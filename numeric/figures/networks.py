@@ -1,7 +1,8 @@
-"""The networks that a figure shows where none are named."""
+"""The networks that a figure shows where none are named, and their labels on two lines."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from numeric.baselines.network import NetworkDenoiser, trained
@@ -28,3 +29,15 @@ def main_networks(
         for label, network in every.items()
         if network.record["config"]["name"] in names or (with_trained and network.record.get("trained"))
     }
+
+
+def wrapped(label: str) -> str:
+    """A network's label with what it has seen on a second line; any other label as it is.
+
+    Example:
+        >>> from numeric.figures.networks import wrapped
+        >>> print(wrapped("CNN, trained on 512,032 images"))
+        CNN,
+        trained on 512,032 images
+    """
+    return re.sub(r", (in training|trained on )", r",\n\1", label)

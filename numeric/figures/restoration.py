@@ -36,7 +36,7 @@ from numeric.evaluation.restore import (
 from numeric.evaluation.sweep import standard_error
 from numeric.figures.base import FigureMaker, Parameters, coordinates_degree, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, own_work, shared_work
-from numeric.figures.networks import main_networks
+from numeric.figures.networks import main_networks, wrapped
 from numeric.figures.style import COLOURS, IMAGE_STYLE, fitted_on, legend_figure, plus_minus, select, show_image
 from numeric.progress import progress_bar
 from numeric.scores.readouts import READOUTS
@@ -260,8 +260,8 @@ def findings(record: dict[str, Any]) -> list[str]:
 
 
 def short(method: str) -> str:
-    """A method's name on two lines."""
-    return method.replace(": ", "\n").replace(", in training", "\nin training").replace(" (deepinv)", "\n(deepinv)").replace(", degree", "\ndegree")
+    """A method's name on a few lines."""
+    return wrapped(method).replace(",\n", "\n").replace(": ", "\n").replace(" (", "\n(").replace(", degree", "\ndegree")
 
 
 def draw(record: dict[str, Any], pictures: dict[tuple[str, str], Tensor] | None = None) -> Any:
@@ -306,7 +306,7 @@ def draw(record: dict[str, Any], pictures: dict[tuple[str, str], Tensor] | None 
                         )  # fmt: skip
                     if number % 2:
                         axis.axhspan(number - 0.5, number + 0.5, color="0.5", alpha=0.07, linewidth=0)
-                axis.set_yticks(range(len(methods)), [m.replace(", in training", ",\nin training") for m in methods] if column == 0 else [])
+                axis.set_yticks(range(len(methods)), [wrapped(m) for m in methods] if column == 0 else [])
                 axis.set_ylim(len(methods) - 0.5, -0.5)
                 axis.grid(True, axis="x", alpha=0.25)
                 axis.set_title(f"({'abcdefghi'[line * len(tasks) + column]}) {task}: {unit}", fontsize=10)
