@@ -5,7 +5,6 @@ A record states ``machine_seconds``, the name of every machine (``CPU`` or a GPU
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ def machine_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else CPU
 
 
-def machine_seconds(record: Mapping[str, Any]) -> dict[str, float]:
+def machine_seconds(record: dict[str, Any]) -> dict[str, float]:
     """Machine -> seconds of training, in the order of the training.
 
     Older records do not state it.  Their phases do: each names the torch device of its schedule, and began at a count of images that
@@ -47,6 +46,6 @@ def machine_seconds(record: Mapping[str, Any]) -> dict[str, float]:
     return spent
 
 
-def trained_on(record: Mapping[str, Any]) -> str:
+def trained_on(record: dict[str, Any]) -> str:
     """``CPU``, ``GPU`` or ``GPU, CPU``: the kinds of machine that a training ran on."""
     return ", ".join(dict.fromkeys(CPU if machine == CPU else "GPU" for machine in machine_seconds(record)))
