@@ -23,6 +23,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.page import write_section
+from numeric.baselines.clock import machine_name
 from numeric.data import load_mnist
 from numeric.evaluation.sweep import image_errors, noise_like
 from numeric.imageset import ImageSet
@@ -47,7 +48,7 @@ class Card:
 
     def __init__(self, device: str) -> None:
         self.device, self.cuda = torch.device(device), torch.device(device).type == "cuda"
-        self.name = torch.cuda.get_device_name(self.device) if self.cuda else "CPU"
+        self.name = machine_name(device)
 
     def wait(self) -> None:
         if self.cuda:

@@ -27,6 +27,7 @@ import typer
 from torch.utils.flop_counter import FlopCounterMode
 
 from numeric.baselines import trained
+from numeric.baselines.clock import machine_name
 from numeric.baselines.configs import CONFIGS
 from numeric.baselines.edm import EDM
 from numeric.baselines.linear import LinearDenoiser
@@ -152,7 +153,7 @@ def step_seconds(record: dict[str, Any], train: ImageSet, device: str) -> dict[s
 def to_equal_error(record: dict[str, Any], sigma: str, target: float) -> tuple[int | None, bool]:
     """Images at the first point of a record's error curve at or below ``target``, or None; and whether that is the curve's first point.
 
-    Then it was reached at some earlier time: the curves of two networks begin where their first schedule had ended.
+    Then it was reached at some earlier time, long before where the curve was begun late: after an earlier schedule.
     """
     for number, point in enumerate(record["held_out_curve"]):
         if point["mse"][sigma] <= target:
@@ -172,7 +173,7 @@ def main(
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clock = "wall" if device == "cuda" else "cpu"
-    hardware = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)"
+    hardware = machine_name(device) + (f", {threads} thread(s)" if device == "cpu" else "")
     typer.echo(f"on {hardware}; ratios of {clock} seconds")
     throughput = training_throughput(size) if device == "cpu" else []
     train = load_mnist("train", size=size, count=n_train)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from benchmarks.page import write_section
+from numeric.baselines.clock import machine_name
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.settings import refined_settings
 from numeric.baselines.train import measure
@@ -86,7 +86,7 @@ def main(
     train, test = load_mnist("train", size=size, count=n_train), load_mnist("test", size=size, count=n_eval)
     cut = len(train) - len(train) // 6
     fit, rest = train.subset(slice(0, cut)), train.subset(slice(cut, len(train)))
-    hardware = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
+    hardware = machine_name(device)
     command = f'python -m benchmarks.refined --settings "{settings}" --sigmas {sigmas} --final {final} --size {size} --n-eval {n_eval} --device {device}'
     record: dict[str, Any] = {
         **provenance(command + ("" if n_train is None else f" --n-train {n_train}"), 0), "hardware": hardware,

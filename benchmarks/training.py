@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from numeric.baselines.clock import machine_name
 from numeric.baselines.configs import CONFIGS, TRAINING_ORDER, get_config
 from numeric.baselines.schedule import Schedule
 from numeric.baselines.train import Trainer
@@ -70,7 +71,7 @@ def main(
     if unknown := [w for w in chosen if w not in WAYS]:
         raise ValueError(f"unknown way {unknown[0]!r}: use one of {', '.join(WAYS)}")
     command = f"python -m benchmarks.training --device {device} --networks {','.join(names)} --sizes {sizes} --ways {ways} --batch {batch} --steps {steps}"
-    hardware = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
+    hardware = machine_name(device)
     rows: list[dict[str, Any]] = []
     for size in (int(s) for s in sizes.split(",")):
         images = load_mnist("train", size=size, count=n_train)
