@@ -43,5 +43,5 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-clean:  ## remove the environment and caches; runs/train, runs/figures, runs/claims and checkpoints stay
-	rm -rf $(VENV) runs/sweeps runs/samples runs/gallery out.ipynb .pytest_cache .ruff_cache .mypy_cache
+clean:  ## remove the environment and the tools' caches; what took long stays in runs/
+	rm -rf $(VENV) runs/gallery out.ipynb .pytest_cache .ruff_cache .mypy_cache

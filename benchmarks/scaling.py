@@ -23,6 +23,7 @@ import typer
 
 from numeric.data import load_mnist
 from numeric.figures.style import STYLE, plain_log
+from numeric.fingerprint import code_hash
 from numeric.results import provenance, read_json, save_figure, write_json
 from numeric.scores.own import WaveletScore
 from numeric.scores.shared import SharedWaveletScore
@@ -30,6 +31,7 @@ from numeric.scores.shared import SharedWaveletScore
 OUTPUT = Path(__file__).with_suffix(".json")
 FIGURES = Path(__file__).parents[1] / "paper_figures"
 FULL = 60_000
+SEED = 0  # of the noise
 
 PLAN: list[tuple[str, int, int, int, int, str]] = [
     # family, radius, degree, size, images, readout
@@ -84,7 +86,7 @@ def measure(
     expected = model.expected_mse(0.5)
     solve = time.perf_counter() - start
     noisy = data[:batch] + 0.5 * torch.randn(
-        min(batch, len(data)), 1, size, size, generator=torch.Generator().manual_seed(0)
+        min(batch, len(data)), 1, size, size, generator=torch.Generator().manual_seed(SEED)
     )
     start = time.perf_counter()
     model.denoise(noisy, 0.5)
@@ -142,9 +144,10 @@ def figure(rows: list[dict[str, Any]]) -> plt.Figure:
             axis.set_xticks([32**2, 64**2, 128**2, 256**2], ["32²", "64²", "128²", "256²"])
             axis.minorticks_off()
             plain_log(axis, "y")
-        axes[1].axhline(4, color="0.6", lw=0.8, ls=":")
+        line = axes[1].axhline(4, color="0.6", lw=0.8, ls=":", label="4 GiB")
         axes[0].legend(fontsize=8)
-        fig.suptitle("filled: measured on all 60,000 images; open: measured on fewer (time scaled up)", fontsize=9)
+        axes[1].legend(handles=[line], fontsize=8)
+        fig.suptitle("Time and memory of the moments; filled: measured on all 60,000 images, open: on fewer (time scaled up)", fontsize=9)
     return fig
 
 
@@ -159,7 +162,8 @@ def main(
     if worker:
         print(json.dumps(measure(*json.loads(worker), threads=threads)))
         return
-    rows = read_json(output)["rows"] if output.exists() and not rerun else []
+    record = read_json(output) if output.exists() and not rerun else {}
+    rows = record.get("rows", [])
     done = {(r["family"], r["radius"], r["degree"], r["size"], r["images"], r["readout"]) for r in rows}
     for configuration in PLAN:
         if configuration in done:
@@ -185,8 +189,11 @@ def main(
             f"{row['family']} {row['readout']} r={row['radius']} n={row['degree']} {row['size']}x{row['size']} {row['images']:,} images: "
             f"{row['fit_seconds']:.1f} s, peak {row['peak_rss'] / 2**30:.2f} GiB"
         )
-        write_json(output, {"rows": rows, "provenance": provenance("python -m benchmarks.scaling", threads=threads)})
-    record = {"rows": rows, "provenance": provenance("python -m benchmarks.scaling", threads=threads)}
+        record = {
+            **provenance("python -m benchmarks.scaling", SEED, threads=threads), "code": code_hash("benchmarks.scaling"),
+            "data": rows[0]["data"], "rows": rows,
+        }  # fmt: skip
+        write_json(output, record)
     save_figure(figure(rows), FIGURES / "scaling", record)
     at_64 = [r for r in rows if r["size"] == 64 and not r["extrapolated"]]
     for row in at_64:

@@ -5,7 +5,8 @@ PyTorch has no public question for the transforms: what this project uses of its
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def transformed(x: Tensor) -> bool:
 
 def tracked(x: Tensor) -> bool:
     """Whether any derivative by ``x`` is asked for: then nothing that depends on it may be written in place."""
-    return x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return x.requires_grad or transformed(x)
 
 
 def inside_vmap(x: Tensor) -> bool:
@@ -32,9 +33,12 @@ def inside_vmap(x: Tensor) -> bool:
     return False
 
 
-def outside_transforms() -> Any:
+@contextmanager
+def outside_transforms() -> Iterator[None]:
     """What is solved for a noise level is no part of a derivative by the image: ``torch.func``'s transforms do not see it.
 
-    So a first call inside ``jacrev`` or ``jvp`` solves with plain numbers, and keeps plain numbers.
+    So a first call inside ``jacrev`` or ``jvp`` solves with plain numbers, and keeps plain numbers; one inside
+    ``torch.inference_mode`` keeps tensors that later gradients can pass.
     """
-    return temporarily_clear_interpreter_stack()
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
+        yield

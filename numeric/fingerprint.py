@@ -85,6 +85,14 @@ def _meaning_hash(source: str) -> str:
     return hashlib.sha256(meaning(source).encode()).hexdigest()
 
 
+def source_hash(module: str) -> str:
+    """sha256 of the meaning of one module alone, not of what it imports."""
+    path = _file(module)
+    if path is None:
+        raise ValueError(f"there is no module {module!r}")
+    return _meaning_hash(path.read_text())
+
+
 def code_hash(*roots: str) -> str:
     """sha256 of the meaning of the modules behind the roots (see :func:`modules_behind`), and of a C file of a module's name."""
     digest = hashlib.sha256()
@@ -105,4 +113,4 @@ def weights_hash(place: str | Path | None = None) -> str:
     path = Path(place) if place is not None else WEIGHTS
     if path.is_file():
         return files_hash([path])
-    return files_hash(p for p in path.glob("*") if p.is_file()) if path.is_dir() else files_hash([])
+    return files_hash(p for p in path.glob("[!.]*") if p.is_file()) if path.is_dir() else files_hash([])

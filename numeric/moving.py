@@ -82,7 +82,7 @@ def moving_digits(
         A lazy set: a video is made when it is read.
 
     Raises:
-        DataError: digits in colour or larger than the square, or a count that is not positive.
+        DataError: digits in colour, larger than the square or with pixels outside [0, 1], or a count that is not positive.
 
     Example:
         >>> import numpy as np
@@ -97,6 +97,8 @@ def moving_digits(
         raise DataError(f"moving digits are grey, got {channels} channels")
     if max(height, width) > size:
         raise DataError(f"digits of {height} x {width} pixels do not fit into {size}: give digits.resized({size // 2}), or a larger size")
+    if digits.pixel_range != (0.0, 1.0):
+        raise DataError(f"moving digits want pixels in [0, 1], got {digits.pixel_range}: rescale them, or give uint8")
     for name, value in (("count", count), ("frames", frames), ("per_video", per_video)):
         if value < 1:
             raise DataError(f"{name} must be >= 1, got {value}")

@@ -139,7 +139,7 @@ def item_tensor(item: Any, name: str = "the image", first: bool = False) -> Tens
         out = item.detach().cpu()
     else:
         array = np.asarray(item)
-        if array.ndim == 3 and not first and (array.shape[-1] <= 4 or array.shape[0] > 4):
+        if array.ndim == 3 and not first and (array.shape[-1] <= 4 or 4 < array.shape[-1] < min(array.shape[:2])):
             array = np.moveaxis(array, -1, 0)  # images outside torch have their channels last
         out = native_tensor(array, name)
     if out.ndim not in (2, 3):

@@ -75,6 +75,9 @@ class FileShard:
             facts = self.path.stat()
         except OSError:
             return [self.name, self.size, self.channels]
+        if self.path.is_dir():  # a folder's own time does not change with what is in its files
+            inside = [(str(path.relative_to(self.path)), path.stat()) for path in sorted(self.path.rglob("*")) if path.is_file()]
+            return [self.name, self.size, self.channels, [[name, one.st_size, one.st_mtime_ns] for name, one in inside]]
         return [self.name, self.size, self.channels, facts.st_size, facts.st_mtime_ns]
 
 

@@ -432,7 +432,8 @@ class WaveletTransform:
             return None
         self._foresee("the projection onto the range", 3 * self.n_coefficients**2, "use a square basis, or probes")
         unit = torch.eye(self.n_coefficients, dtype=torch.float64)[:, None]
-        return self.forward(self.inverse(unit))[:, 0].numpy().T.copy()
+        # In space alone, of videos too: time is orthonormal.
+        return WaveletTransform.forward(self, WaveletTransform.inverse(self, unit))[:, 0].numpy().T.copy()
 
     @cached_property
     def matrix(self) -> np.ndarray:

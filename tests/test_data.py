@@ -295,3 +295,18 @@ def test_a_stream_without_length_is_named():
 
     with pytest.raises(DataError, match="has no length"):
         as_image_set(Stream())
+
+
+def test_items_of_many_channels_keep_their_layout():
+    """Arrays ``(channels, height, width)`` of more than four channels, from a data set as from a list."""
+    items = [np.random.default_rng(k).random((6, 8, 10), dtype=np.float32) for k in range(5)]
+
+    class Set(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(items)
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            return items[index]
+
+    assert as_image_set(Set()).shape == as_image_set(items).shape == (6, 8, 10)
+    assert torch.equal(as_image_set(Set())[:], torch.from_numpy(np.stack(items)))

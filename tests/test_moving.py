@@ -86,3 +86,10 @@ def test_frames_are_channels_to_every_estimator():
         for coupled in (False, True)
     }
     assert error[True] < 0.9 * error[False]
+
+
+def test_digits_outside_the_unit_range_are_refused():
+    for scale, shift in ((255.0, 0.0), (2.0, -1.0)):
+        digits = as_image_set(scale * torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + shift)
+        with pytest.raises(DataError, match=r"want pixels in \[0, 1\]"):
+            moving_digits(digits, count=2, size=20)

@@ -41,7 +41,7 @@ class NetworkConfig:
     def build(self, channels: int = 1, seed: int = 0) -> nn.Module:
         """The network with weights drawn from ``seed`` (the global generator is left as it was)."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU's too
             if self.kind == "cnn":
                 return CNN(channels, self.base_channels, self.depth)
             return UNet(channels, self.base_channels, self.channel_mult, self.layers_per_block)
@@ -52,7 +52,13 @@ class NetworkConfig:
         return "CNN" if self.kind == "cnn" else f"U-Net {self.name}"
 
     def with_base_channels(self, base_channels: int) -> NetworkConfig:
-        """The same at another width."""
+        """The same at another width.
+
+        Raises:
+            ValueError: an odd one, or below 2: half of the noise embedding are sines, half cosines.
+        """
+        if base_channels < 2 or base_channels % 2:
+            raise ValueError(f"base channels must be even and >= 2, got {base_channels}")
         return replace(self, base_channels=base_channels)
 
 

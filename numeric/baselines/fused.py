@@ -139,8 +139,7 @@ class _NormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         n, c = x.shape[:2]
-        sums = torch.empty(n, c)
-        mean, rstd = torch.empty(n, groups), torch.empty(n, groups)
+        sums, mean, rstd = (torch.empty(n, size, dtype=torch.float32, device=x.device) for size in (c, groups, groups))
         _call("moments", x, shift, sums, mean, rstd, *_sizes(x), ctypes.c_long(groups), ctypes.c_float(eps))
         offset = shift - mean.repeat_interleave(c // groups, 1)
         rstd = rstd.repeat_interleave(c // groups, 1)
@@ -178,7 +177,7 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None) -> Ten
     """
     ours = not torch.compiler.is_compiling()  # torch.compile fuses what it sees
     if ours and (norm.training or _plain(x, shift, norm.weight)) and suits(x):
-        table = torch.zeros(x.shape[:2]) if shift is None else shift.float()
+        table = torch.zeros(x.shape[:2], dtype=torch.float32, device=x.device) if shift is None else shift.float()
         return _NormSiLU.apply(x, table.contiguous(), norm.weight, norm.bias, norm.num_groups, norm.eps)
     x = x if shift is None else x + shift[:, :, None, None].to(x.dtype)
     return F.silu(norm(x.contiguous() if ours and transformed(x) else x))  # its forward derivative knows one layout only

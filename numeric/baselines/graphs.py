@@ -24,22 +24,25 @@ class CapturedStep:
 
     def __init__(self, step: Callable[..., Tensor], inputs: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
         self.parameters, self.inputs = parameters, [tensor.clone() for tensor in inputs]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.backends.cudnn.flags(benchmark=True):
-            for _ in range(WARM_UP):
-                step(*self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.backends.cudnn.flags(benchmark=True), torch.cuda.graph(self.graph):
-            self.loss = step(*self.inputs)
+        self.device = self.inputs[0].device
+        with torch.cuda.device(self.device), torch.backends.cudnn.flags(enabled=True, benchmark=True):  # "enabled" is False unless said
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    step(*self.inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.loss = step(*self.inputs)
         self.gradients = [p.grad for p in parameters]
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The loss of a batch, valid until the next call; gradients are in the parameters."""
-        for here, there in zip(self.inputs, inputs):
-            here.copy_(there)
-        self.graph.replay()
+        with torch.cuda.device(self.device):  # streams are the current card's
+            for here, there in zip(self.inputs, inputs):
+                here.copy_(there)
+            self.graph.replay()
         for parameter, gradient in zip(self.parameters, self.gradients):
             parameter.grad = gradient
         return self.loss

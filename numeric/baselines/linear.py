@@ -69,10 +69,12 @@ class LinearDenoiser(FittedDenoiser):
 
     def log_density(self, y: Any, noise: NoiseLevel | float) -> Tensor:
         """Natural logarithm of the Gaussian ``N(alpha mu, alpha^2 C + s^2 I)`` at every image, ``(n,)`` float64."""
-        eigenvalues, y, noise = self.learned("eigenvalues_"), self.readable(y), as_noise(noise)
-        centred = y.flatten(1).double() - noise.alpha * self.mean_
+        y, noise = self.readable(y), as_noise(noise)
+        flat = y.flatten(1).double()
+        eigenvalues, mean, vectors = (self.learned(name).to(flat) for name in ("eigenvalues_", "mean_", "eigenvectors_"))
+        centred = flat - noise.alpha * mean
         variance, least = noise.alpha**2 * eigenvalues + noise.sigma**2, noise.sigma**2
-        inside = centred @ self.eigenvectors_
+        inside = centred @ vectors
         outside = (centred.square().sum(1) - inside.square().sum(1)).clamp_min(0.0)
         rest = centred.shape[1] - len(eigenvalues)
         logs = variance.log().sum() + rest * math.log(least) + centred.shape[1] * math.log(2 * math.pi)

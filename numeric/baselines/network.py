@@ -73,6 +73,8 @@ class NetworkDenoiser(Denoiser):
         self._network, self._edm = network, edm
         self.label, self.record, self.path = label, record or {}, path
         self.batch_size, self.bf16 = batch_size, bf16
+        low, high = self.record.get("data", {}).get("pixel_range", Denoiser.pixel_range_)
+        self.pixel_range_ = (float(low), float(high))
 
     def _load(self) -> None:
         if self.path is None:
@@ -93,6 +95,17 @@ class NetworkDenoiser(Denoiser):
             self._load()
         assert self._edm is not None
         return self._edm
+
+    def made_of(self) -> list[Any]:
+        """What the numbers of a network in memory are made from, for a cache's key (:func:`numeric.evaluation.identity.state_hash`)."""
+        return [self.network.eval(), self.edm, self.bf16, self.pixel_range_]
+
+    def divergence(self, y: Any, noise: Any, probes: int | None = None, generator: torch.Generator | None = None) -> Any:
+        """As every denoiser's; levels that differ from image to image are gone through one by one."""
+        levels = as_levels(noise, len(y) if hasattr(y, "__len__") else 1)
+        if isinstance(levels, NoiseLevel):
+            return super().divergence(y, levels, probes, generator)
+        return torch.cat([super(NetworkDenoiser, self).divergence(y[i : i + 1], level, probes, generator) for i, level in enumerate(levels)])
 
     def by_level(self, y: Any, noise: Any, use: Callable[..., Tensor], axis: int = 0) -> Any:
         """As every denoiser's, but images of different levels go through the network together."""
@@ -130,13 +143,19 @@ def save_network(
     edm: EDM,
     channels: int,
     dtype: torch.dtype = torch.float16,
+    pixel_range: Sequence[float] = Denoiser.pixel_range_,
 ) -> None:
-    """Write weights (rounded to ``dtype``) with what is needed to build the network again."""
+    """Write weights (rounded to ``dtype``) with what is needed to build the network again.
+
+    Args:
+        channels: of its images. pixel_range: to which its images are clamped.
+    """
     meta = {
         "config": config.name,
         "base_channels": str(config.base_channels),
         "channels": str(channels),
         "edm": json.dumps(edm.to_dict()),
+        "pixel_range": json.dumps([float(value) for value in pixel_range]),
     }
     save_tensors(path, {k: v.to(dtype) for k, v in network.state_dict().items()}, meta)
 
@@ -166,7 +185,11 @@ def load_network(path: str | Path, label: str = "network", record: dict[str, Any
         network, edm = config.build(channels), EDM(**json.loads(meta["edm"]))
         network.load_state_dict(weights)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout
-    return NetworkDenoiser(network.eval(), edm, label, record, Path(path))
+    denoiser = NetworkDenoiser(network.eval(), edm, label, record, Path(path))
+    if "pixel_range" in meta:  # files of older programs are of images in [0, 1]
+        low, high = json.loads(meta["pixel_range"])
+        denoiser.pixel_range_ = (low, high)
+    return denoiser
 
 
 def trained_label(config: NetworkConfig, record: dict[str, Any]) -> str:
@@ -198,7 +221,7 @@ def trained(
         raise ValueError(f"there is no folder of weights {str(place)!r}: give one that `python -m numeric train` wrote")
     out: dict[str, NetworkDenoiser] = {}
     order = list(CONFIGS)
-    records = [(read_json(p), p.with_suffix(".safetensors")) for p in sorted(place.glob("*.json"))]
+    records = [(read_json(p), p.with_suffix(".safetensors")) for p in sorted(place.glob("[!.]*.json"))]
     records = [(r, p) for r, p in records if "config" in r and p.is_file()]
     sizes = sorted({r["size"] for r, _ in records if r.get("size") is not None})
     records = [(r, p) for r, p in records if r.get("size") == size]
@@ -216,7 +239,7 @@ def trained(
 def records_alone(size: int, folder: str | Path | None = None) -> list[dict[str, Any]]:
     """Records of networks for images of ``size`` pixels a side whose weights were left out, being too large: their curves are there."""
     place = Path(folder) if folder is not None else WEIGHTS
-    records = [read_json(path) for path in sorted(place.glob("*.json")) if not path.with_suffix(".safetensors").is_file()]
+    records = [read_json(path) for path in sorted(place.glob("[!.]*.json")) if not path.with_suffix(".safetensors").is_file()]
     return [record for record in records if "config" in record and record.get("size") == size]
 
 

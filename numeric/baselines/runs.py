@@ -24,6 +24,7 @@ from numeric.baselines.plateau import SIGMAS, images_seen
 from numeric.baselines.schedule import Schedule, options
 from numeric.baselines.train import Trainer, measure, train
 from numeric.data import ImageSet
+from numeric.denoiser import Denoiser
 from numeric.results import atomic_path, load_tensors, provenance, read_json, write_json
 
 N_EVAL, N_CURVE = 2000, 1000
@@ -154,7 +155,10 @@ def publish(
     more = "".join(f" {option} {count}" for option, (count, usual) in counts.items() if count not in (0, usual))
     command = command or run.command(record["images"], record["phases"], more)
     with atomic_path(target.weights) as temporary:  # the weights that are there stay until the errors of the new ones are known
-        save_network(temporary, network, run.config, EDM(**record["edm"]), record["data"]["shape"][0])
+        save_network(
+            temporary, network, run.config, EDM(**record["edm"]), record["data"]["shape"][0],
+            pixel_range=record["data"].get("pixel_range", Denoiser.pixel_range_),
+        )  # fmt: skip
         shipped = load_network(temporary)
         errors = {
             name: measure(shipped, part, SIGMAS, device=run.schedule.device) for name, part in (("train", images), ("test", test))
@@ -214,7 +218,7 @@ def foresee(run: Run, images: ImageSet, steps: int = 1) -> Foreseen:
 
 def _synchronise(device: str) -> None:
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def all_runs(

@@ -61,6 +61,17 @@ class PatchDenoiser(FittedDenoiser):
             raise ValueError(f"the patch side must be >= 1, got {side}")
         return int(side)
 
+    def set_params(self, **params: Any) -> Any:
+        """As every estimator's; a ``patch`` that is given takes the place of what :meth:`calibrate` chose."""
+        super().set_params(**params)
+        if "patch" in params:
+            self._forget_sides()
+        return self
+
+    def _forget_sides(self) -> None:
+        for name in ("sides_", "calibration_"):
+            self.__dict__.pop(name, None)
+
     def patch_at(self, sigma: float) -> int:
         """Patch side at an effective sigma; after :meth:`calibrate` that of the nearest calibrated sigma on a log scale."""
         sides: Sides = getattr(self, "sides_", self.patch)
@@ -86,8 +97,7 @@ class PatchDenoiser(FittedDenoiser):
         data = as_image_set(images)
         self.all_: ImageSet = data
         self.data_: ImageSet = resident(data.take(self.n_train))
-        for name in ("sides_", "calibration_"):
-            self.__dict__.pop(name, None)
+        self._forget_sides()
         self.remember(data)
         return self
 

@@ -31,10 +31,10 @@ from numeric.baselines.schedule import Schedule
 from numeric.data import ImageSet, LazyImages
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
-from numeric.fingerprint import files_hash
+from numeric.fingerprint import code_hash, files_hash
 from numeric.memory import free_memory
 from numeric.progress import progress_bar
-from numeric.results import load_tensors, read_json, reading, save_tensors
+from numeric.results import load_tensors, read_json, reading, save_tensors, versions
 
 
 def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator:
@@ -65,7 +65,7 @@ def saved_bytes(network: nn.Module, edm: EDM, shape: tuple[int, int, int]) -> in
 
 def check_memory(network: nn.Module, edm: EDM, shape: tuple[int, int, int], batch_size: int, device: str) -> None:
     """Raise MemoryError before training if a batch will not fit."""
-    free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else free_memory()
+    free = free_memory(device)
     weights = 20 * sum(p.numel() for p in network.parameters())
     each = saved_bytes(network, edm, shape)
     if free is not None and weights + each * batch_size > 0.9 * free:
@@ -83,7 +83,7 @@ class Batches:
 
     def __init__(self, images: ImageSet, device: str) -> None:
         self.images, self.device, self.kept = images, device, None
-        free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else free_memory()
+        free = free_memory(device)
         needed = 4 * len(images) * math.prod(images.shape)
         if not isinstance(images.raw, LazyImages) and needed < min((free or 0) / 4, 2**30):
             self.kept = torch.empty(len(images), *images.shape, device=device)
@@ -103,6 +103,7 @@ class Trainer:
 
     Attributes:
         step, images_seen, seconds: so far. machine_seconds: the seconds by machine (:mod:`numeric.baselines.clock`).
+        made_with: versions and hash of the code that trains now.
         phases: schedules so far, ``{"schedule", "from_images", "from_step"}``; more than one if a checkpoint was taken up
             with another schedule.
 
@@ -124,6 +125,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=schedule.learning_rate, fused=True)
         self.step = self.images_seen = 0
         self.machine, self.machine_seconds = machine_name(device), dict[str, float]()
+        self.made_with = {"versions": versions(), "code": code_hash(__name__)}  # asked now: files may change while this runs
         self.phases: list[dict[str, Any]] = [{"schedule": schedule.to_dict(), "from_step": 0, "from_images": 0}]
         self.batches = Batches(images, device)
         self._forward: Any = torch.compile(self.network) if schedule.compile else self.network
@@ -189,7 +191,10 @@ class Trainer:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                reason = str(error).splitlines()[0]
+                cause: BaseException = error
+                while cause.__context__ is not None:  # the end of the capture fails for the reason that it was broken off
+                    cause = cause.__context__
+                reason = f"{type(cause).__name__} {cause}".splitlines()[0].strip()
                 warnings.warn(f"the step cannot be captured as a CUDA graph ({reason}): training goes on without", stacklevel=2)
                 self.capture = False
         return self._captured[len(x)](x, sigma, noise) if self.capture else step(x, sigma, noise)
@@ -207,7 +212,9 @@ class Trainer:
 
     def denoiser(self, label: str = "network") -> NetworkDenoiser:
         """The running average under the denoiser interface."""
-        return NetworkDenoiser(self.average, self.edm, label, bf16=self.schedule.bf16)
+        denoiser = NetworkDenoiser(self.average, self.edm, label, bf16=self.schedule.bf16)
+        denoiser.pixel_range_ = self.images.pixel_range
+        return denoiser
 
     def fingerprint(self) -> str:
         """What must agree for a checkpoint to be taken up under any schedule."""
@@ -215,7 +222,16 @@ class Trainer:
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
     def save(self, path: Path, extra: dict[str, Any] | None = None) -> None:
-        """Write the whole state atomically."""
+        """Write the whole state atomically.
+
+        Raises:
+            FloatingPointError: weights that are not finite; what ``path`` holds already is left as it is.
+        """
+        if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters()):
+            raise FloatingPointError(
+                f"weights are not finite at step {self.step}: lower --learning-rate, or train without --bf16"
+                + (f"; {path} keeps the last good ones" if path.exists() else "")
+            )
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
@@ -276,7 +292,6 @@ class Trainer:
                 self.machine_seconds = machine_seconds(before)
         self.phases = phases
         return extra
-
 
     def start_from(self, path: Path) -> dict[str, Any]:
         """Go on from published weights, whose checkpoint is gone: both the weights and their average, with Adam's moments anew.
@@ -458,6 +473,7 @@ def record_of(trainer: Trainer, curves: Curves, held_out: ImageSet | None) -> di
         "data": trainer.images.provenance,
         "loss": curves.losses + pending,
         "held_out_curve": curves.errors,
+        "trained_with": trainer.made_with,
         "held_out_curve_images": len(held_out) if held_out is not None else 0,
         "last_doubling": last_doubling(curves.errors),
         "trained": is_trained(curves.errors),

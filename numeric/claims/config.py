@@ -97,7 +97,8 @@ class ClaimsConfig:
         if min(self.folds, self.groups) < 2:
             raise ValueError(f"folds and groups must be >= 2, got {self.folds} and {self.groups}")
         if min(self.n_eval, self.n_ssim, self.n_network) < self.groups:
-            raise ValueError(f"n_eval, n_ssim and n_network must be at least groups={self.groups}")
+            counts = f"{self.n_eval}, {self.n_ssim} and {self.n_network}"
+            raise ValueError(f"n_eval, n_ssim and n_network must be at least groups={self.groups}, got {counts}: raise them, or lower groups")
         if self.repeats < 2:
             raise ValueError(f"repeats must be >= 2, got {self.repeats}: one fit does not show its own noise")
         if self.n_generated < 10 or not self.samples or min(self.samples) < 1:

@@ -94,7 +94,7 @@ def draw(record: dict[str, Any]) -> Any:
             Line2D([], [], color="0.3", marker="o", linewidth=1.6, label="weakest cell, 95% interval"),
             Line2D([], [], color="0.3", marker="s", linewidth=1.6, label="strongest cell"),
             Line2D([], [], color="0.3", marker="|", linestyle="", label="other cells"),
-            Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle="", label="open: does not support"),
+            Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle="", label="open: does not support, or could not come out otherwise"),
         ]
         fit = record["data"]["train"]
         figure.suptitle(

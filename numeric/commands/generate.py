@@ -16,7 +16,7 @@ def main(
     n_quality: Annotated[int, typer.Option(help="samples to score")] = 200,
     n_shown: Annotated[int, typer.Option(help="samples drawn in the figure")] = 8,
     steps: Annotated[int, typer.Option(help="steps from sigma_max to sigma_min")] = 30,
-    method: Annotated[str, typer.Option(help="ode (Heun) or sde (Euler-Maruyama)")] = "ode",
+    method: Annotated[str, typer.Option(help="ode (Heun), sde (Euler-Maruyama) or ddim")] = "ode",
     process: Annotated[str, typer.Option(help="ve or vp")] = "ve",
     clip: Annotated[bool, typer.Option(help="clamp denoised images to the pixels' range on the way")] = True,
     family: Annotated[list[str] | None, typer.Option(help="family:degree, own readout; repeat for several")] = None,

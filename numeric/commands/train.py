@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,18 +58,22 @@ def main(
     import torch
     from filelock import Timeout
 
+    from numeric.arguments import as_list
     from numeric.baselines import runs
     from numeric.baselines import train as training
     from numeric.baselines.configs import NetworkConfig, get_config
     from numeric.baselines.schedule import Schedule
     from numeric.data import load_mnist
+    from numeric.scores.base import usable_device
 
     if list_:
         training.configuration_table()
         return
+    if threads < 0:
+        raise ValueError(f"--threads must be a number of CPU threads, or 0 for torch's choice, got {threads}")
     if threads:
         torch.set_num_threads(threads)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else usable_device(device)
     kind = ("printed" if device.startswith("cuda") else "cpu") if schedule == "auto" else schedule
     if kind not in ("printed", "cpu"):
         raise ValueError(f"--schedule {schedule}: use printed, cpu or auto")
@@ -98,7 +103,7 @@ def main(
     if all_:
         if config or base_channels is not None or n_train is not None or publish is not None:
             raise ValueError("--all trains every configuration as it is: leave out --config, --base-channels, --n-train, --publish")
-        limits = [float(item) for item in rounds.split(",") if item.strip()]
+        limits = as_list(rounds, float, "--rounds (image counts, such as 300000)") if rounds.strip() else []
         everything = runs.all_runs(output, make, start_from=start_from)
         if foresee:
             _foresee(everything, data)
@@ -113,20 +118,20 @@ def main(
     run = runs.Run(network, size, make(network), output, n_train, start_from)
     if start_from is not None and run.start is None:
         raise ValueError(f"--start-from: {start_from / run.weights.name} was not found")
-    if publish is None:
-        run.prepare(resume, overwrite)
-    elif not run.checkpoint.exists():
+    if publish is not None and not run.checkpoint.exists():
         raise ValueError(f"--publish: there is no checkpoint {run.checkpoint}")
-    images, test = data(size)
-    if publish is None:
-        try:
-            with run.lock():
+    try:
+        with nullcontext() if publish is not None else run.lock():
+            if publish is None:
+                run.prepare(resume, overwrite)  # under the lock: it may remove what another process is writing
+            images, test = data(size)
+            if publish is None:
                 training.train(
                     network, images, run.schedule, held_out=test.take(n_curve), checkpoint=run.checkpoint, resume=resume,
                     reschedule=reschedule, start_from=run.start,
                 )  # fmt: skip
-        except Timeout:
-            raise ValueError(f"another process is training {run.checkpoint}: wait for it, or choose another --output") from None
+    except Timeout:
+        raise ValueError(f"another process is training {run.checkpoint}: wait for it, or choose another --output") from None
     record = runs.publish(run, images.take(n_eval), test.take(n_eval), folder=publish, record_alone=record_alone)
     _tell(record)
     folder = publish or output

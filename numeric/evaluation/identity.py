@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ def identity(denoiser: Any) -> dict[str, Any]:
 def state_hash(value: Any) -> str:
     """sha256 of parameters and all that was learnt, whatever was asked of the object since.
 
-    Private attributes and cached properties follow from the others, and do not count.
+    Private attributes and cached properties follow from the others, and do not count.  An object whose numbers are made from what it
+    holds privately says so by a method ``made_of()``, whose result counts in place of its attributes.
 
     Raises:
         ValueError: it holds something that cannot be told from others of its kind.
@@ -68,7 +69,14 @@ def _parts(value: Any, above: set[int]) -> Iterator[bytes | memoryview]:
         yield f"{value.__module__}.{value.__qualname__}".encode()
     elif isinstance(value, FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        yield from _parts([value.__code__, cells, value.__defaults__], above)
+        yield from _parts([value.__code__, cells, value.__defaults__, value.__kwdefaults__], above)
+    elif isinstance(value, partial):
+        yield from _parts([value.func, value.args, value.keywords], above)
+    elif isinstance(value, MethodType):
+        yield from _parts([value.__func__, value.__self__], above)
+    elif isinstance(value, BuiltinMethodType):
+        yield value.__qualname__.encode()
+        yield from _parts(getattr(value.__self__, "__name__", None) or value.__self__, above)
     elif isinstance(value, CodeType):
         yield value.co_code
         yield from _parts([value.co_consts, value.co_names], above)
@@ -85,6 +93,8 @@ def _parts(value: Any, above: set[int]) -> Iterator[bytes | memoryview]:
                 yield from _parts(item, above)
         elif isinstance(value, set | frozenset):
             yield from sorted(state_hash(item).encode() for item in value)
+        elif hasattr(value, "made_of"):
+            yield from _parts(value.made_of(), above)
         else:
             yield from _attributes(value, above)
 

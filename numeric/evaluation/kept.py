@@ -39,7 +39,8 @@ def kept_samples(
     """
     about = {
         "denoiser": identity(denoiser),
-        "sampler": {f.name: str(getattr(sampler, f.name)) for f in fields(sampler)},
+        "sampler": {f.name: str(getattr(sampler, f.name)) for f in fields(sampler) if f.name != "gaussian"},
+        "gaussian": identity(sampler.gaussian) if sampler.gaussian is not None else None,
         "seeds": list(seeds),
         "shown": shown,
         "fit": train.provenance,
@@ -52,7 +53,7 @@ def kept_samples(
         return tensors["samples"], float(metadata["seconds"]), json.loads(metadata["unclipped"])
     model = denoiser.model if isinstance(denoiser, FittedLater) else denoiser  # a linear one starts from its own Gaussian
     start = time.perf_counter()
-    samples = sampler.run(model, NoiseStream.from_seeds(seeds), train.shape, progress).clamp(*train.pixel_range).float()
+    samples = sampler.run(model, NoiseStream.from_seeds(seeds), train.shape, progress).clamp(*train.pixel_range).float().cpu()
     seconds = time.perf_counter() - start
     unclipped = without_clipping(sampler, model, seeds[:shown], train.shape)
     if isinstance(denoiser, FittedLater):

@@ -92,7 +92,7 @@ def nearest_training_image(samples: Tensor, training: Any, chunk: int = 4000) ->
         raise ValueError(f"samples are {tuple(samples.shape[1:])}, training images {data.shape}: use one size")
     if len(data) < 2:
         raise ValueError("nearest and second nearest need at least two training images")
-    query = samples.detach().double().flatten(1)
+    query = samples.detach().cpu().double().flatten(1)
     best = torch.full((len(query), 2), torch.inf, dtype=torch.float64)
     index = torch.zeros(len(query), 2, dtype=torch.int64)
     start = 0
@@ -133,7 +133,7 @@ class SampleQuality:
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None = None, components: int = 32, seed: int = 0) -> None:
-        flat = images.flatten(1).numpy()
+        flat = images.detach().cpu().flatten(1).numpy()
         self.seed = seed
         self.pca = PCA(min(components, *flat.shape), random_state=seed).fit(flat)
         self.classifier: Any = None
@@ -146,7 +146,7 @@ class SampleQuality:
 
     def features(self, images: Tensor) -> np.ndarray:
         """Principal components ``(n, components)``."""
-        return self.pca.transform(images.flatten(1).numpy())
+        return self.pca.transform(images.detach().cpu().flatten(1).numpy())
 
     def frechet(self, samples: Tensor, reference: Tensor, resamples: int = 100) -> dict[str, float]:
         """Squared Frechet distance of samples from reference (held-out) images, with a bootstrap standard error.
@@ -184,7 +184,7 @@ class SampleQuality:
         """
         if self.classifier is None:
             raise ValueError("the classifier score needs labels: SampleQuality(images, labels)")
-        p = np.clip(self.classifier.predict_proba(samples.flatten(1).numpy()), 1e-12, 1.0)
+        p = np.clip(self.classifier.predict_proba(samples.detach().cpu().flatten(1).numpy()), 1e-12, 1.0)
         rng = np.random.default_rng(self.seed)
 
         def score(q: np.ndarray) -> float:

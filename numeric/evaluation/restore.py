@@ -56,9 +56,10 @@ def make_physics(task: str, shape: tuple[int, int, int], noise: float, seed: int
     """deepinv's operator of a task for images of ``(channels, height, width)``, with Gaussian noise of a standard deviation."""
     physics = deepinv().physics
     check_task(task)
-    model = physics.GaussianNoise(noise, rng=torch.Generator().manual_seed(seed))
-    if task == "inpainting":
-        mask = torch.rand(1, *shape[1:], generator=torch.Generator().manual_seed(seed)) < KEPT_PIXELS
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(1, *shape[1:], generator=generator) < KEPT_PIXELS if task == "inpainting" else None
+    model = physics.GaussianNoise(noise, rng=generator)  # after the mask in one stream: of equal seeds, the noise would follow from the mask
+    if mask is not None:
         return physics.Inpainting(img_size=shape, mask=mask.float().expand(shape), noise_model=model)
     if task == "deblurring":
         return physics.BlurFFT(img_size=shape, filter=physics.blur.gaussian_blur(sigma=(BLUR_SIGMA, BLUR_SIGMA)), noise_model=model)
@@ -98,8 +99,11 @@ def diffpir(model: nn.Module, y: Tensor, physics: Any, noise: float, steps: int,
     """DiffPIR; ``weight`` is its lambda."""
     inv = deepinv()
     sampler = inv.sampling.DiffPIR(model, inv.optim.data_fidelity.L2(), sigma=noise, max_iter=steps, lambda_=weight)
-    with torch.random.fork_rng(devices=[]):  # it draws from the global generator
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[y.device] if y.is_cuda else []):  # it draws from the global generator of y's device
+        torch.default_generator.manual_seed(seed)
+        if y.is_cuda:
+            with torch.cuda.device(y.device):
+                torch.cuda.manual_seed(seed)
         return sampler(y, physics)
 
 

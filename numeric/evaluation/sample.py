@@ -111,6 +111,11 @@ class NoiseStream:
 
     @classmethod
     def from_seeds(cls, seeds: Sequence[int]) -> NoiseStream:
+        """A generator of its own for every seed: a sample's noise does not depend on which others are drawn with it.
+
+        Raises:
+            SamplingError: no seeds.
+        """
         seeds = list(seeds)
         if not seeds:
             raise SamplingError("no seeds were given: name at least one, such as seeds=range(8)")
@@ -122,6 +127,11 @@ class NoiseStream:
 
     @classmethod
     def from_generator(cls, n: int, generator: torch.Generator) -> NoiseStream:
+        """All ``n`` samples from one generator, which goes on from where it stands.
+
+        Raises:
+            SamplingError: ``n`` below 1.
+        """
         if n < 1:
             raise SamplingError(f"the number of samples must be >= 1, got {n}")
         return cls([generator], [n])

@@ -74,7 +74,7 @@ def best_rate(record: dict[str, Any], law: str, sigma: float) -> dict[str, Any] 
 
 
 def draw(record: dict[str, Any]) -> Any:
-    """A panel a law: relative error against degree; below, at the last noise level but one, what the two bases reach."""
+    """A panel a law: relative error against degree; below, what fits in double precision in the two bases lose over it."""
     p, laws = record["parameters"], list(record["laws"])
     colours = sigma_colours(p["sigmas"])
     with plt.rc_context(STYLE):
@@ -91,9 +91,8 @@ def draw(record: dict[str, Any]) -> Any:
                     x = np.linspace(fit["degrees"][0], n[-1], 100)
                     top.plot(x, scale * np.exp(-fit["rate"] * (x ** fit["power"] - n[-1] ** fit["power"])), color=colours[sigma], linewidth=0.9)
                 for basis, line in zip(BASES, ("-", "--")):
-                    reached = select(record["records"], law=law, sigma=sigma)
-                    ratio = [max(r[basis] / r["error"] - 1, 1e-16) if r["error"] > 0 else np.nan for r in reached]
-                    low.plot([r["degree"] for r in reached], ratio, line, color=colours[sigma], linewidth=1.1)
+                    ratio = [max(r[basis] / r["error"] - 1, 1e-16) for r in rows]
+                    low.plot(n, ratio, line, color=colours[sigma], linewidth=1.1)
             top.set_title(law, fontsize=10)
             for axis in (top, low):
                 axis.set_yscale("log")
@@ -106,7 +105,7 @@ def draw(record: dict[str, Any]) -> Any:
         figure.tight_layout(rect=(0, 0.08, 1, 1))
         styles: Any = zip(BASES, ("-", "--"))
         kinds = [Line2D([], [], color="0.3", linestyle=line, label=basis) for basis, line in styles]
-        legend_figure(figure, [*sigma_handles(p["sigmas"]), *kinds], f"squared errors below {FLOOR:g} of the variance are rounding and left out")
+        legend_figure(figure, [*sigma_handles(p["sigmas"]), *kinds], f"errors below {FLOOR:g} of the variance are rounding and left out")
     return figure
 
 

@@ -25,7 +25,7 @@ from numeric.evaluation.sweep import measure, noise_like, paired_ratio, summary
 from numeric.evaluation.symmetry import asymmetry
 from numeric.figures.base import Parameters, coordinates_degree, family_degree, required_degree
 from numeric.figures.foresee import Work, linear_work, network_work, optimal_work, own_work, shared_work, wiener_work
-from numeric.fingerprint import code_hash, modules_of, weights_hash
+from numeric.fingerprint import code_hash, modules_of, source_hash, weights_hash
 from numeric.noise import ve
 from numeric.results import kept_json
 from numeric.scores.own import WaveletScore
@@ -332,6 +332,9 @@ def measured(row: Row, test: ImageSet, config: Any, linear: LinearDenoiser) -> d
     return {**facts_of(row, model, seconds), "errors": errors_of(model, row.count, test, "test", config, linear), "asymmetry": bent}
 
 
+MEASURED_BY = ("numeric.baselines.linear", "numeric.evaluation.sweep", "numeric.evaluation.symmetry")
+"""Modules that every row's numbers depend on beside this one and its own."""
+
 Measure = Callable[[Row, LinearDenoiser], dict[str, Any]]
 
 
@@ -344,7 +347,9 @@ def kept_rows(rows: Sequence[Row], folder: str, images: ImageSet, key: Mapping[s
     """
     linear = lru_cache(lambda: LinearDenoiser().fit(images))  # only if something is left to measure
     for row in rows:
-        about = {"method": row.label, "count": row.count, "about": row.about, **key, "code": code_hash("numeric.figures.contenders", *row.code)}
+        # What measures a row, and the row's own modules: a change of one method leaves the numbers of the others alone.
+        code = [source_hash(__name__), code_hash(*MEASURED_BY, *row.code)]
+        about = {"method": row.label, "count": row.count, "about": row.about, **key, "code": code}
 
         def value(row: Row = row) -> dict[str, Any]:
             if progress:

@@ -25,6 +25,9 @@ from numeric.noise import as_noise
 from numeric.progress import progress_bar
 from numeric.scores.own import WaveletScore
 
+ROUNDING = 1e-9
+"""A change of the error by less than this part of itself is rounding: of scaling atoms, say, which have no other orientation."""
+
 # ----- configuration ---------------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +241,7 @@ def findings(record: dict[str, Any]) -> list[str]:
     harmful = [
         f"{r['correlation']} at {r['orientation']} scale {r['scale']}, sigma {r['sigma']:g} ({100 * r['gain']:.2f}%)"
         for r in rows
-        if r["split"] == "test" and r["scale"] != "all" and r["gain"] < -2 * r["se"]
+        if r["split"] == "test" and r["scale"] != "all" and r["gain"] < -max(2 * r["se"], ROUNDING)
     ]
     lines.append(
         "bands whose held-out error a correlation raises by more than two standard errors: "

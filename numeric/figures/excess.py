@@ -289,7 +289,11 @@ def findings(record: dict[str, Any]) -> list[str]:
         ranked = sorted(select(rows, n=count), key=lambda r: r["held_out"])
         own = [r for r in ranked if r["readout"] == "own"]
         text = "; ".join(f"{_name(r)}, degree {r['degree']} ({r['held_out']:.5f})" for r in (ranked[0], own[0]) if r) if own else _name(ranked[0])
-        lines.append(f"{count:,} images: lowest held-out error {text}" + (" (all; own readouts)" if own else ""))
+        absent = [name for name in dict.fromkeys(map(_name, rows)) if name not in map(_name, ranked)]
+        lines.append(
+            f"{count:,} images: lowest held-out error {text}" + (" (all; own readouts)" if own else "")
+            + (f"; not fitted on so many: {', '.join(absent)}" if absent else "")
+        )  # fmt: skip
     for degree in record["parameters"]["bound_degrees"]:
         here = select(record["bound"], degree=degree)
         for kind in KINDS:

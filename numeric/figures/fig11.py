@@ -32,6 +32,7 @@ from numeric.scores.potential import PotentialScore
 from numeric.scores.readouts import READOUTS
 from numeric.scores.wiener import WienerScore
 
+SAMPLED_BY = {"ode": "probability-flow ODE (Heun)", "sde": "reverse SDE (Euler-Maruyama)", "ddim": "DDIM"}
 FAMILIES = ("independent:1", "independent:3", "band:3", "local:1", "local:3")
 
 
@@ -202,7 +203,7 @@ def measure(config: GenerateConfig, progress: bool = True) -> tuple[dict[str, An
         for a in denoisers
     }
     record = {
-        "data": {"fit": train.provenance, "reference": {**test.provenance, "count": n_quality}},
+        "data": {"fit": train.provenance, "reference": {**test.provenance, "used": f"{n_quality} of them, drawn without repetition with the seed"}},
         "scores": rows,
         "held_out_nearest_distance": float(held_out.distance.mean()),
         "held_out_memorised": held_out.memorised(),
@@ -249,7 +250,7 @@ def draw(record: dict[str, Any], images: dict[str, Tensor]) -> Any:
             axis.text(0.03, 0.5, f"{text}without clipping: {largest}", fontsize=7.8, va="center", linespacing=1.35)
         floor = record["scores"][0]
         figure.suptitle(
-            f"Samples by {'probability-flow ODE (Heun)' if p['method'] == 'ode' else 'reverse SDE (Euler-Maruyama)'}, "
+            f"Samples by {SAMPLED_BY[p['method']]}, "
             f"{p['process'].upper()}, {p['steps']} steps, {p['size']}x{p['size']}, {fitted_on(record)}"
             f"{', denoised images clipped' if p['clip_denoised'] else ''}\n"
             f"training images themselves: Frechet {floor['frechet']['value']:.2f} ± {floor['frechet']['se']:.2f}, "

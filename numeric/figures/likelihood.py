@@ -152,6 +152,11 @@ def measure(config: LikelihoodConfig, progress: bool = True) -> dict[str, Any]:
     }
 
 
+def count_of(row: dict[str, Any]) -> str:
+    """``60 images``."""
+    return f"{row['n']:,} image{'' if row['n'] == 1 else 's'}"
+
+
 def findings(record: dict[str, Any]) -> list[str]:
     """Sentences read off the record."""
     out = []
@@ -162,7 +167,8 @@ def findings(record: dict[str, Any]) -> list[str]:
         best = done[0]
         out.append(
             f"sigma {sigma:g}: the linear denoiser's Gaussian needs {plus_minus(linear['bits'], linear['bits_se'])} bits per dimension; "
-            f"the best other is {best['method']}, {plus_minus(best['gap'], best['gap_se'])} from it "
+            f"the best other is {best['method']}, {plus_minus(best['gap'], best['gap_se'])} from it"
+            f"{f' on the first {count_of(best)}' if best['n'] < linear['n'] else ''} "
             f"(the flow's own error there is {linear['flow_error']:.1g})"
         )
         own = [r for r in done if r["method"].endswith("own")]
@@ -226,7 +232,10 @@ def draw(record: dict[str, Any]) -> Any:
             fontsize=11,
             y=1 - 0.12 / height,
         )
-        legend_figure(figure, sigma_handles(p["sigmas"]), "bars: ± 1 standard error over images, paired with linear")
+        most = max(rows, key=lambda r: r["n"])
+        fewer = {r["method"]: f"{wrapped(r['method'])}: the first {count_of(r)}".replace("\n", " ") for r in rows if r["n"] < most["n"]}
+        note = f"bars: ± 1 standard error over images, paired with linear; {count_of(most)}" + "".join(f"; {text}" for text in fewer.values())
+        legend_figure(figure, sigma_handles(p["sigmas"]), note)
     return figure
 
 

@@ -20,7 +20,8 @@ def data_sources(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         if {"source", "count", "sha256"} <= set(value):
             shape = "x".join(map(str, value.get("shape", [])[1:]))
-            yield f"{value.get('split', '')} {value['count']:,} of {value['source']} ({shape}, sha256 {value['sha256'][:8]})"
+            used = f"; used: {value['used']}" if "used" in value else ""
+            yield f"{value.get('split', '')} {value['count']:,} of {value['source']} ({shape}, sha256 {value['sha256'][:8]}{used})"
         else:
             for part in value.values():
                 yield from data_sources(part)
@@ -94,7 +95,7 @@ def section(path: Path, output: Path, titles: dict[str, str], state: dict[str, d
 def build_page(output: Path, notebooks: Sequence[Notebook], state: dict[str, dict[str, Any]]) -> Path:
     """Write ``output/index.html`` from every results file below ``output``; links are relative, every text is escaped."""
     titles = {n.name: n.title for n in notebooks}
-    paths = sorted((p for p in output.rglob("*.json") if p.name != STATE), key=lambda p: order(p.stem))
+    paths = sorted((p for p in output.rglob("[!.]*.json") if p.name != STATE), key=lambda p: order(p.stem))
     sections = [found for path in paths if (found := section(path, output, titles, state)) is not None]
     environment = Environment(loader=PackageLoader("numeric.figures", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = cell_text

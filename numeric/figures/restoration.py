@@ -207,7 +207,7 @@ def measure(config: RestorationConfig, progress: bool = True) -> tuple[dict[str,
                 pictures[task, f"{label}|{algorithm}"] = out[:1]
                 bar.update()
     networks = {label: data_source(network) for label, network in config.chosen_networks().items()}
-    data = {"fit": fit.provenance, "tune": {**train.provenance, "count": config.n_tune}, "held_out": test.provenance}
+    data = {"fit": fit.provenance, "tune": {**train.provenance, "used": f"the last {config.n_tune} images, on which no closed form was fitted"}, "held_out": test.provenance}
     record = {"data": data, "rows": rows, "fit_seconds": seconds, "cautions": overlap_caution(networks, test.source)}
     return record, pictures
 

@@ -99,7 +99,11 @@ def draw(record: dict[str, Any]) -> Any:
         axes[0, 0].set_ylabel(f"held-out MSE, mean over $\\sigma$ = {', '.join(f'{s:g}' for s in SIGMAS)}")
         handles = {label: h for axis in axes[0] for h, label in zip(*axis.get_legend_handles_labels())}
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, fontsize=8)
-        figure.suptitle("Networks in training (a ring: the last doubling of images lowered the error by less than 2 %)", fontsize=10)
+        figure.suptitle(
+            f"Training of the networks (a ring: the last doubling of images lowered the error by less than {100 * record['tolerance']:g} %, "
+            f"after {record['least_images']:,} images at least)",
+            fontsize=10,
+        )
     return figure
 
 

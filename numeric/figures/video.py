@@ -193,7 +193,7 @@ def draw(record: dict[str, Any]) -> Any:
         left.set_ylim(len(combinations) - 0.5, -0.5)
         left.grid(False, axis="y")
         left.set_xlabel(f"held-out MSE over that of {REFERENCE}")
-        left.set_title(f"(a) {p['speeds'][0]:g} pixels a frame (left is better)")
+        left.set_title(f"(a) {p['speeds'][0]:g} pixel{'' if p['speeds'][0] == 1 else 's'} a frame (left is better)")
         speeds = sorted(p["speeds"])
         looks: dict[str, tuple[Any, str]] = {"space only": (":", "o"), "time only": ("--", "D"), "space and time": ("-", "^")}
         for name, (line, marker) in looks.items():

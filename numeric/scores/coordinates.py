@@ -65,7 +65,7 @@ def pixel_rows(shape: tuple[int, int, int], family: Family, degree: int) -> np.n
     grid = np.arange(channels * height * width).reshape(shape)
     rows = [np.where(np.arange(degree) >= degree - k, grid.reshape(-1, 1), -1) for k in range(1, degree + 1)]
     radius = family.radius if family.name in ("local", "joint") else 0
-    steps = [(dr, dc) for dr, dc in product(range(radius + 1), range(-radius, radius + 1)) if (dr, dc) > (0, 0)]
+    steps = [(dr, dc) for dr, dc in product(range(radius + 1), range(-radius, radius + 1)) if (dr, dc) > (0, 0) and dr < height and abs(dc) < width]
     pairs = []
     for dr, dc in steps:
         here = grid[:, : height - dr, max(0, -dc) : width - max(0, dc)]

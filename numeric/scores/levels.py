@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,9 @@ class LinearMoments:
             total(Look(), images)
             sets = (images,)
         else:
-            sets = tuple(as_image_set(part) for part in (images if isinstance(images, (list, tuple)) else [images]))
+            listed = isinstance(images, (list, tuple))
+            several = listed and (len(self.hashes) > 1 or all(isinstance(part, ImageSet) for part in images))  # after a merge
+            sets = tuple(as_image_set(part) for part in (images if several else [images]))
         hashes = tuple(part.sha256 for part in sets)
         shape = (self.channels, *self.transform.shape)
         if hashes != self.hashes or sum(map(len, sets)) != self.count or any(part.shape != shape for part in sets):
@@ -216,9 +218,15 @@ class LinearMoments:
 
         Raises:
             NoImagesError: the images were not given again after loading.
+            MomentError: the memory that the images lie in was written to since the fit.
         """
         if not self.sets:
             raise NoImagesError("a new noise level needs the images, which a saved model does not hold: call attach(images) first")
+        for part, known in zip(self.sets, self.hashes):
+            if isinstance(part, ImageSet) and isinstance(part.raw, Tensor) and replace(part, _facts={}).sha256 != known:
+                raise MomentError(
+                    "the images have changed since the fit (the array that they share memory with was written to): fit again, or fit on a copy"
+                )
         sums: list[Tensor] = []
         for part in self.sets:
             more = total(work, part, bar, checkpoint)

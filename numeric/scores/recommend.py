@@ -207,6 +207,13 @@ def recommend(
         if one.readout == "shared" and size > MOST_FEATURES:
             wanted.remove(one)
             left_out.append(f"Not tried: {one.family}, shared readout, whose {size:,} features take long; ask for it with candidates=.")
+    for one in list(wanted):
+        basis = one.model(one.ridges[0]).new_transform(data.shape)
+        if one.readout == "own" and not basis.is_orthonormal:
+            wanted.remove(one)
+            left_out.append(f"Not tried: {one.family}, own readout, whose exact error needs {basis.to_orthonormal}.")
+    if not wanted:
+        raise ValueError(" ".join([*left_out, "Give images of such sizes, or shared candidates"]))
     rows: list[Judged] = []
     kept: dict[tuple[str, str], Any] = {}
     for one in wanted:

@@ -36,7 +36,7 @@ from numeric.memory import RESIDENT, need
 from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
-from numeric.scores.base import Selectable, plain
+from numeric.scores.base import Selectable, SettingsError, plain
 from numeric.scores.coordinates import wiener_settings
 from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
 from numeric.scores.gaussians import Component, PrincipalMixture
@@ -194,8 +194,28 @@ class RefinedScore(Selectable, BaseEstimator):
             self.folds_.append(Fold(moments, self._new_mixture(moments, rest), fitted(self.estimators, rest), part))
         self.stages_: dict[float, list[Stage]] = {}
         self.seconds_: dict[float, float] = {}
+        self.fitted_settings_ = self._settings()
         self.remember(data)
         return self
+
+    def _settings(self) -> dict[str, Any]:
+        """All parameters but the given estimators, as values that can be compared."""
+        return {
+            name: tuple(value) if name in LISTS else plain(value) for name, value in self.get_params(deep=False).items() if name != "estimators"
+        }  # fmt: skip
+
+    def _fitted(self) -> list[WienerScore]:
+        """The readouts.
+
+        Raises:
+            NotFittedError: no images have been seen. SettingsError: a parameter was changed after the fit.
+        """
+        bases: list[WienerScore] = self.learned("bases_")
+        now = self._settings()
+        for name, then in self.fitted_settings_.items():
+            if now[name] != then:
+                raise SettingsError(f"{name} is {now[name]!r} but was {then!r} when this model was fitted: fit again, or set it back")
+        return bases
 
     def _divided(self, data: ImageSet) -> list[tuple[ImageSet, ImageSet]]:
         """For every fold the images of all others, and its own as far as the stages see them: a share of each one's pixels is drawn."""
@@ -250,6 +270,7 @@ class RefinedScore(Selectable, BaseEstimator):
     def _key(noise: NoiseLevel | float) -> float:
         return float(f"{as_noise(noise).effective_sigma:.12g}")
 
+    @outside_transforms()
     def prepare_levels(
         self, noises: Iterable[NoiseLevel | float], *, checkpoint: str | Path | None = None, progress: bool = False
     ) -> Self:
@@ -263,7 +284,7 @@ class RefinedScore(Selectable, BaseEstimator):
             MomentError: the checkpoint is of other images or settings. ValueError: an estimator's setting is a function, which no
                 checkpoint can hold.
         """
-        self.learned("bases_")
+        self._fitted()
         if checkpoint is not None:
             self.plain_params()  # what a file cannot hold is refused before the levels are made
             if Path(checkpoint).exists():
@@ -338,7 +359,7 @@ class RefinedScore(Selectable, BaseEstimator):
     # ----- use -----------------------------------------------------------------------------------------------------------
 
     def estimate(self, y: Tensor, noise: NoiseLevel) -> Tensor:
-        self.learned("bases_")
+        self._fitted()
         key = self._key(noise)
         if key not in self.stages_:
             with outside_transforms():
@@ -376,7 +397,7 @@ class RefinedScore(Selectable, BaseEstimator):
 
     def save(self, path: str | Path) -> None:
         """Write settings, estimates and the prepared levels, atomically; not the images, and of the given estimators their settings."""
-        bases: list[WienerScore] = self.learned("bases_")
+        bases = self._fitted()
         rows: list[Any] = []
         tensors: dict[str, Tensor] = {}
         for number, base in enumerate(bases):
@@ -456,6 +477,7 @@ class RefinedScore(Selectable, BaseEstimator):
                 model.seconds_[float(key)] = float(seconds)
         model.pixel_range_ = moments.pixel_range
         model.shape_ = (moments.channels, *moments.transform.shape)
+        model.fitted_settings_ = model._settings()
         return model
 
     def _stored_mixture(self, moments: LinearMoments, tensors: dict[str, Tensor], path: str | Path) -> PrincipalMixture:

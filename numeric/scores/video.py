@@ -75,6 +75,17 @@ class VideoScore(WaveletScore):
         space = {"wavelet": str(self.wavelet), "levels": self.levels, "mode": str(self.mode), "synthesis": str(self.synthesis)}
         return VideoTransform((shape[1], shape[2]), shape[0], self.time_wavelet, self.time_levels, **space)
 
+    def joint(self, images: Any, **options: Any) -> Any:
+        """Not of videos.
+
+        Raises:
+            ValueError: always; the message says what to use.
+        """
+        raise ValueError(
+            f"the exact pixel error of videos needs {self.transform_.to_orthonormal}, {self.transform_} is {self.transform_.kind}: "
+            "use such sizes, or the error measured on noisy videos (numeric.evaluate)"
+        )
+
     def fit_moments(self, moments: Any) -> Self:
         super().fit_moments(moments)
         self.fitted_settings_ |= {name: plain(getattr(self, name)) for name in TIME_SETTINGS}

@@ -219,6 +219,7 @@ class WienerScore(WaveletEstimator):
         ridge = self.ridge_.strength
         return float(f"{as_noise(noise).effective_sigma:.12g}"), int(degree), ridge if isinstance(ridge, str) else float(ridge)
 
+    @outside_transforms()
     def prepare_levels(
         self,
         noises: Iterable[NoiseLevel | float],

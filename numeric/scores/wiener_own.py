@@ -170,6 +170,9 @@ class OwnReadout:
 class WienerOwnScore(WienerScore):
     """Every wavelet coefficient (or pixel) reads all linear features and its family's monomials of the Wiener estimate.
 
+    With ``family="band"`` a target also reads the divisors of its monomials, at a lower degree those of the fitted one's: there a lower
+    degree of a fit sees a few features more than a fit of that degree.
+
     Args: as :class:`numeric.scores.wiener.WienerScore`; ``coordinates`` is ``"wavelet"`` (then ``family`` is that of
         :class:`numeric.scores.own.WaveletScore`) or ``"pixel"`` (then ``pixel_family``). The basis is orthonormal and the
         ridge a number. Memory is ``N Q`` float64 and small blocks, not a square of the number of features.

@@ -324,3 +324,27 @@ def test_table_1_on_little_data(tmp_path):
 
     (entry,) = networks_of(skipped, ImageSet(torch.rand(3, 1, 16, 16)), False)
     assert isinstance(entry, dict) and entry["origin"] == "not trained" and entry["errors"] == {}
+
+
+def test_a_run_that_another_process_trains_is_not_removed(tmp_path):
+    """``--overwrite`` waits for the lock before it removes anything."""
+    arguments = ["--config", "2blocks_noattn", "--base-channels", "4", "--size", "16", "--n-train", "8", "--steps", "1"]
+    arguments += ["--n-eval", "2", "--n-curve", "2", "--output", str(tmp_path)]
+    assert run_cli(*arguments).exit_code == 0
+    there = {path: path.read_bytes() for path in tmp_path.rglob("2blocks*") if path.suffix != ".lock"}
+    with FileLock(next(tmp_path.rglob("*.lock"))):
+        found = run_cli(*arguments, "--overwrite")
+    assert found.exit_code == 2 and "another process is training" in found.output
+    assert len(there) == 3 and all(path.read_bytes() == content for path, content in there.items())
+
+
+def test_weights_that_are_not_finite_never_replace_good_ones(tmp_path, images):
+    path = tmp_path / "state.safetensors"
+    trainer = Trainer(SMALL, images, SCHEDULE)
+    trainer.save(path)
+    good = path.read_bytes()
+    with torch.no_grad():
+        next(trainer.network.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite at step 0.*keeps the last good ones"):
+        trainer.save(path)
+    assert path.read_bytes() == good

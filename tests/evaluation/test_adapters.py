@@ -98,3 +98,17 @@ def test_deepinv_restores_with_it():
     filled = y + (1 - mask) * denoiser.mean_.float().reshape(1, 1, 8, 8)
     hidden = (1 - mask).expand_as(x) > 0
     assert float((restored - x)[hidden].square().mean()) < 0.5 * float((filled - x)[hidden].square().mean())
+
+
+def test_the_noise_of_inpainting_does_not_follow_from_its_mask():
+    """Kept pixels of standard normal noise: mean 0 and variance 1 within five standard errors, for every seed."""
+    pytest.importorskip("deepinv")
+    from numeric.evaluation.restore import make_physics
+
+    for seed in (0, 3, 7):
+        physics = make_physics("inpainting", (1, 32, 32), 1.0, seed)
+        kept = physics(torch.zeros(1, 1, 32, 32))[physics.mask.expand(1, 1, 32, 32) > 0]
+        assert abs(float(kept.mean())) < 5 / len(kept) ** 0.5
+        assert abs(float(kept.var()) - 1) < 5 * (2 / len(kept)) ** 0.5
+        again = make_physics("inpainting", (1, 32, 32), 1.0, seed)
+        assert torch.equal(again(torch.zeros(1, 1, 32, 32))[again.mask.expand(1, 1, 32, 32) > 0], kept)
