@@ -98,16 +98,16 @@ def draw(record: dict[str, Any]) -> Any:
     """A row of panels for each noise level; below them the table, whose numbers name the points."""
     rows, sigmas = record["rows"], record["parameters"]["sigmas"]
     with plt.rc_context(STYLE):
-        height = 2.15 * len(sigmas) + 0.19 * len(rows) + 1.4
+        height = 2.15 * len(sigmas) + 0.19 * len(rows) + 1.6
         figure = plt.figure(figsize=(11, height))
-        heights = [2.15] * len(sigmas) + [0.19 * (len(rows) + 2)]
+        heights = [2.15] * len(sigmas) + [0.19 * (len(rows) + 3)]
         grid = figure.add_gridspec(
             len(heights), 3, height_ratios=heights, top=1 - 0.75 / height, bottom=0.15 / height, left=0.075, right=0.985, hspace=0.3, wspace=0.16,
         )  # fmt: skip
         for line, sigma in enumerate(sigmas):
             for column, (field, title, unit) in enumerate(AXES):
                 axis = figure.add_subplot(grid[line, column])
-                points = {}  # what learns nothing has no place on these axes
+                points, bars = {}, {}  # what learns nothing has no place on these axes
                 for number, row in enumerate(rows, 1):
                     _, colour, marker = KINDS[row["kind"]]
                     cell = row["errors"][f"{sigma:g}"]
@@ -115,19 +115,19 @@ def draw(record: dict[str, Any]) -> Any:
                     if row["parameters"]:
                         look: Any = {"color": colour, "markersize": 5, "capsize": 2, "linewidth": 1, "markerfacecolor": "white" if on_gpu(row) else colour}
                         axis.errorbar(x, cell["mse"], yerr=cell["se"], fmt=marker, **look)
-                        points[number] = x, cell["mse"]
+                        points[number], bars[number] = (x, cell["mse"]), cell["se"]
                 axis.set_yscale("log")
                 axis.margins(y=0.14)
                 plain_log(axis, "y")
                 plain_log(axis, "x")
-                number_points(axis, points)
+                number_points(axis, points, bars)
                 if column == 0:
                     axis.set_ylabel(f"MSE, $\\sigma={sigma:g}$")
                 if line == len(sigmas) - 1:
                     axis.set_xlabel(title)
         table = figure.add_subplot(grid[-1, :])
         table.axis("off")
-        table.set_ylim(len(rows) + 1.5, -0.5)
+        table.set_ylim(len(rows) + 2.5, -0.5)
         table.set_xlim(0, 1)
         places = [0.53, 0.59, 0.65, 0.7, *(0.78 + 0.073 * k for k in range(len(sigmas)))]
         heads = ["parameters", "fit, s", "MiB", "images", *(f"$\\sigma={s:g}$" for s in sigmas)]
@@ -145,6 +145,8 @@ def draw(record: dict[str, Any]) -> Any:
             looks = ["normal"] * 4 + ["bold" if c["of_linear"]["ratio"] == best[s] else "normal" for c, s in zip(found, sigmas)]
             for x, text, look in zip(places, [*cells, *(f"{c['mse']:.5f}" for c in found)], looks):
                 table.text(x, y + 0.6, text, fontsize=7.5, ha="right", weight=look)
+        note = "bold: lowest in proportion to linear's error on the same images; what has no parameters has no point above"
+        table.text(0.0, len(rows) + 1.9, note, fontsize=7, color="0.4")
         shown = [k for k in KINDS if any(row["kind"] == k for row in rows)]
         handles = [Line2D([], [], color=KINDS[k][1], marker=KINDS[k][2], linestyle="", label=KINDS[k][0]) for k in shown]
         if any(on_gpu(row) for row in rows):

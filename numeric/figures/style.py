@@ -88,13 +88,21 @@ def short_number(value: float) -> str:
     return f"{value:g}"
 
 
-def number_points(axis: Any, points: Mapping[int, tuple[float, float]]) -> None:
-    """Write their numbers beside points, where no other number stands; call it when the axis has its limits.
+def number_points(axis: Any, points: Mapping[int, tuple[float, float]], bars: Mapping[int, float] | None = None) -> None:
+    """Write their numbers beside points, where no other number, point or error bar stands; call it when the axis has its limits.
 
     A number is put at the nearest free place around its point, with a thin line to it if that is not close by.
+
+    Args:
+        bars: half the length of a point's vertical error bar, by number.
     """
     figure = axis.figure
-    pixels = axis.transData.transform(list(points.values())) * 72 / figure.dpi  # in points, as the offsets are
+
+    def placed(of: Any) -> Any:  # in points, as the offsets are
+        return axis.transData.transform(list(of)) * 72 / figure.dpi
+
+    pixels = placed(points.values())
+    lowest, highest = (placed((x, y + side * (bars or {}).get(n, 0.0)) for n, (x, y) in points.items())[:, 1] for side in (-1, 1))
     (left, bottom), (right, top) = (axis.transAxes.transform(corner) * 72 / figure.dpi for corner in ((0, 0), (1, 1)))
     taken: list[tuple[float, float, float]] = []
     around = ((6, 4), (-6, 4), (6, -5), (-6, -5), (0, 8), (0, -8), (9, 0), (-9, 0))
@@ -106,7 +114,7 @@ def number_points(axis: Any, points: Mapping[int, tuple[float, float]]) -> None:
             text = x + place[0], y + place[1]
             outside = not (left + width / 2 < text[0] < right and bottom + 4 < text[1] < top)
             numbers = sum(abs(text[0] - a) < (width + w) / 2 + 1.5 and abs(text[1] - b) < 9 for a, b, w in taken)
-            marks = sum(abs(text[0] - a) < width / 2 + 3 and abs(text[1] - b) < 6 for a, b in pixels)
+            marks = sum(abs(text[0] - a) < width / 2 + 3 and low - 6 < text[1] < high + 6 for (a, _), low, high in zip(pixels, lowest, highest))
             return 3 * numbers + 2 * outside + marks
 
         best = min(range(len(places)), key=lambda k: (crowding(places[k]), k))

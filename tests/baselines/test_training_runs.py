@@ -345,6 +345,6 @@ def test_weights_that_are_not_finite_never_replace_good_ones(tmp_path, images):
     good = path.read_bytes()
     with torch.no_grad():
         next(trainer.network.parameters()).fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="not finite at step 0.*keeps the last good ones"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 0.*keeps the last good ones"):
         trainer.save(path)
     assert path.read_bytes() == good

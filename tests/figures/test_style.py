@@ -25,6 +25,22 @@ def test_numbers_beside_points_do_not_overprint():
     plt.close(figure)
 
 
+def test_numbers_stand_beside_error_bars():
+    """No number touches the long bar of its own point or of another's."""
+    figure, axis = plt.subplots(figsize=(4, 2.5))
+    points, bars = {1: (1.0, 1.0), 2: (1.0, 0.9), 3: (1.3, 1.1)}, {1: 0.5, 2: 0.1, 3: 0.4}
+    for number, (x, y) in points.items():
+        axis.errorbar(x, y, yerr=bars[number], fmt="o")
+    axis.set_xlim(0.5, 2.0)
+    number_points(axis, points, bars)
+    figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in axis.texts]
+    for number, (x, y) in points.items():
+        (left, low), (_, high) = (axis.transData.transform((x, y + side * bars[number])) for side in (-1, 1))
+        assert not any(box.x0 < left < box.x1 and box.y0 < high and box.y1 > low for box in boxes)
+    plt.close(figure)
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.002, "0.002"), (30000.0, "30000"), (300000.0, "300k"), (3e6, "3M"), (1.0, "1")])
 def test_tick_labels_hold_no_exponents(value, text):
     assert short_number(value) == text

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from numeric import PotentialScore, RefinedScore, SharedWaveletScore, VideoScore, WaveletScore, WienerOwnScore, WienerScore, ve
+from numeric import (
+    PotentialScore,
+    RefinedScore,
+    SharedWaveletScore,
+    VideoScore,
+    WaveletScore,
+    WienerOwnScore,
+    WienerScore,
+    ve,
+)
 from numeric.scores.base import SettingsError
 from numeric.scores.conditioning import scaled_grams
 from numeric.scores.moments import MomentError
