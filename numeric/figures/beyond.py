@@ -6,13 +6,13 @@ Error against parameters, fitting time and memory, on held-out images and one no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
-from numeric.baselines.clock import CPU, trained_on
+from numeric.baselines.clock import CPU
 from numeric.baselines.network import overlap_caution, trained
 from numeric.figures.base import FigureMaker
 from numeric.figures.contenders import Contest, kept_rows, measured, network_rows, rows_of
@@ -66,9 +66,8 @@ def measure(config: BeyondConfig, progress: bool = True) -> dict[str, Any]:
     images, test = config.images("train", config.size, config.n_train), config.images("test", config.size, config.n_eval)
     data = {"fit": images.provenance, "test": test.provenance}
     key = {"data": data} | {k: config.settings[k] for k in ("size", "sigmas", "seed", "n_symmetry")}
-    records = {label: network.record for label, network in trained(config.size, config.networks, config.weights).items()}
-    networks = [replace(row, facts={"machine": trained_on(records[row.label])}) for row in network_rows(config)]
-    rows = kept_rows([*rows_of(config, images), *networks], "beyond", images, key, lambda row, linear: measured(row, test, config, linear), config, progress)
+    methods = [*rows_of(config, images), *network_rows(config)]
+    rows = kept_rows(methods, "beyond", images, key, lambda row, linear: measured(row, test, config, linear), config, progress)
     return {"data": data, "rows": list(rows)}
 
 

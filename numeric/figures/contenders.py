@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from numeric.baselines.clock import trained_on
 from numeric.baselines.linear import LinearDenoiser
 from numeric.baselines.locality import LocalityDenoiser
 from numeric.baselines.mixture import GaussianMixtureDenoiser
@@ -279,7 +280,7 @@ def network_rows(config: Contest) -> list[Row]:
             Row(
                 label, "network", lambda n=network: (n, float(n.record["seconds"])), lambda _, c=count: c,  # type: ignore[misc]
                 lambda _, c=count: 16 * c, ["numeric.baselines.network"], config.n_network,  # type: ignore[misc]
-                weights_hash(network.path),
+                weights_hash(network.path), {"machine": trained_on(network.record)},
             )  # weights, gradients and Adam's two moments in float32
         )  # fmt: skip
     return rows
