@@ -193,7 +193,10 @@ def section(records: Sequence[dict[str, Any]]) -> str:
             floor = [f"{r['over_floor']['all']:.2f}" for r in mine if "over_floor" in r]
             peak = max([fit["peak_gib"], *(r["peak_gib"] for r in levels)])
             seconds = sorted(r["seconds"] for r in levels)[len(levels) // 2] if levels else math.nan
-            errors = [f"{r['held_out_mse'][-1] / base[size, r['sigma']]:.3f}" if (size, r["sigma"]) in base else f"{r['held_out_mse'][-1]:.5f}" for r in levels]
+            by_level = {r["sigma"]: r["held_out_mse"][-1] for r in levels}
+            errors = [
+                "–" if s not in by_level else f"{by_level[s] / base[size, s]:.3f}" if (size, s) in base else f"{by_level[s]:.5f}" for s in SIGMAS
+            ]  # fmt: skip
             count = next((r["features"] for r in mine if "features" in r), None)
             name = {"own": "own", "wiener": "Wiener"}.get(part, "shared")
             lines.append(
@@ -205,7 +208,7 @@ def section(records: Sequence[dict[str, Any]]) -> str:
     lines += [
         "",
         f"On one {' or '.join(cards)}, {' or '.join(f'{n:,}' for n in sorted(images))} digits, float64 (evaluation: float32); a level is all degrees of "
-        "the shared readout, one of the others, the median of the levels; the floor is the dense products, factor and solves by themselves, on the same card.",
+        "the shared readout, one of the others, the median of the levels; the floor is the dense products, factor and solves by themselves, on the same card; –: not measured.",
     ]
     return "\n".join(lines)
 
