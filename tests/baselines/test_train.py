@@ -168,7 +168,7 @@ def test_memory_is_foreseen(images, monkeypatch):
     trainer = Trainer(SMALL, images, SCHEDULE)
     each = saved_bytes(network, trainer.edm, (1, 8, 8))
     assert 3.5 * each < saved_bytes(network, trainer.edm, (1, 16, 16)) < 4.5 * each
-    monkeypatch.setattr(train_module, "free_memory", lambda: 20 * sum(p.numel() for p in network.parameters()) * 2)
+    monkeypatch.setattr(train_module, "free_memory", lambda device: 20 * sum(p.numel() for p in network.parameters()) * 2)
     with pytest.raises(MemoryError, match=r"use --batch-size \d+ or less"):
         check_memory(network, trainer.edm, (1, 8, 8), 10**6, "cpu")
 

@@ -165,11 +165,11 @@ def test_runs_do_not_go_to_the_shipped_folder_by_default():
 
 
 def test_clean_keeps_what_cannot_be_had_again():
-    """`make -n clean` names no folder that holds trained networks, checkpoints, users' figures or claims."""
+    """`make -n clean` names no folder that holds trained networks, checkpoints, finished parts of runs, users' figures or claims."""
     done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)
     removed = done.stdout.split()
-    assert "runs/sweeps" in removed
-    assert not {"runs", "runs/", "runs/train", "runs/figures", "runs/claims"} & set(removed) and "find" not in removed
+    assert "runs/gallery" in removed
+    assert not {"runs", "runs/", "runs/train", "runs/figures", "runs/claims", "runs/sweeps", "runs/samples"} & set(removed) and "find" not in removed
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, ("3", "3")), ({"OMP_NUM_THREADS": "1"}, ("1", "1")), ({"MKL_NUM_THREADS": "2"}, ("3", "2"))])
