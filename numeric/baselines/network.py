@@ -18,6 +18,7 @@ from numeric.baselines.plateau import state
 from numeric.denoiser import Denoiser
 from numeric.noise import NoiseLevel, as_levels
 from numeric.results import FileError, load_tensors, read_json, reading, save_tensors, stored
+from numeric.scores.stored import pixel_range
 
 WEIGHTS = Path(__file__).with_name("weights")
 """Shipped networks: ``<name>_<size>.safetensors`` with ``<name>_<size>.json`` (the training record) beside each."""
@@ -56,8 +57,8 @@ class NetworkDenoiser(Denoiser):
         (torch.Size([2, 1, 32, 32]), torch.Size([2, 1, 32, 32]))
         >>> type(network.network).__name__, network.edm.sigma_data > 0
         ('CNN', True)
-        >>> network.by_level(y, 0.3, lambda part, level: part).shape
-        torch.Size([2, 1, 32, 32])
+        >>> network.by_level(y, 0.3, lambda part, level: part).shape, len(network.made_of())
+        (torch.Size([2, 1, 32, 32]), 4)
     """
 
     def __init__(
@@ -184,11 +185,10 @@ def load_network(path: str | Path, label: str = "network", record: dict[str, Any
         weights = {name: stored(tensors, name, shape, path).float() for name, shape in shapes.items()}
         network, edm = config.build(channels), EDM(**json.loads(meta["edm"]))
         network.load_state_dict(weights)
+        limits = pixel_range(json.loads(meta["pixel_range"])) if "pixel_range" in meta else Denoiser.pixel_range_  # absent in older files
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout
     denoiser = NetworkDenoiser(network.eval(), edm, label, record, Path(path))
-    if "pixel_range" in meta:  # files of older programs are of images in [0, 1]
-        low, high = json.loads(meta["pixel_range"])
-        denoiser.pixel_range_ = (low, high)
+    denoiser.pixel_range_ = limits
     return denoiser
 
 

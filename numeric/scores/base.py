@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +42,13 @@ SETTINGS = ("family", "radius", "interactions", "channels_coupled", "wavelet", "
 
 class SettingsError(ValueError):
     """A parameter was changed after the fit that only a fit can change; the message names it and the fix."""
+
+
+def unchanged(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise SettingsError for a parameter that is another now than when a model was fitted."""
+    for name, value in then.items():
+        if now[name] != value:
+            raise SettingsError(f"{name} is {now[name]!r} but was {value!r} when this model was fitted: fit again, or set it back")
 
 
 def plain(value: Any) -> Any:
@@ -296,10 +303,7 @@ class WaveletEstimator(Selectable, BaseEstimator):
         """
         if not hasattr(self, "moments_"):
             raise NotFittedError(f"this {type(self).__name__} has seen no images: call fit(images) first")
-        for name, then in self.fitted_settings_.items():
-            now = plain(getattr(self, name))
-            if now != then:
-                raise SettingsError(f"{name} is {now!r} but was {then!r} when this model was fitted: fit again, or set it back")
+        unchanged(self.fitted_settings_, {name: plain(getattr(self, name)) for name in self.fitted_settings_})
         if self.degree > self.moments_.degree:
             raise SettingsError(f"degree is {self.degree}, fitted were degrees up to {self.moments_.degree}: fit again")
         return self.moments_

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from sklearn.cluster import KMeans
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from numeric.derivatives import inside_vmap
 from numeric.noise import NoiseLevel
+from numeric.results import stored
+from numeric.scores.stored import whole
 
 NEGLIGIBLE = 1e-9
 """Responsibilities below this are not carried through; an image's D(y) moves by less than so much of a component's own D(y)."""
@@ -129,3 +132,26 @@ class PrincipalMixture:
         mean, basis = self.mean.to(y), self.basis.to(y)
         inside = mixture_mean((y - noise.alpha * mean) @ basis, noise, self.components)
         return linear + (inside - (linear - mean) @ basis) @ basis.T
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a file holds it: ``mixture.basis``, ``.weights``, ``.mean``, ``.vectors``, ``.eigenvalues``."""
+        parts = self.components
+        weights = torch.tensor([c.weight for c in parts], dtype=torch.float64)
+        stacked = {f"mixture.{name}": torch.stack([getattr(c, name) for c in parts]) for name in ("mean", "vectors", "eigenvalues")}
+        return {"mixture.basis": self.basis, "mixture.weights": weights, **stacked}
+
+    @classmethod
+    def read(cls, tensors: dict[str, Tensor], mean: Tensor, components: int, directions: int, path: str | Path) -> PrincipalMixture:
+        """What :meth:`tensors` gave, read from a file: as large as settings and mean allow.
+
+        Raises:
+            ValueError, KeyError: it is not.
+        """
+        count, pixels = whole(tensors["mixture.weights"].numel(), "number of components", 1, components), len(mean)
+        rank = min(directions, pixels)
+        shapes = {"weights": (count,), "mean": (count, rank), "vectors": (count, rank, rank), "eigenvalues": (count, rank)}
+        weights, *parts = (stored(tensors, f"mixture.{name}", shape, path) for name, shape in shapes.items())
+        if float(weights.min()) <= 0 or float(parts[2].min()) < 0:
+            raise ValueError("its mixture has weights or variances below zero")
+        basis = stored(tensors, "mixture.basis", (pixels, rank), path)
+        return cls(mean, basis, [Component(*part) for part in zip(weights.tolist(), *parts)])

@@ -36,14 +36,14 @@ from numeric.memory import RESIDENT, need
 from numeric.noise import NoiseLevel, as_noise, ve
 from numeric.progress import progress_bar
 from numeric.results import reading, stored
-from numeric.scores.base import Selectable, SettingsError, plain
+from numeric.scores.base import Selectable, plain, unchanged
 from numeric.scores.coordinates import wiener_settings
 from numeric.scores.experts import TENSORS, Stage, apply_stage, fit_stage
-from numeric.scores.gaussians import Component, PrincipalMixture
+from numeric.scores.gaussians import PrincipalMixture
 from numeric.scores.given import check_estimators, fitted, written
 from numeric.scores.levels import LinearMoments, NoImagesError
 from numeric.scores.moments import MomentError
-from numeric.scores.stored import pixel_range, whole
+from numeric.scores.stored import pixel_range
 from numeric.scores.wiener import WienerScore
 from numeric.shards import Shards
 
@@ -211,10 +211,7 @@ class RefinedScore(Selectable, BaseEstimator):
             NotFittedError: no images have been seen. SettingsError: a parameter was changed after the fit.
         """
         bases: list[WienerScore] = self.learned("bases_")
-        now = self._settings()
-        for name, then in self.fitted_settings_.items():
-            if now[name] != then:
-                raise SettingsError(f"{name} is {now[name]!r} but was {then!r} when this model was fitted: fit again, or set it back")
+        unchanged(self.fitted_settings_, self._settings())
         return bases
 
     def _divided(self, data: ImageSet) -> list[tuple[ImageSet, ImageSet]]:
@@ -409,11 +406,7 @@ class RefinedScore(Selectable, BaseEstimator):
             for place, stage in enumerate(stages):
                 tensors |= {f"stage{number}.{place}.{name}": getattr(stage, name) for name in TENSORS}
         if self.mixture_ is not None:
-            parts = self.mixture_.components
-            tensors |= {
-                "mixture.basis": self.mixture_.basis, "mixture.weights": torch.tensor([c.weight for c in parts], dtype=torch.float64),
-                **{f"mixture.{name}": torch.stack([getattr(c, name) for c in parts]) for name in ("mean", "vectors", "eigenvalues")},
-            }  # fmt: skip
+            tensors |= self.mixture_.tensors()
         extra = {"readout": self.readout, "params": self.plain_params(), "levels": rows, "stages": levels, "pixel_range": list(self.pixel_range_)}
         bases[0].moments_.save(path, extra, tensors)
 
@@ -468,7 +461,7 @@ class RefinedScore(Selectable, BaseEstimator):
             for number, (base, rows) in enumerate(zip(model.bases_, extra["levels"], strict=True)):
                 name = f"readout{number}."
                 base.take_levels(rows, {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}, device, path)
-            model.mixture_ = model._stored_mixture(moments, tensors, path) if model.components > 1 else None
+            model.mixture_ = PrincipalMixture.read(tensors, moments.mean, int(model.components), int(model.directions), path) if model.components > 1 else None
             model.stages_, model.seconds_, model.folds_ = {}, {}, None
             for number, (key, seconds) in enumerate(extra["stages"]):
                 if not all(isinstance(v, float | int) and math.isfinite(v) for v in (key, seconds)) or key <= 0:
@@ -479,19 +472,6 @@ class RefinedScore(Selectable, BaseEstimator):
         model.shape_ = (moments.channels, *moments.transform.shape)
         model.fitted_settings_ = model._settings()
         return model
-
-    def _stored_mixture(self, moments: LinearMoments, tensors: dict[str, Tensor], path: str | Path) -> PrincipalMixture:
-        """The mixture in a file, as large as settings and mean allow."""
-        count = tensors["mixture.weights"].numel()
-        whole(count, "number of components", 1, int(self.components))
-        pixels = len(moments.mean)
-        rank = min(int(self.directions), pixels)
-        shapes = {"weights": (count,), "mean": (count, rank), "vectors": (count, rank, rank), "eigenvalues": (count, rank)}
-        weights, *parts = (stored(tensors, f"mixture.{name}", shape, path) for name, shape in shapes.items())
-        if float(weights.min()) <= 0 or float(parts[2].min()) < 0:
-            raise ValueError("its mixture has weights or variances below zero")
-        basis = stored(tensors, "mixture.basis", (pixels, rank), path)
-        return PrincipalMixture(moments.mean, basis, [Component(*part) for part in zip(weights.tolist(), *parts)])
 
     def _stored_stages(self, channels: int, name: str, tensors: dict[str, Tensor], path: str | Path) -> list[Stage]:
         """The stages of one level in a file; their windows follow from the settings."""
