@@ -96,7 +96,7 @@ class Run:
             steps = -(-until // phase["schedule"]["batch_size"])
             text = f"python -m numeric train --config {self.config.name} --size {self.size} --steps {steps} "
             goes_on = " --resume --reschedule" if i else ""
-            if "weights" in phase:  # the checkpoint was lost, and Adam's moments with it
+            if "weights" in phase:  # the checkpoint was lost, and the optimiser's moments with it
                 goes_on, folder = f" --start-from {folder}", f"{folder}-again"
                 output = f" --output {folder}"
             parts.append(text + options(phase["schedule"]) + width + count + more + goes_on + output)

@@ -10,6 +10,7 @@ import torch
 
 from numeric.baselines.configs import NetworkConfig
 
+OPTIMIZERS = ("adam", "soap")
 RESTART_STEPS = 30
 """Steps over which the learning rate rises, at least, where a trained network goes on without Adam's moments: the first steps of
 empty moments are as long as the rate allows in every direction, and throw weights that are already good far back."""
@@ -20,7 +21,7 @@ class Schedule:
     """How a network is trained.
 
     Attributes:
-        steps: in all (with a late batch size: as many images as so many steps of ``batch_size``). batch_size: images a step. learning_rate: Adam's, the highest. seed: of weights and draws.
+        steps: in all (with a late batch size: as many images as so many steps of ``batch_size``). batch_size: images a step. learning_rate: the optimiser's, the highest. seed: of weights and draws.
         ema: decay of the running average of the weights that is evaluated and shipped, ``min(ema, (1 + t) / (10 + t))``
             after step t; 0 for the last weights themselves.  With a constant learning rate the last weights are noisy.
         bf16: forward and backward in bfloat16, weights in float32. compile: torch.compile. device: torch device.
@@ -34,6 +35,7 @@ class Schedule:
         late_batch_size: images a step once ``decay_after`` images have been seen; 0: as before.  Larger batches take less work an
             image, and late in training do what a smaller learning rate does (Smith et al. 2018).
         until_trained: stop at the plateau (:mod:`numeric.baselines.plateau`) before all steps are run.
+        optimizer: ``"adam"``, the paper's, or ``"soap"`` (:mod:`numeric.baselines.soap`).
     """
 
     steps: int
@@ -50,6 +52,7 @@ class Schedule:
     ema_power: float = 0.0
     late_batch_size: int = 0
     until_trained: bool = False
+    optimizer: str = "adam"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
@@ -62,6 +65,8 @@ class Schedule:
             raise ValueError(
                 f"warmup, decay_after and ema_power must be >= 0, got {self.warmup}, {self.decay_after}, {self.ema_power}"
             )
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}: use {' or '.join(OPTIMIZERS)}")
         if self.late_batch_size < 0 or (self.late_batch_size and not self.decay_after):
             raise ValueError(f"late_batch_size must be >= 0 and needs decay_after, got {self.late_batch_size}, {self.decay_after}")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
@@ -130,5 +135,6 @@ def options(schedule: dict[str, Any]) -> str:
     for name in ("batch_size", "learning_rate", "ema", "seed", "warmup", "decay_after", "late_batch_size", "ema_power"):
         value = int(s[name]) if float(s[name]).is_integer() else float(s[name])
         text += f"--{name.replace('_', '-')} {value} "
+    text += f"--optimizer {s['optimizer']} " if s["optimizer"] != "adam" else ""
     text += "--bf16" if s["bf16"] else "--float32"
     return text + (" --compile" if s["compile"] else " --no-compile") + f" --device {s['device']}"

@@ -1,8 +1,8 @@
 """Train the networks of Table 1: ``python -m numeric train --config 4blocks_noattn``.
 
-Adam on the EDM loss (:mod:`numeric.baselines.edm`) by a :class:`~numeric.baselines.schedule.Schedule`.  Every step's images,
+Adam (or SOAP) on the EDM loss (:mod:`numeric.baselines.edm`) by a :class:`~numeric.baselines.schedule.Schedule`.  Every step's images,
 noise levels and noise are a function of (seed, step), so a run that is killed and resumed gives the numbers of a run that was
-not: the checkpoint holds the weights, their running average, Adam's moments, the step and both curves.
+not: the checkpoint holds the weights, their running average, the optimiser's moments, the step and both curves.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from numeric.baselines.graphs import CapturedStep
 from numeric.baselines.network import NetworkDenoiser, load_network
 from numeric.baselines.plateau import SIGMAS, count_after, images_seen, is_trained, last_doubling
 from numeric.baselines.schedule import Schedule
+from numeric.baselines.soap import SOAP
 from numeric.data import ImageSet, LazyImages
 from numeric.denoiser import Denoiser
 from numeric.evaluation.sweep import evaluate
@@ -122,7 +123,8 @@ class Trainer:
         self.average = config.build(images.shape[0], schedule.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average.requires_grad_(False).eval()
         check_memory(self.network, self.edm, images.shape, max(schedule.batch_size, schedule.late_batch_size), device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=schedule.learning_rate, fused=True)
+        weights, rate = list(self.network.parameters()), schedule.learning_rate
+        self.optimizer = SOAP(weights, lr=rate) if schedule.optimizer == "soap" else torch.optim.Adam(weights, lr=rate, fused=True)
         self.step = self.images_seen = 0
         self.machine, self.machine_seconds = machine_name(device), dict[str, float]()
         self.made_with = {"versions": versions(), "code": code_hash(__name__)}  # asked now: files may change while this runs
@@ -142,8 +144,10 @@ class Trainer:
 
     @property
     def moments_from(self) -> int:
-        """Images seen when Adam's moments were last empty: 0, or where published weights were gone on from."""
-        return max((int(phase["from_images"]) for phase in self.phases if "weights" in phase), default=0)
+        """Images seen when the optimiser's moments were last empty: 0, or where published weights or another optimiser went on."""
+        before = [None, *self.phases]
+        anew = [p for old, p in zip(before, self.phases) if "weights" in p or (old is not None and _optimizer(old) != _optimizer(p))]
+        return max((int(phase["from_images"]) for phase in anew), default=0)
 
     def advance(self) -> Tensor:
         """One training step; returns its loss (a scalar on the device).
@@ -262,7 +266,8 @@ class Trainer:
                 f"{path} was made with another configuration, seed or data: give another output folder, or run with its settings"
             )
         new: dict[str, Any] = {"schedule": self.schedule.to_dict(), "from_step": int(meta["step"]), "from_images": int(meta["images"])}
-        if differences := _differences(phases[-1]["schedule"], new["schedule"]):
+        before = phases[-1]
+        if differences := _differences(before["schedule"], new["schedule"]):
             if not reschedule:
                 raise ValueError(
                     f"{path} was made with another schedule ({differences}): run with its settings, or go on with the new ones by "
@@ -278,9 +283,10 @@ class Trainer:
             self.average.load_state_dict(part("average."))
             state: dict[int, dict[str, Tensor]] = {}
             parameters = list(self.network.parameters())
-            for key, value in part("adam.").items():
+            kept = part("adam.") if _optimizer(before) == self.schedule.optimizer else {}  # another one's moments are not its own
+            for key, value in kept.items():
                 number, name = key.split(".", 1)
-                if value.ndim:  # in the memory layout of its parameter, which the fused optimiser relies on
+                if value.shape == parameters[int(number)].shape:  # in the memory layout of its parameter, which the fused optimiser relies on
                     value = torch.empty_like(parameters[int(number)], requires_grad=False).copy_(value)
                 state.setdefault(int(number), {})[name] = value
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
@@ -324,6 +330,10 @@ class Trainer:
         self.phases = [*record.get("phases", [first]), {**new, "weights": files_hash([path])}]
         points = [point for point in record["held_out_curve"] if "images" in point]
         return {"losses": record["loss"] if points else [], "errors": points}
+
+
+def _optimizer(phase: dict[str, Any]) -> str:
+    return str(phase["schedule"].get("optimizer", "adam"))
 
 
 _NOT_THE_NUMBERS = ("steps", "device", "compile")

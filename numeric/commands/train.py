@@ -23,6 +23,7 @@ def main(
     steps: Annotated[int | None, typer.Option(help="training steps at most (default: the schedule's)")] = None,
     batch_size: Annotated[int | None, typer.Option(help="images per step (default: the schedule's)")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="the highest (default: the schedule's)")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam, the paper's (default), or soap")] = None,
     warmup: Annotated[int | None, typer.Option(help="images over which the learning rate rises")] = None,
     decay_after: Annotated[int | None, typer.Option(help="images after which it falls; 0: constant")] = None,
     late_batch_size: Annotated[int | None, typer.Option(help="images per step from then on; 0: as before")] = None,
@@ -78,7 +79,7 @@ def main(
     if kind not in ("printed", "cpu"):
         raise ValueError(f"--schedule {schedule}: use printed, cpu or auto")
     given: dict[str, Any] = {
-        "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "warmup": warmup, "decay_after": decay_after,
+        "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "optimizer": optimizer, "warmup": warmup, "decay_after": decay_after,
         "late_batch_size": 0 if batch_size is not None and late_batch_size is None else late_batch_size,
         "ema": ema, "ema_power": 0.0 if ema is not None and ema_power is None else ema_power, "bf16": bf16, "compile": compile_,
         "until_trained": until_trained if until_trained is not None or steps is None else False, "seed": seed,
