@@ -173,7 +173,7 @@ def _tell(record: dict[str, Any]) -> None:
     typer.echo(
         f"{get_config(record['config']['name']).title} at {record['size']} pixels, {record['parameters']:,} parameters: {state(record)}, "
         f"{record['steps']:,} steps in {spent} ({record['images_per_second']:.0f} images/s)"
-        + ("" if drop is None else f"; the last doubling lowered the held-out error by {100 * drop:.1f} %")
+        + ("" if drop is None else f"; the last doubling {'lowered' if drop >= 0 else 'raised'} the held-out error by {100 * abs(drop):.1f} %")
     )
     for sigma, e in record["errors"]["test"].items():
         typer.echo(f"  sigma {sigma}: held-out MSE {plus_minus(e['mse'], e['se'])} ({e['n']} images)")

@@ -114,7 +114,7 @@ def findings(record: dict[str, Any]) -> list[str]:
         drop = row["last_doubling"]
         text = f"{row['size']}x{row['size']}, {row['title']}: {row['state']}{'' if row['weights'] else ' (its weights are not shipped)'}"
         if drop is not None:
-            text += f"; the last doubling of images lowered its mean held-out MSE by {100 * drop:.1f} %"
+            text += f"; the last doubling of images {'lowered' if drop >= 0 else 'raised'} its mean held-out MSE by {100 * abs(drop):.1f} %"
         linear = record["linear"].get(str(row["size"]))
         if linear and row["curve"] and row["held_out_images"] == linear["held_out_images"]:
             text += f"; {mean_mse(row['curve'][-1]) / linear['mean']:.3f} of the linear denoiser's"
