@@ -233,9 +233,12 @@ def draw(record: dict[str, Any]) -> Any:
             y=1 - 0.12 / height,
         )
         most = max(rows, key=lambda r: r["n"])
-        fewer = {r["method"]: f"{wrapped(r['method'])}: the first {count_of(r)}".replace("\n", " ") for r in rows if r["n"] < most["n"]}
-        note = f"bars: ± 1 standard error over images, paired with linear; {count_of(most)}" + "".join(f"; {text}" for text in fewer.values())
-        legend_figure(figure, sigma_handles(p["sigmas"]), note)
+        fewer: dict[str, list[str]] = {}
+        for r in rows:
+            if r["n"] < most["n"] and (name := r["method"].split(",")[0]) not in fewer.setdefault(count_of(r), []):
+                fewer[count_of(r)].append(name)
+        note = f"bars: ± 1 standard error over {count_of(most)}" + "".join(f", of {', '.join(names)} over the first {n}" for n, names in fewer.items())
+        legend_figure(figure, sigma_handles(p["sigmas"]), f"{note}; paired with linear")
     return figure
 
 
