@@ -112,9 +112,7 @@ class Trainer:
         capture: steps as one CUDA graph (:class:`~numeric.baselines.graphs.CapturedStep`), on a GPU.
     """
 
-    def __init__(
-        self, config: NetworkConfig, images: ImageSet, schedule: Schedule, edm: EDM | None = None, capture: bool = False
-    ) -> None:
+    def __init__(self, config: NetworkConfig, images: ImageSet, schedule: Schedule, edm: EDM | None = None, capture: bool = False) -> None:
         self.config, self.images, self.schedule = config, images, schedule
         device = schedule.device
         self.capture = capture
@@ -164,18 +162,14 @@ class Trainer:
         noise = torch.randn(x.shape, generator=generator, device=s.device)
         loss = self._differentiated(x, sigma, noise)
         if self.step % self._every == 0 and not math.isfinite(float(loss)):
-            raise FloatingPointError(
-                f"the loss is {float(loss)} at step {self.step}: lower --learning-rate, or train without --bf16"
-            )
+            raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}: lower --learning-rate, or train without --bf16")
         for group in self.optimizer.param_groups:
             group["lr"] = s.rate(self.images_seen, self.moments_from)
         self.optimizer.step()
         self.step += 1
         self.images_seen += batch
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.network.parameters()), 1.0 - s.average_decay(self.step)
-            )
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1.0 - s.average_decay(self.step))
         return loss
 
     def _differentiated(self, x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
@@ -262,9 +256,7 @@ class Trainer:
         tensors, meta = load_tensors(path)
         phases = json.loads(meta.get("phases", "null"))
         if meta.get("fingerprint") != self.fingerprint() or not phases:
-            raise ValueError(
-                f"{path} was made with another configuration, seed or data: give another output folder, or run with its settings"
-            )
+            raise ValueError(f"{path} was made with another configuration, seed or data: give another output folder, or run with its settings")
         new: dict[str, Any] = {"schedule": self.schedule.to_dict(), "from_step": int(meta["step"]), "from_images": int(meta["images"])}
         before = phases[-1]
         if differences := _differences(before["schedule"], new["schedule"]):
@@ -500,9 +492,7 @@ def configuration_table() -> None:
     for c in CONFIGS.values():
         mult = ",".join(map(str, c.channel_mult)) if c.kind == "unet" else f"depth {c.depth}"
         count = f"{parameter_count(c.build()):,}"
-        table.add_row(
-            c.name, count, str(c.base_channels), mult, f"{c.steps:,}", str(c.batch_size), f"{c.learning_rate:g}"
-        )
+        table.add_row(c.name, count, str(c.base_channels), mult, f"{c.steps:,}", str(c.batch_size), f"{c.learning_rate:g}")
     console.print(table)
     for c in CONFIGS.values():
         if c.note:
