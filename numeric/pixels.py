@@ -118,8 +118,8 @@ def item_tensor(item: Any, name: str = "the image", first: bool = False) -> Tens
     """One image ``(channels, height, width)`` from an item of a data set.
 
     Args:
-        item: a tensor or PIL picture; an array ``(h, w)``, ``(h, w, c)`` or, if that is what its sides say, ``(c, h, w)``; a
-            tuple ``(image, ...)``; or a dictionary with one of :data:`IMAGE_KEYS`.
+        item: a tensor or PIL picture; an array ``(h, w)``, ``(h, w, c)`` with up to four channels or fewer than either side, or else
+            ``(c, h, w)``; a tuple ``(image, ...)``; or a dictionary with one of :data:`IMAGE_KEYS`.
         name: of the item, for messages.
         first: arrays have their channels first.
 
