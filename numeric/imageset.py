@@ -155,8 +155,8 @@ class ImageSet:
         >>> half = images.subset([0, 2]).take(1)
         >>> len(half), half.shape, half.dtype, half.span, half.pixel_range, len(half.sha256), half.provenance['count']
         (1, (1, 4, 4), torch.float32, (0.0, 1.0), (0.0, 1.0), 64, 1)
-        >>> [len(batch) for batch in images.batches(2)]
-        [2, 2, 1]
+        >>> [len(batch) for batch in images.batches(2)], images.hashed_again() == images.sha256
+        ([2, 2, 1], True)
     """
 
     raw: Any
@@ -281,6 +281,10 @@ class ImageSet:
         if "sha256" not in self._facts:
             self._scan(hashed=True)
         return self._facts["sha256"]
+
+    def hashed_again(self) -> str:
+        """:attr:`sha256` of the pixels as they are now: another where the array that a set shares memory with was written to."""
+        return replace(self, _facts={}).sha256
 
     @property
     def pixel_range(self) -> tuple[float, float]:

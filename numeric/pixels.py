@@ -118,7 +118,7 @@ def item_tensor(item: Any, name: str = "the image", first: bool = False) -> Tens
     """One image ``(channels, height, width)`` from an item of a data set.
 
     Args:
-        item: a tensor or PIL picture; an array ``(h, w)``, ``(h, w, c)`` with up to four channels or fewer than either side, or else
+        item: a tensor or PIL picture; an array ``(h, w)``, ``(h, w, c)`` with up to four channels or no more than either side, or else
             ``(c, h, w)``; a tuple ``(image, ...)``; or a dictionary with one of :data:`IMAGE_KEYS`.
         name: of the item, for messages.
         first: arrays have their channels first.
@@ -139,7 +139,7 @@ def item_tensor(item: Any, name: str = "the image", first: bool = False) -> Tens
         out = item.detach().cpu()
     else:
         array = np.asarray(item)
-        if array.ndim == 3 and not first and (array.shape[-1] <= 4 or 4 < array.shape[-1] < min(array.shape[:2])):
+        if array.ndim == 3 and not first and (array.shape[-1] <= 4 or 4 < array.shape[-1] <= min(array.shape[:2])):
             array = np.moveaxis(array, -1, 0)  # images outside torch have their channels last
         out = native_tensor(array, name)
     if out.ndim not in (2, 3):

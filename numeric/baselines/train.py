@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,8 @@ class Trainer:
     @property
     def moments_from(self) -> int:
         """Images seen when the optimiser's moments were last empty: 0, or where published weights or another optimiser went on."""
-        before = [None, *self.phases]
-        anew = [p for old, p in zip(before, self.phases) if "weights" in p or (old is not None and _optimizer(old) != _optimizer(p))]
-        return max((int(phase["from_images"]) for phase in anew), default=0)
+        anew = [p for old, p in pairwise(self.phases) if "weights" in p or _optimizer(old) != _optimizer(p)]
+        return int(anew[-1]["from_images"]) if anew else 0
 
     def advance(self) -> Tensor:
         """One training step; returns its loss (a scalar on the device).
@@ -258,8 +258,8 @@ class Trainer:
         if meta.get("fingerprint") != self.fingerprint() or not phases:
             raise ValueError(f"{path} was made with another configuration, seed or data: give another output folder, or run with its settings")
         new: dict[str, Any] = {"schedule": self.schedule.to_dict(), "from_step": int(meta["step"]), "from_images": int(meta["images"])}
-        before = phases[-1]
-        if differences := _differences(before["schedule"], new["schedule"]):
+        last = phases[-1]
+        if differences := _differences(last["schedule"], new["schedule"]):
             if not reschedule:
                 raise ValueError(
                     f"{path} was made with another schedule ({differences}): run with its settings, or go on with the new ones by "
@@ -275,7 +275,7 @@ class Trainer:
             self.average.load_state_dict(part("average."))
             state: dict[int, dict[str, Tensor]] = {}
             parameters = list(self.network.parameters())
-            kept = part("adam.") if _optimizer(before) == self.schedule.optimizer else {}  # another one's moments are not its own
+            kept = part("adam.") if _optimizer(last) == self.schedule.optimizer else {}  # another one's moments are not its own
             for key, value in kept.items():
                 number, name = key.split(".", 1)
                 if value.shape == parameters[int(number)].shape:  # in the memory layout of its parameter, which the fused optimiser relies on

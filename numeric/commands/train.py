@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,20 +118,21 @@ def main(
     run = runs.Run(network, size, make(network), output, n_train, start_from)
     if start_from is not None and run.start is None:
         raise ValueError(f"--start-from: {start_from / run.weights.name} was not found")
-    if publish is not None and not run.checkpoint.exists():
-        raise ValueError(f"--publish: there is no checkpoint {run.checkpoint}")
-    try:
-        with nullcontext() if publish is not None else run.lock():
-            if publish is None:
+    if publish is None:
+        try:
+            with run.lock():
                 run.prepare(resume, overwrite)  # under the lock: it may remove what another process is writing
-            images, test = data(size)
-            if publish is None:
+                images, test = data(size)
                 training.train(
                     network, images, run.schedule, held_out=test.take(n_curve), checkpoint=run.checkpoint, resume=resume,
                     reschedule=reschedule, start_from=run.start,
                 )  # fmt: skip
-    except Timeout:
-        raise ValueError(f"another process is training {run.checkpoint}: wait for it, or choose another --output") from None
+        except Timeout:
+            raise ValueError(f"another process is training {run.checkpoint}: wait for it, or choose another --output") from None
+    elif run.checkpoint.exists():
+        images, test = data(size)
+    else:
+        raise ValueError(f"--publish: there is no checkpoint {run.checkpoint}")
     record = runs.publish(run, images.take(n_eval), test.take(n_eval), folder=publish, record_alone=record_alone)
     _tell(record)
     folder = publish or output

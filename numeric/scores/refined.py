@@ -199,10 +199,10 @@ class RefinedScore(Selectable, BaseEstimator):
         return self
 
     def _settings(self) -> dict[str, Any]:
-        """All parameters but the given estimators, as values that can be compared."""
-        return {
-            name: tuple(value) if name in LISTS else plain(value) for name, value in self.get_params(deep=False).items() if name != "estimators"
-        }  # fmt: skip
+        """All parameters but the given estimators, as a file holds them."""
+        params = self.get_params(deep=False)
+        del params["estimators"]
+        return {name: list(value) if name in LISTS else plain(value) for name, value in params.items()}
 
     def _fitted(self) -> list[WienerScore]:
         """The readouts.
@@ -412,8 +412,7 @@ class RefinedScore(Selectable, BaseEstimator):
 
     def plain_params(self) -> dict[str, Any]:
         """The parameters as a file holds them; of the given estimators class and settings, as text."""
-        params = {name: list(value) if name in LISTS else plain(value) for name, value in self.get_params(deep=False).items()}
-        return {**params, "estimators": [written(one) for one in self.estimators]}
+        return {**self._settings(), "estimators": [written(one) for one in self.estimators]}
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", *, estimators: Sequence[Any] = (), images: Any = None) -> Self:

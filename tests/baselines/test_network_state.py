@@ -68,6 +68,7 @@ def test_functions_that_are_given_are_told_apart_by_what_they_hold():
     assert state_hash(Sides(3).side) == state_hash(Sides(3).side) != state_hash(Sides(5).side)
     assert state_hash(functools.partial(by, k=3)) == state_hash(functools.partial(by, k=3)) != state_hash(functools.partial(by, k=5))
     assert state_hash(by) != state_hash(by_five)
+    assert state_hash({0.5: 3}.get) == state_hash({0.5: 3}.get) != state_hash({0.5: 5}.get)  # a method of a built-in type
     machines = [LocalScoreMachine(functools.partial(by, k=k), False).fit(images()) for k in (3, 5)]
     assert identity(machines[0]) != identity(machines[1])
 
